@@ -1,0 +1,137 @@
+"""Hold the rooms of src/billiard to their order: imports go downwards only, and the core touches nothing of the world.
+
+    python tools/layers.py [PACKAGE_DIRECTORY]
+
+Reads every import statement, at the head of a module or inside a function, without running anything. The tables below
+are the rule; an exception to them is a row of UPWARD with its reason, and a row nobody needs any more is itself an
+error, so that the list cannot outlive its causes.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).resolve().parent.parent / "src" / "billiard"
+
+# A room may import itself and every room of a greater depth. Two rooms of one depth do not know each other.
+DEPTH = {
+    "doors": 0,  # billiard/*.py and billiard/dummy/: what users import
+    "_celery": 1,
+    "_api": 2,
+    "_supervisor": 3,
+    "_core": 4,
+    "_worker": 4,
+    "_wire": 5,
+    "_stdlib": 6,
+    "leaves": 7,
+}
+
+# Modules that anyone may import and that import no room themselves.
+LEAVES = {"exceptions", "einfo"}
+
+# What the core must not know, so that it can be tried on a virtual clock, without a process, at any speed.
+CORE_MAY_NOT = {
+    "os", "threading", "_thread", "time", "pickle", "cloudpickle", "socket", "select", "selectors", "signal", "io",
+    "subprocess", "multiprocessing", "mmap", "asyncio", "queue", "weakref", "random", "logging", "atexit", "ctypes",
+}  # fmt: skip
+
+# (importing module, imported module): why this one import goes upwards.
+UPWARD: dict[tuple[str, str], str] = {}
+
+
+class Import(NamedTuple):
+    """One import, from where to where."""
+
+    line: int
+    source: str  # dotted, relative to the package: "_core.jobs", "pool"
+    target: str  # the same for ours; "/os" for what is not ours
+
+
+def room_of(module: str) -> str:
+    """The room a module (dotted, relative to the package) belongs to."""
+    head = module.partition(".")[0]
+    if head in LEAVES:
+        return "leaves"
+    return head if head in DEPTH else "doors"
+
+
+def imports_of(path: Path, package: Path) -> Iterator[Import]:
+    """Every import in one file, resolved to modules of the package where it is one of ours."""
+    parts = path.relative_to(package).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    parts = parts[:-1] if is_package else parts
+    source = ".".join(parts)
+    here = parts if is_package else parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(node.lineno, source, relative_name(alias.name, package.name))
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = [*here[: len(here) - node.level + 1], *([node.module] if node.module else [])]
+                module = ".".join([package.name, *base])
+            else:
+                module = node.module or ""
+            for alias in node.names:
+                # `from . import x` and `from .._core import jobs` name a module in the alias
+                inner = relative_name(f"{module}.{alias.name}", package.name)
+                known = not inner.startswith("/") and exists(package, inner)
+                yield Import(node.lineno, source, inner if known else relative_name(module, package.name))
+
+
+def relative_name(module: str, package: str) -> str:
+    if module == package:
+        return ""
+    return module.removeprefix(package + ".") if module.startswith(package + ".") else "/" + module
+
+
+def exists(package: Path, module: str) -> bool:
+    path = package.joinpath(*module.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def fault_of(found: Import) -> str | None:
+    """What is wrong with one import, or None. Whether UPWARD excuses it is the caller's business."""
+    source_room = room_of(found.source)
+    if found.target.startswith("/"):
+        outside = found.target[1:].partition(".")[0]
+        if source_room == "_core" and outside in CORE_MAY_NOT:
+            return f"the core may not know {outside!r}"
+        return None
+    target_room = room_of(found.target)
+    if source_room == target_room or DEPTH[source_room] < DEPTH[target_room]:
+        return None
+    return f"{source_room} (depth {DEPTH[source_room]}) may not import {target_room} (depth {DEPTH[target_room]})"
+
+
+def check(package: Path, upward: dict[tuple[str, str], str]) -> list[str]:
+    """Every violation in the package, one line each."""
+    faults, used = [], set()
+    for path in sorted(package.rglob("*.py")):
+        for found in imports_of(path, package):
+            fault = fault_of(found)
+            excuse = (found.source, found.target)
+            if fault and excuse in upward:
+                used.add(excuse)
+            elif fault:
+                target = found.target.lstrip("/") or package.name
+                faults.append(f"{path.relative_to(package)}:{found.line}: imports {target}: {fault}")
+    faults += [f"UPWARD has {source} -> {target}, which is not there any more" for source, target in set(upward) - used]
+    return faults
+
+
+def main(arguments: list[str]) -> int:
+    package = Path(arguments[0]) if arguments else PACKAGE
+    faults = check(package, UPWARD)
+    print(*faults, sep="\n", end="\n" if faults else "")
+    count = sum(1 for _ in package.rglob("*.py"))
+    print(f"layers: {count} modules, {len(faults)} faults, {len(UPWARD)} imports excused")
+    return 1 if faults or not count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
