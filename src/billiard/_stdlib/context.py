@@ -1,0 +1,247 @@
+"""``multiprocessing``'s contexts, with billiard's processes, queues, pipes and pool.
+
+May import: the standard library and this room.  The doors that a context's methods open (pool, managers, util, ...) lie
+above this room; ``_door`` opens them when they are called, so that importing a context costs no more than a context.
+
+The default context is independent of ``multiprocessing``'s: setting one's start method leaves the other's alone.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from multiprocessing import context as mp_context
+from multiprocessing import process as mp_process
+from typing import Any, ClassVar
+
+from ..exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from . import process
+
+__all__ = [
+    "BaseContext",
+    "DefaultContext",
+    "ForkContext",
+    "ForkProcess",
+    "ForkServerContext",
+    "ForkServerProcess",
+    "Process",
+    "SpawnContext",
+    "SpawnProcess",
+]
+
+
+def _door(name: str) -> Any:
+    return import_module(f"billiard.{name}")
+
+
+def active_children(_cleanup: Callable[[], None] | None = None) -> list[Any]:
+    """The live children of the current process, after joining the finished ones."""
+    (_cleanup or mp_process._cleanup)()
+    return list(mp_process._children)
+
+
+class BaseContext(mp_context.BaseContext):
+    """The functions of :mod:`billiard`, for one start method."""
+
+    TimeLimitExceeded = TimeLimitExceeded
+    SoftTimeLimitExceeded = SoftTimeLimitExceeded
+    WorkerLostError = WorkerLostError
+
+    active_children = staticmethod(active_children)
+
+    def get_context(self, method: str | None = None) -> Any:
+        """The context for ``method``, or this one."""
+        if method is None:
+            return self
+        try:
+            context = _concrete_contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+        context._check_available()
+        return context
+
+    def forking_is_enabled(self) -> bool:
+        """Whether processes are started with fork."""
+        return bool(self.get_start_method() == "fork")
+
+    def forking_enable(self, value: Any) -> None:
+        """Historic switch. It never switches back to fork, and spawning is chosen with :meth:`set_start_method`."""
+        if not value:
+            warnings.warn(
+                "forking_enable(False) changes nothing: use set_start_method('spawn') or get_context('spawn')",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def Pipe(self, duplex: bool = True, rnonblock: bool = False, wnonblock: bool = False) -> Any:  # type: ignore[override]  # two parameters more  # noqa: N802 - the published name
+        """Two connections joined by a pipe; the flags make the read or the write end non-blocking."""
+        return _door("connection").Pipe(duplex, rnonblock, wnonblock)
+
+    def Queue(self, maxsize: int = 0) -> Any:  # noqa: N802 - the published name
+        """A queue for many writers and readers."""
+        return _door("queues").Queue(maxsize, ctx=self.get_context())
+
+    def JoinableQueue(self, maxsize: int = 0) -> Any:  # noqa: N802 - the published name
+        """A queue that can wait until all its items are dealt with."""
+        return _door("queues").JoinableQueue(maxsize, ctx=self.get_context())
+
+    def SimpleQueue(self) -> Any:  # noqa: N802 - the published name
+        """A pipe and two locks."""
+        return _door("queues").SimpleQueue(ctx=self.get_context())
+
+    def Lock(self) -> Any:  # noqa: N802 - the published name
+        """A lock."""
+        return _door("synchronize").Lock(ctx=self.get_context())
+
+    def RLock(self) -> Any:  # noqa: N802 - the published name
+        """A lock that its owner may take again."""
+        return _door("synchronize").RLock(ctx=self.get_context())
+
+    def Condition(self, lock: Any = None) -> Any:  # noqa: N802 - the published name
+        """A condition variable."""
+        return _door("synchronize").Condition(lock, ctx=self.get_context())
+
+    def Semaphore(self, value: int = 1) -> Any:  # noqa: N802 - the published name
+        """A semaphore."""
+        return _door("synchronize").Semaphore(value, ctx=self.get_context())
+
+    def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: N802 - the published name
+        """A semaphore that refuses to be released too often."""
+        return _door("synchronize").BoundedSemaphore(value, ctx=self.get_context())
+
+    def Event(self) -> Any:  # noqa: N802 - the published name
+        """An event."""
+        return _door("synchronize").Event(ctx=self.get_context())
+
+    def Barrier(self, parties: int, action: Callable[[], Any] | None = None, timeout: float | None = None) -> Any:  # noqa: N802 - the published name
+        """A barrier."""
+        return _door("synchronize").Barrier(parties, action, timeout, ctx=self.get_context())
+
+    def Manager(self) -> Any:  # noqa: N802 - the published name
+        """A started manager, serving shared objects from a process of its own."""
+        manager = _door("managers").SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
+
+    def Pool(  # type: ignore[override]  # more parameters  # noqa: N802 - the published name
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        timeout: float | None = None,
+        soft_timeout: float | None = None,
+        lost_worker_timeout: float | None = None,
+        max_restarts: int | None = None,
+        max_restart_freq: float = 1,
+        on_process_up: Callable[..., Any] | None = None,
+        on_process_down: Callable[..., Any] | None = None,
+        on_timeout_set: Callable[..., Any] | None = None,
+        on_timeout_cancel: Callable[..., Any] | None = None,
+        threads: bool = True,
+        semaphore: Any = None,
+        putlocks: bool = False,
+        allow_restart: bool = False,
+        synack: bool = False,
+        on_process_exit: Callable[..., Any] | None = None,
+        context: Any = None,
+        max_memory_per_child: int | None = None,
+        enable_timeouts: bool = False,
+    ) -> Any:
+        """A process pool; :class:`billiard.pool.Pool` explains the arguments. ``context`` defaults to this one."""
+        return _door("pool").Pool(
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            timeout,
+            soft_timeout,
+            lost_worker_timeout,
+            max_restarts,
+            max_restart_freq,
+            on_process_up,
+            on_process_down,
+            on_timeout_set,
+            on_timeout_cancel,
+            threads,
+            semaphore,
+            putlocks,
+            allow_restart,
+            synack,
+            on_process_exit,
+            self.get_context() if context is None else context,
+            max_memory_per_child,
+            enable_timeouts,
+        )
+
+    def get_logger(self) -> Any:
+        """The package's logger, made at the first call."""
+        return _door("util").get_logger()
+
+    def log_to_stderr(self, level: int | str | None = None) -> Any:  # type: ignore[override]  # level names too
+        """Let the package's logger write to stderr."""
+        return _door("util").log_to_stderr(level)
+
+
+class Process(process.BaseProcess, mp_context.Process):
+    """A process started with the default start method."""
+
+    _start_method: str | None = None
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # type: ignore[override]  # any of the four  # noqa: N802 - the hook's name
+        return _default_context.get_context().Process._Popen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> Any:
+        return _default_context.get_context().Process._after_fork()
+
+
+class ForkProcess(process.BaseProcess, mp_context.ForkProcess):
+    """A process started with fork."""
+
+
+class SpawnProcess(process.BaseProcess, mp_context.SpawnProcess):
+    """A process started with a fresh interpreter."""
+
+
+class ForkServerProcess(process.BaseProcess, mp_context.ForkServerProcess):
+    """A process forked from a small server process."""
+
+
+class ForkContext(BaseContext, mp_context.ForkContext):
+    """The context of ``fork``."""
+
+    Process: ClassVar[Any] = ForkProcess
+
+
+class SpawnContext(BaseContext, mp_context.SpawnContext):
+    """The context of ``spawn``."""
+
+    Process: ClassVar[Any] = SpawnProcess
+
+
+class ForkServerContext(BaseContext, mp_context.ForkServerContext):
+    """The context of ``forkserver``."""
+
+    Process: ClassVar[Any] = ForkServerProcess
+
+
+class DefaultContext(mp_context.DefaultContext, BaseContext):
+    """The context behind the functions of :mod:`billiard`: its start method can be set, once."""
+
+    Process: ClassVar[Any] = Process
+
+
+_concrete_contexts: dict[str, BaseContext] = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
+# fork after a library has started threads breaks on macOS, hence spawn there.
+_default_context: Any = DefaultContext(_concrete_contexts["spawn" if sys.platform == "darwin" else "fork"])  # type: ignore[arg-type]  # typeshed forgets that any context will do
+
+
+def _force_start_method(method: str) -> None:
+    """Make ``method`` the default, whatever was set before."""
+    _default_context._actual_context = _concrete_contexts[method]

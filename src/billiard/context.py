@@ -1,0 +1,46 @@
+"""Door: contexts and their processes, one for each start method."""
+
+from multiprocessing.context import _tls, assert_spawning, get_spawning_popen, set_spawning_popen
+
+from ._stdlib.context import (
+    BaseContext,
+    DefaultContext,
+    ForkContext,
+    ForkProcess,
+    ForkServerContext,
+    ForkServerProcess,
+    Process,
+    SpawnContext,
+    SpawnProcess,
+    _concrete_contexts,
+    _default_context,
+    _force_start_method,
+)
+from .exceptions import AuthenticationError, BufferTooShort, ProcessError, TimeoutError  # noqa: A004 - as published
+
+#: Historic: environment switch against spawning.
+W_NO_EXECV = "force_execv is not supported: use set_start_method('spawn')"
+
+__all__ = [
+    "AuthenticationError",
+    "BaseContext",
+    "BufferTooShort",
+    "DefaultContext",
+    "ForkContext",
+    "ForkProcess",
+    "ForkServerContext",
+    "ForkServerProcess",
+    "Process",
+    "ProcessError",
+    "SpawnContext",
+    "SpawnProcess",
+    "TimeoutError",
+    "W_NO_EXECV",
+    "_concrete_contexts",
+    "_default_context",
+    "_force_start_method",
+    "_tls",
+    "assert_spawning",
+    "get_spawning_popen",
+    "set_spawning_popen",
+]
