@@ -30,14 +30,16 @@ DEPTH = {
     "leaves": 7,
 }
 
-# Modules that anyone may import and that import no room themselves.
-LEAVES = {"exceptions", "einfo"}
+# Modules that anyone may import and that import no room themselves: errors, their tracebacks, and the signal and status
+# rules that billiard 4 keeps in `common` and that parent and child must agree on.
+LEAVES = {"exceptions", "einfo", "common"}
 
 # What the core must not know, so that it can be tried on a virtual clock, without a process, at any speed.
 CORE_MAY_NOT = {
     "os", "threading", "_thread", "time", "pickle", "cloudpickle", "socket", "select", "selectors", "signal", "io",
     "subprocess", "multiprocessing", "mmap", "asyncio", "queue", "weakref", "random", "logging", "atexit", "ctypes",
 }  # fmt: skip
+CORE_MAY_NOT_LEAVES = {"common"}  # it asks the clock and installs signal handlers
 
 # (importing module, imported module): why this one import goes upwards.
 UPWARD: dict[tuple[str, str], str] = {}
@@ -102,6 +104,8 @@ def fault_of(found: Import) -> str | None:
         if source_room == "_core" and outside in CORE_MAY_NOT:
             return f"the core may not know {outside!r}"
         return None
+    if source_room == "_core" and found.target in CORE_MAY_NOT_LEAVES:
+        return f"the core may not know {found.target!r}"
     target_room = room_of(found.target)
     if source_room == target_room or DEPTH[source_room] < DEPTH[target_room]:
         return None

@@ -24,6 +24,7 @@ def plant(root, files):
             (package / room / "__init__.py").write_text("")
     (package / "__init__.py").write_text("")
     (package / "exceptions.py").write_text("")
+    (package / "common.py").write_text("")
     (package / "pool.py").write_text("")
     for name, text in files.items():
         (package / name).write_text(text)
@@ -37,6 +38,7 @@ def plant(root, files):
         ("_core/jobs.py", "from .._worker import main\n", "_core (depth 4) may not import _worker"),
         ("_core/jobs.py", "import os.path\n", "the core may not know 'os'"),
         ("_core/jobs.py", "def f():\n    from time import monotonic\n", "the core may not know 'time'"),
+        ("_core/jobs.py", "from ..common import human_status\n", "the core may not know 'common'"),
         ("_wire/frames.py", "from ..pool import Pool\n", "_wire (depth 5) may not import doors"),
         ("_wire/frames.py", "from .. import pool\n", "_wire (depth 5) may not import doors"),
         ("_wire/frames.py", "import billiard\n", "_wire (depth 5) may not import doors"),
