@@ -125,6 +125,6 @@ _PUBLIC = frozenset(__all__) | _BEYOND
 def ensure_multiprocessing() -> None:
     """Raise :exc:`NotImplementedError` where the platform has no process-shared semaphores."""
     try:
-        import _multiprocessing  # noqa: F401 - present or not is the question
+        import _multiprocessing  # type: ignore[import-not-found]  # C, without published types  # noqa: F401 - present or not is the question
     except ImportError:
         raise NotImplementedError("multiprocessing not supported") from None

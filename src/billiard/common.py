@@ -145,7 +145,7 @@ class restart_state:  # noqa: N801 - the published name
         now = monotonic() if now is None else now
         if self.T is not None and now - self.T >= self.maxT:
             self.T, self.R = now, 0
-        elif self.maxR and self.R >= self.maxR:
+        elif self.maxR and self.maxR <= self.R:
             count, self.R = self.R, 0  # the next window starts fresh, for whoever survives the error
             raise self.RestartFreqExceeded(f"{count} in {self.maxT}s")
         if self.T is None:

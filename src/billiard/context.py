@@ -1,6 +1,11 @@
 """Door: contexts and their processes, one for each start method."""
 
-from multiprocessing.context import _tls, assert_spawning, get_spawning_popen, set_spawning_popen
+from multiprocessing.context import (  # type: ignore[attr-defined]  # _tls is not published
+    _tls,
+    assert_spawning,
+    get_spawning_popen,
+    set_spawning_popen,
+)
 
 from ._stdlib.context import (
     BaseContext,
@@ -22,6 +27,7 @@ from .exceptions import AuthenticationError, BufferTooShort, ProcessError, Timeo
 W_NO_EXECV = "force_execv is not supported: use set_start_method('spawn')"
 
 __all__ = [
+    "W_NO_EXECV",
     "AuthenticationError",
     "BaseContext",
     "BufferTooShort",
@@ -35,7 +41,6 @@ __all__ = [
     "SpawnContext",
     "SpawnProcess",
     "TimeoutError",
-    "W_NO_EXECV",
     "_concrete_contexts",
     "_default_context",
     "_force_start_method",

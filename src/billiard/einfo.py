@@ -62,7 +62,7 @@ def rebuild_exc(exc: BaseException, tb: str) -> BaseException:
 
 
 def _revive(cls: type, state: dict[str, Any]) -> Any:
-    obj = object.__new__(cls)
+    obj: Any = object.__new__(cls)
     obj.__dict__.update(state)
     return obj
 
@@ -127,11 +127,12 @@ class _Code:
         """As on a real code object: the interpreter decodes its own table, through code that does nothing."""
         from opcode import opmap
 
-        return _blank.__code__.replace(
+        code = _blank.__code__.replace(
             co_code=bytes([opmap["NOP"], 0]) * self._instructions,
             co_linetable=self._linetable,
             co_firstlineno=self.co_firstlineno,
-        ).co_positions()
+        )
+        return iter(code.co_positions())
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _revive, (_Code, self.__dict__)

@@ -8,16 +8,17 @@ what happened as keyword-only attributes.  The story lives in the instance's ``_
 ``BaseException.__reduce__`` keeps, so it survives pickling and copying; ``str()`` never depends on it.
 """
 
-from multiprocessing.context import AuthenticationError, BufferTooShort, ProcessError, TimeoutError  # noqa: A004
-# A004: `TimeoutError` is deliberately multiprocessing's, not the builtin; callers compare it by identity.
+from multiprocessing.context import AuthenticationError, BufferTooShort, ProcessError, TimeoutError  # noqa: A004 - identity counts
 
 __all__ = [
     "AuthenticationError",
     "BufferTooShort",
     "CoroStop",
+    "PayloadError",
     "ProcessError",
     "RestartFreqExceeded",
     "SoftTimeLimitExceeded",
+    "TaskError",
     "Terminated",
     "TimeLimitExceeded",
     "TimeoutError",
@@ -66,14 +67,14 @@ class _StoryError(Exception):
         self.__dict__.update((name, value) for name, value in told.items() if value is not None)
 
 
-class TimeLimitExceeded(_StoryError):
+class TimeLimitExceeded(_StoryError):  # noqa: N818 - the published name
     """The hard time limit was exceeded and the job was killed with its worker."""
 
     def __str__(self) -> str:
         return f"TimeLimitExceeded{self.args!r}"
 
 
-class SoftTimeLimitExceeded(_StoryError):
+class SoftTimeLimitExceeded(_StoryError):  # noqa: N818 - the published name
     """The soft time limit was exceeded. Raised in the running job, which may clean up."""
 
     def __str__(self) -> str:
@@ -84,13 +85,37 @@ class WorkerLostError(_StoryError):
     """The worker running the job exited before the job was done."""
 
 
-class Terminated(_StoryError):
+class Terminated(_StoryError):  # noqa: N818 - the published name
     """The job was terminated on request."""
 
 
-class RestartFreqExceeded(_StoryError):
+class RestartFreqExceeded(_StoryError):  # noqa: N818 - the published name
     """Workers were restarted more often than the restart limit allows."""
 
 
-class CoroStop(_StoryError):
+class CoroStop(_StoryError):  # noqa: N818 - the published name
     """Stops a coroutine-style event handler. Kept for those who import it; nothing here raises it."""
+
+
+class PayloadError(_StoryError):
+    """Arguments that could not be rebuilt in the worker, or a result that could not be rebuilt in the caller.
+
+    ``__cause__`` is what unpickling raised.
+    """
+
+
+class TaskError(Exception):
+    """Stands in for an exception of a job that could not be pickled, or not be rebuilt in the caller.
+
+    ``type_name``: the name of its class; ``args_repr``: ``repr()`` of its arguments (shortened);
+    ``traceback``: the full traceback in the worker, as text.
+    """
+
+    def __init__(self, type_name: str, args_repr: str, traceback: str) -> None:
+        super().__init__(type_name, args_repr, traceback)
+        self.type_name = type_name
+        self.args_repr = args_repr
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f'{self.type_name}{self.args_repr}\n\n"""\n{self.traceback}"""'

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from multiprocessing import context as mp_context
-from multiprocessing import process as mp_process
 from typing import Any, ClassVar
 
 from ..exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from . import process
+from .process import mp_process
 
 __all__ = [
     "BaseContext",
@@ -73,7 +73,7 @@ class BaseContext(mp_context.BaseContext):
                 stacklevel=2,
             )
 
-    def Pipe(self, duplex: bool = True, rnonblock: bool = False, wnonblock: bool = False) -> Any:  # type: ignore[override]  # two parameters more  # noqa: N802 - the published name
+    def Pipe(self, duplex: bool = True, rnonblock: bool = False, wnonblock: bool = False) -> Any:  # noqa: N802 - the published name
         """Two connections joined by a pipe; the flags make the read or the write end non-blocking."""
         return _door("connection").Pipe(duplex, rnonblock, wnonblock)
 
@@ -123,7 +123,7 @@ class BaseContext(mp_context.BaseContext):
         manager.start()
         return manager
 
-    def Pool(  # type: ignore[override]  # more parameters  # noqa: N802 - the published name
+    def Pool(  # noqa: N802 - the published name
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
@@ -178,7 +178,7 @@ class BaseContext(mp_context.BaseContext):
         """The package's logger, made at the first call."""
         return _door("util").get_logger()
 
-    def log_to_stderr(self, level: int | str | None = None) -> Any:  # type: ignore[override]  # level names too
+    def log_to_stderr(self, level: int | str | None = None) -> Any:
         """Let the package's logger write to stderr."""
         return _door("util").log_to_stderr(level)
 
@@ -186,10 +186,8 @@ class BaseContext(mp_context.BaseContext):
 class Process(process.BaseProcess, mp_context.Process):
     """A process started with the default start method."""
 
-    _start_method: str | None = None
-
     @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # type: ignore[override]  # any of the four  # noqa: N802 - the hook's name
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - the hook's name
         return _default_context.get_context().Process._Popen(process_obj)
 
     @staticmethod
@@ -239,7 +237,7 @@ _concrete_contexts: dict[str, BaseContext] = {
     "forkserver": ForkServerContext(),
 }
 # fork after a library has started threads breaks on macOS, hence spawn there.
-_default_context: Any = DefaultContext(_concrete_contexts["spawn" if sys.platform == "darwin" else "fork"])  # type: ignore[arg-type]  # typeshed forgets that any context will do
+_default_context: Any = DefaultContext(_concrete_contexts["spawn" if sys.platform == "darwin" else "fork"])
 
 
 def _force_start_method(method: str) -> None:

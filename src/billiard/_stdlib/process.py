@@ -3,19 +3,23 @@
 May import: the standard library; ``common`` and ``_stdlib.context`` at call time.  May not: re-implement.  The child
 still goes through ``multiprocessing.process.BaseProcess._bootstrap``, so after-fork hooks, finalizers, logging locks,
 coverage and ``multiprocessing.current_process()`` work as for any other process, and the set of live children is the
-one that ``multiprocessing`` keeps: its exit function ends daemons and waits for the rest, where billiard 4 left orphans.
+one that ``multiprocessing`` keeps: its exit function ends daemons and waits for the rest (billiard 4 left orphans).
 """
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import context as mp_context
-from multiprocessing import process as mp_process
+from importlib import import_module
+from multiprocessing import context, process
 from typing import Any
 
 __all__ = ["BaseProcess"]
 
+# The published types leave out the private half, which a subclass cannot do without.
+mp_context: Any = context
+mp_process: Any = process
 
-class BaseProcess(mp_process.BaseProcess):
+
+class BaseProcess(process.BaseProcess):
     """A process. Unlike the standard library's, a daemonic one may have children of its own.
 
     Unknown keyword arguments are ignored, as billiard always did.
@@ -25,6 +29,16 @@ class BaseProcess(mp_process.BaseProcess):
     _controlled_termination = False
     #: Set by a pool that signalled this process because of one job.
     _job_terminated = False
+
+    # Of the base class, which publishes no types for them.
+    _check_closed: Callable[[], None]
+    _Popen: Callable[[Any], Any]
+    _popen: Any
+    _parent_pid: int
+    _config: dict[str, Any]
+    _target: Any
+    _args: Any
+    _kwargs: Any
 
     # Start methods at the time of start(), billiard's and multiprocessing's: the child starts with the same ones.
     _billiard_start_method: str | None = None
@@ -70,7 +84,8 @@ class BaseProcess(mp_process.BaseProcess):
     def _resolve_start_method(self) -> str:
         from .context import _default_context
 
-        return self._start_method or _default_context.get_start_method()
+        method: str | None = getattr(self, "_start_method", None)
+        return method or str(_default_context.get_start_method())
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         from .context import _force_start_method
@@ -79,20 +94,23 @@ class BaseProcess(mp_process.BaseProcess):
             _force_start_method(self._billiard_start_method)
         if self._multiprocessing_start_method is None:
             mp_context._default_context._actual_context = None
+        if self._billiard_start_method == "spawn" and "_MP_FORK_LOGLEVEL_" in os.environ:
+            import_module("billiard.spawn")._setup_logging_in_child_hack()
         # Hides the class attribute from the base class, which would else settle multiprocessing's start method in the
         # child: a task that calls multiprocessing.set_start_method("spawn") must not fail because a pool runs it.
-        self._start_method = None
-        return super()._bootstrap(parent_sentinel)
+        self.__dict__["_start_method"] = None
+        status: int = super()._bootstrap(parent_sentinel)  # type: ignore[misc]  # exists, but is not published
+        return status
 
     def terminate(self) -> None:
         """Send the terminating signal (SIGTERM, unless ``REMAP_SIGTERM`` says otherwise)."""
         from .. import common
 
         self._check_closed()
-        if common.TERM_SIGNAL == common.signal.SIGTERM:
-            self._popen.terminate()
-        else:
+        if common.REMAP_SIGTERM:
             self._popen._send_signal(common.TERM_SIGNAL)
+        else:
+            self._popen.terminate()
 
     def terminate_controlled(self) -> None:
         """Terminate, and mark the exit as intended."""
@@ -111,7 +129,8 @@ class BaseProcess(mp_process.BaseProcess):
 
     @property
     def _children(self) -> set[Any]:
-        return mp_process._children
+        children: set[Any] = mp_process._children
+        return children
 
     @property
     def _authkey(self) -> bytes:

@@ -1,0 +1,9 @@
+"""Door: the C half, which is the interpreter's own ``_multiprocessing``."""
+
+import importlib
+
+_billiard = importlib.import_module("_multiprocessing")
+#: Whether a C extension of billiard's own can start processes by exec; there has been none for years.
+supports_exec = False
+
+__all__ = ["_billiard", "supports_exec"]

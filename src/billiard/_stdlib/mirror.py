@@ -1,0 +1,33 @@
+"""How a door shows the rest of its standard library namesake.
+
+A door names what billiard documents; anything else that ``multiprocessing.<name>`` has (also private names, which
+people use) is found at first use through the module ``__getattr__`` made here.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+__all__ = ["mirror"]
+
+
+def mirror(door: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` for ``billiard.<door>``, looking in ``multiprocessing.<door>``.
+
+    Nothing is cached: some of those names are rebound, in a forked child for one (``process._children``).
+    """
+
+    def __getattr__(name: str) -> Any:  # noqa: N807 - becomes the module's
+        if name.startswith("__"):
+            raise AttributeError(f"module 'billiard.{door}' has no attribute {name!r}")
+        try:
+            return getattr(import_module(f"multiprocessing.{door}"), name)
+        except AttributeError:
+            raise AttributeError(f"module 'billiard.{door}' has no attribute {name!r}") from None
+
+    def __dir__() -> list[str]:  # noqa: N807 - becomes the module's
+        there = vars(import_module(f"multiprocessing.{door}"))
+        here = vars(import_module(f"billiard.{door}"))
+        return sorted({*there, *here})
+
+    return __getattr__, __dir__

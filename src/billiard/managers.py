@@ -1,0 +1,44 @@
+"""Door: managers, which serve shared objects from a process of their own.
+
+``multiprocessing``'s own, on billiard's contexts: a manager may be started by a daemonic process, and ``Pool`` makes
+billiard's pool.
+"""
+
+from multiprocessing import managers as mp_managers
+from multiprocessing.managers import (
+    BaseProxy,
+    Namespace,
+    SharedMemoryManager,
+    Token,
+)
+from typing import Any
+
+from ._stdlib.context import _default_context
+from ._stdlib.mirror import mirror
+
+__all__ = ["BaseManager", "BaseProxy", "Namespace", "SharedMemoryManager", "SyncManager", "Token"]
+
+__getattr__, __dir__ = mirror("managers")
+
+
+class BaseManager(mp_managers.BaseManager):
+    """A server process and the types it serves. Arguments as in ``multiprocessing``."""
+
+    def __init__(self, *args: Any, ctx: Any = None, **kwargs: Any) -> None:
+        if len(args) <= 4:  # the fifth positional argument is ctx
+            kwargs["ctx"] = _default_context.get_context() if ctx is None else ctx
+        super().__init__(*args, **kwargs)
+
+
+class SyncManager(BaseManager, mp_managers.SyncManager):
+    """A manager that serves what :mod:`billiard` has: queues, locks, lists, dicts, pools."""
+
+
+def _pool(*args: Any, **kwargs: Any) -> Any:
+    # In the server process, at first use: a manager without pools need not import them.
+    from .pool import Pool
+
+    return Pool(*args, **kwargs)
+
+
+SyncManager.register("Pool", _pool, mp_managers.PoolProxy)  # type: ignore[attr-defined]  # exists, but is not published

@@ -1,0 +1,31 @@
+"""Door: ``ctypes`` objects in shared memory. ``multiprocessing``'s own, with locks of billiard's default context."""
+
+from multiprocessing import sharedctypes as mp_sharedctypes
+from multiprocessing.sharedctypes import RawArray, RawValue, copy
+from typing import Any
+
+from ._stdlib.context import _default_context
+from ._stdlib.mirror import mirror
+
+__all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
+
+__getattr__, __dir__ = mirror("sharedctypes")
+
+
+def _chosen(ctx: Any) -> Any:
+    return _default_context.get_context() if ctx is None else ctx
+
+
+def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:  # noqa: N802 - the published name
+    """A shared value with a lock: ``True`` or ``None`` makes one, ``False`` makes the bare object."""
+    return mp_sharedctypes.Value(typecode_or_type, *args, lock=lock, ctx=_chosen(ctx))
+
+
+def Array(typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True, ctx: Any = None) -> Any:  # noqa: N802 - the published name
+    """A shared array with a lock: ``True`` or ``None`` makes one, ``False`` makes the bare object."""
+    return mp_sharedctypes.Array(typecode_or_type, size_or_initializer, lock=lock, ctx=_chosen(ctx))
+
+
+def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> Any:
+    """A wrapper that pairs a shared object with a lock."""
+    return mp_sharedctypes.synchronized(obj, lock, _chosen(ctx))
