@@ -90,7 +90,8 @@ def test_page(page, tmp_path):
     program = program_of(blocks)
     if program.strip():
         done = run(program, tmp_path)
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        if done.returncode:
+            pytest.fail(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
         assert_prints(done.stdout, blocks)
 
 

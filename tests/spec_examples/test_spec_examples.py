@@ -32,8 +32,8 @@ def run(name, limit_s):
         for each in left:
             each.kill()
         process.kill()
-    assert process.returncode == 0, f"exit {process.returncode}\n{out}\n{err}"
-    assert err == ""
+    if process.returncode or err:
+        pytest.fail(f"exit status {process.returncode}\n{out}\n{err}", pytrace=False)
     assert left == [], "processes left behind"
     return out, time.monotonic() - before
 
