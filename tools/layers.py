@@ -41,13 +41,8 @@ CORE_MAY_NOT = {
 }  # fmt: skip
 CORE_MAY_NOT_LEAVES = {"common"}  # it asks the clock and installs signal handlers
 
-_PATCHED = "billiard 4's and Celery's tests, and users, replace functions in this public module; it must be looked up there"
-
 # (importing module, imported module): why this one import goes upwards.
-UPWARD: dict[tuple[str, str], str] = {
-    ("_celery.worker", "compat"): _PATCHED,
-    ("_celery.worker", "util"): _PATCHED,
-}
+UPWARD: dict[tuple[str, str], str] = {}
 
 
 class Import(NamedTuple):
