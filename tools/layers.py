@@ -41,8 +41,15 @@ CORE_MAY_NOT = {
 }  # fmt: skip
 CORE_MAY_NOT_LEAVES = {"common"}  # it asks the clock and installs signal handlers
 
+DYNAMIC = "(computed)"  # import_module(...): what it imports cannot be read off, so in a room each needs an excuse
+
 # (importing module, imported module): why this one import goes upwards.
-UPWARD: dict[tuple[str, str], str] = {}
+UPWARD: dict[tuple[str, str], str] = {
+    ("_stdlib.context", DYNAMIC): "a context's factory methods (Pool, Queue, Manager ...) make what the doors offer, "
+    "as multiprocessing's do; by name and at the call, so that importing a context costs none of it",
+    ("_stdlib.mirror", DYNAMIC): "reads back the namespace of the door that asked for its __dir__",
+    ("_stdlib.process", "spawn"): "what a spawned child does first is a published name of that module, which people replace there",
+}
 
 
 class Import(NamedTuple):
@@ -83,6 +90,25 @@ def imports_of(path: Path, package: Path) -> Iterator[Import]:
                 inner = relative_name(f"{module}.{alias.name}", package.name)
                 known = not inner.startswith("/") and exists(package, inner)
                 yield Import(node.lineno, source, inner if known else relative_name(module, package.name))
+        elif isinstance(node, ast.Call) and name_called(node) in {"import_module", "__import__"}:
+            yield Import(node.lineno, source, target_called(node, package.name))
+
+
+def name_called(call: ast.Call) -> str:
+    """The last part of what is called: `import_module` for `importlib.import_module(...)`."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def target_called(call: ast.Call, package: str) -> str:
+    """What import_module(...) imports: a plain string says it, an f-string at least whether it is ours."""
+    argument = call.args[0] if call.args else None
+    if isinstance(argument, ast.Constant):
+        return relative_name(str(argument.value), package)
+    head = argument.values[0] if isinstance(argument, ast.JoinedStr) else None
+    if isinstance(head, ast.Constant) and "." in str(head.value):
+        name = str(head.value).partition(".")[0]
+        return DYNAMIC if name in ("", package) else "/" + name
+    return DYNAMIC
 
 
 def relative_name(module: str, package: str) -> str:
@@ -99,6 +125,8 @@ def exists(package: Path, module: str) -> bool:
 def fault_of(found: Import) -> str | None:
     """What is wrong with one import, or None. Whether UPWARD excuses it is the caller's business."""
     source_room = room_of(found.source)
+    if found.target == DYNAMIC:
+        return None if source_room == "doors" else "a computed import cannot be checked"
     if found.target.startswith("/"):
         outside = found.target[1:].partition(".")[0]
         if source_room == "_core" and outside in CORE_MAY_NOT:
