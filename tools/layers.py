@@ -48,7 +48,7 @@ UPWARD: dict[tuple[str, str], str] = {
     ("_stdlib.context", DYNAMIC): "a context's factory methods (Pool, Queue, Manager ...) make what the doors offer, "
     "as multiprocessing's do; by name and at the call, so that importing a context costs none of it",
     ("_stdlib.mirror", DYNAMIC): "reads back the namespace of the door that asked for its __dir__",
-    ("_stdlib.process", "spawn"): "what a spawned child does first is a published name of that module, which people replace there",
+    ("_stdlib.process", "spawn"): "what a spawned child does first is published there, where people replace it",
 }
 
 
