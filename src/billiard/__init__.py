@@ -68,7 +68,6 @@ _BEYOND = frozenset({"parent_process", "reducer"})
 
 _DOORS = frozenset(
     {
-        "celery",
         "common",
         "compat",
         "connection",

@@ -16,6 +16,27 @@ from typing import Any
 
 from .exceptions import RestartFreqExceeded
 
+__all__ = [
+    "EX_SOFTWARE",
+    "REMAP_SIGTERM",
+    "SIGMAP",
+    "TERMSIGS_DEFAULT",
+    "TERMSIGS_FORCE",
+    "TERMSIGS_FULL",
+    "TERMSIGS_IGNORE",
+    "TERM_SIGNAL",
+    "TERM_SIGNAME",
+    "clear_terminate_handler_fired",
+    "human_status",
+    "maybe_setsignal",
+    "pickle_load",
+    "pickle_loads",
+    "reset_signals",
+    "restart_state",
+    "signum",
+    "terminate_handler_fired",
+]
+
 pickle_load = pickle.load
 
 #: Name of the signal that takes SIGTERM's part (``REMAP_SIGTERM=SIGQUIT`` makes a worker shut down on SIGQUIT).

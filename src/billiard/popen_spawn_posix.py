@@ -1,9 +1,9 @@
-"""Door: how a process is started with a fresh interpreter. ``multiprocessing``'s own."""
+"""Door: how a process is started with a fresh interpreter. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.popen_spawn_posix import Popen
 
-from ._stdlib.mirror import mirror
+from ._stdlib.mirror import become
 
 __all__ = ["Popen"]
 
-__getattr__, __dir__ = mirror("popen_spawn_posix")
+become(__name__)

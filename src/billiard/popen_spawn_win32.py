@@ -1,8 +1,10 @@
-"""Door: how a process is started on Windows, where ``Popen`` can be had from here. ``multiprocessing``'s own."""
+"""Door: how a process is started on Windows. There, ``multiprocessing``'s own: the very same module."""
 
 import sys
 
-from ._stdlib.mirror import mirror
+from ._stdlib.mirror import become
+
+__all__: list[str] = []
 
 if sys.platform == "win32":
-    __getattr__, __dir__ = mirror("popen_spawn_win32")
+    become(__name__)

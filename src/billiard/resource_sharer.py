@@ -1,9 +1,9 @@
-"""Door: hands duplicates of descriptors to other processes. ``multiprocessing``'s own."""
+"""Door: hands duplicates of descriptors to other processes. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.resource_sharer import DupFd, stop
 
-from ._stdlib.mirror import mirror
+from ._stdlib.mirror import become
 
 __all__ = ["DupFd", "stop"]
 
-__getattr__, __dir__ = mirror("resource_sharer")
+become(__name__)

@@ -1,9 +1,9 @@
-"""Door: the process that removes what a family of processes left behind. ``multiprocessing``'s own."""
+"""Door: it removes what a family of processes left behind. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.resource_tracker import ensure_running, register, unregister
 
-from ._stdlib.mirror import mirror
+from ._stdlib.mirror import become
 
 __all__ = ["ensure_running", "register", "unregister"]
 
-__getattr__, __dir__ = mirror("resource_tracker")
+become(__name__)

@@ -1,9 +1,9 @@
-"""Door: named blocks of shared memory. ``multiprocessing``'s own."""
+"""Door: named blocks of shared memory. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.shared_memory import ShareableList, SharedMemory
 
-from ._stdlib.mirror import mirror
+from ._stdlib.mirror import become
 
 __all__ = ["ShareableList", "SharedMemory"]
 
-__getattr__, __dir__ = mirror("shared_memory")
+become(__name__)

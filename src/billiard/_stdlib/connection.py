@@ -33,7 +33,7 @@ def adopt(conn: Any) -> Any:
     if type(conn) is not mp_connection.Connection:
         return conn
     ours = Connection(conn.fileno(), conn.readable, conn.writable)
-    conn._detach()  # type: ignore[attr-defined]  # exists, but is not published
+    conn._handle = None  # type: ignore[attr-defined]  # exists, but is not published
     return ours
 
 

@@ -1,14 +1,25 @@
-"""How a door shows the rest of its standard library namesake.
+"""How a door shows its standard library namesake.
 
-A door names what billiard documents; anything else that ``multiprocessing.<name>`` has (also private names, which
-people use) is found at first use through the module ``__getattr__`` made here.
+A door with nothing of ours behind it *becomes* the standard library's module.  Any other door names what billiard
+documents; what else ``multiprocessing.<name>`` has (also private names, which people use) is found at first use through
+the module ``__getattr__`` made here.
 """
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["mirror"]
+__all__ = ["become", "mirror"]
+
+
+def become(door: str) -> None:
+    """Make ``import billiard.<door>`` give ``multiprocessing.<door>`` itself.
+
+    Two modules with the same functions would not do: who replaces a function in one (a test, a debugger) expects the
+    library to notice.
+    """
+    sys.modules[door] = import_module(door.replace("billiard.", "multiprocessing.", 1))
 
 
 def mirror(door: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

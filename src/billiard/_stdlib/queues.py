@@ -1,6 +1,6 @@
-"""Queues whose payload can be taken and given as bytes.
+"""``multiprocessing``'s queues; the simple ones can also take and give their payload as bytes.
 
-May import: the standard library and this room.  ``Queue`` and ``JoinableQueue`` are ``multiprocessing``'s own.
+May import: the standard library and this room.
 """
 
 from multiprocessing import queues as mp_queues
@@ -10,7 +10,24 @@ from typing import Any
 
 from .connection import Connection, Pipe
 
-__all__ = ["SimpleQueue", "_SimpleQueue"]
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue", "_SimpleQueue"]
+
+
+class Queue(mp_queues.Queue):  # type: ignore[type-arg]  # generic to type checkers only
+    """A queue for many writers and readers, fed by a thread."""
+
+    _closed: bool
+
+    def join_thread(self) -> None:
+        """Wait until the feeder thread has sent everything. The queue must be closed."""
+        if not self._closed:
+            # The standard library asserts this, and under -O waits for ever instead.
+            raise ValueError(f"Queue {self!r} not closed")
+        super().join_thread()
+
+
+class JoinableQueue(Queue, mp_queues.JoinableQueue):  # type: ignore[type-arg]  # generic to type checkers only
+    """A queue that can wait until all its items are dealt with."""
 
 
 class _SimpleQueue:
