@@ -21,6 +21,7 @@ CLASS_LIMIT_S = 60.0
 HARNESS = Path(__file__).resolve().parent / "plugin" / "cpython_class.py"
 # `\b` keeps the C module `_multiprocessing` and the names of test modules as they are.
 NAME = re.compile(r"\bmultiprocessing\b")
+TESTS = "_test_multiprocessing"  # the file keeps its name: one test looks for it in a traceback
 WRAPPER = """import unittest
 import {tests}
 
@@ -36,14 +37,12 @@ def prepare(environment: Environment, cache: Path, method: str, stdlib: bool) ->
     source = Path(run_checked([str(environment.python), "-P", "-c", code], 60, cwd=Path("/")).strip())
     if not source.exists():
         raise SetUpError(f"{source} is missing: this interpreter comes without its test package")
-    text = source.read_text(encoding="utf-8")
-    if not stdlib:
-        text = NAME.sub("billiard", text).replace("test._test_multiprocessing", "pool_tests")
-    else:
-        text = text.replace("test._test_multiprocessing", "pool_tests")
-    (place / "pool_tests.py").write_text(text, encoding="utf-8")
+    # The scripts that some tests start lie beside the tests, as in CPython.
+    for name in ("_test_multiprocessing.py", "mp_fork_bomb.py", "mp_preload.py"):
+        text = source.with_name(name).read_text(encoding="utf-8").replace(f"test.{TESTS}", TESTS)
+        (place / name).write_text(text if stdlib else NAME.sub("billiard", text), encoding="utf-8")
     wrapper = f"tests_{method}"
-    (place / f"{wrapper}.py").write_text(WRAPPER.format(tests="pool_tests", method=method))
+    (place / f"{wrapper}.py").write_text(WRAPPER.format(tests=TESTS, method=method))
     return place, wrapper
 
 

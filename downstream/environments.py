@@ -26,7 +26,7 @@ SETTINGS = ("pyproject.toml", "setup.cfg")  # where these projects keep pytest's
 REQUIREMENTS = [
     CELERY, REAL, "kombu==5.7.0", "cloudpickle>=3.0", "pytest>=9,<10", "pytest-subtests", "pytest-timeout",
     "pytest-click", "pytest-order", "pytest-rerunfailures", "freezegun", "gevent", "redis", "moto", "boto3", "pydantic",
-    "msgpack", "PyYAML", "psutil", "setuptools<81",
+    "msgpack", "PyYAML", "psutil", "setproctitle", "setuptools<81",
 ]  # fmt: skip
 
 

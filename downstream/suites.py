@@ -90,12 +90,12 @@ def run_suite(suite: Suite, environment: Environment, cache: Path, extra: list[s
     return outcome
 
 
-def run_live(environment: Environment, cache: Path, extra: list[str]) -> int:
+def run_live(environment: Environment, extra: list[str]) -> int:
     """Our own tests against a real Celery worker and a real Redis. They judge themselves: pytest's status counts."""
     tests = CHECKOUT / "tests" / "celery"
     # --confcutdir: the fixtures of tests/ belong to the development environment, and may import what is not here.
     command = [str(environment.python), "-P", "-m", "pytest", "-c", str(tests / "pytest.ini"), "--rootdir", str(tests)]
-    command += ["--confcutdir", str(tests), "-p", "no:cacheprovider", *(extra or [str(tests)])]
+    command += ["--confcutdir", str(tests), "-p", "no:cacheprovider", *extra]
     env = clean_environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
     print(" ".join(command), file=sys.stderr, flush=True)
-    return subprocess.call(command, cwd=cache, env=env)
+    return subprocess.call(command, cwd=tests, env=env)

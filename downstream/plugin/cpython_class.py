@@ -87,8 +87,8 @@ def main() -> int:
         print(json.dumps(classes_of(module)))
         return 0
     recorder = Recorder(Path(sys.argv[3]))
-    judged = module.pool_tests.multiprocessing if hasattr(module.pool_tests, "multiprocessing") else None
-    judged = judged or module.pool_tests.billiard
+    tests = vars(module._test_multiprocessing)
+    judged = tests.get("billiard") or tests["multiprocessing"]
     recorder.write(kind="module", what=f"{judged.__name__} ({judged.__file__})")
     suite = unittest.TestLoader().loadTestsFromTestCase(getattr(module, name))
     # Through a TestSuite, so that setUpModule (start method, dangling processes) and setUpClass run.

@@ -1,0 +1,165 @@
+"""Workers started for one purpose each: recycling, autoscale, shutdowns, a murdered parent, a broker that goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workers import LiveWorker, PoolKind, alive, wait_until
+
+from redis_server import RedisServer
+
+Within = Callable[..., Any]
+Starter = Callable[..., LiveWorker]
+
+
+def test_recycling_by_tasks(start_worker: Starter, within: Within) -> None:
+    """Every child does exactly its three tasks, its replacement waits for no timer, its end is no incident."""
+    worker = start_worker("-c", "2", "--max-tasks-per-child", "3")
+    with within("60 tasks, --max-tasks-per-child 3", 8):
+        results = [worker.send("pid") for _ in range(60)]
+        pids = Counter(result.get(timeout=60) for result in results)
+    assert max(pids.values()) <= 3, pids
+    assert len(pids) >= 20
+    with within("10 tasks one by one, recycled", 5):
+        pids = Counter(worker.call("pid", limit_s=30) for _ in range(10))
+    assert max(pids.values()) <= 3, pids
+    wait_until(lambda: len(worker.pids()) == 2, 8, "two processes in the pool")
+    exits = worker.meeting.lrange(f"{worker.name}:exit", 0, -1)
+    assert len(exits) >= 20, "worker_process_shutdown is sent in each recycled child"
+    assert worker.complaints() == []
+
+
+def test_recycling_by_memory(start_worker: Starter, within: Within) -> None:
+    """A child that went over 150 MB is replaced after its task; small tasks replace nobody."""
+    worker = start_worker("-c", "1", "--max-memory-per-child", "150000")
+    small = {worker.call("pid") for _ in range(20)}
+    assert len(small) == 1
+    with within("replaced after 200 MB", 4):
+        assert worker.call("eat", 200) in small
+        after = worker.call("pid", limit_s=30)
+    assert after not in small
+    assert worker.complaints() == []
+
+
+def test_autoscale(start_worker: Starter, within: Within, key: str) -> None:
+    worker = start_worker("--autoscale", "4,1", environment={"AUTOSCALE_KEEPALIVE": "1"})
+    with within("autoscale 1 to 4", 12):
+        results = [worker.send("hold", key) for _ in range(4)]
+        assert len({worker.begun(key, limit_s=20) for _ in results}) == 4
+    worker.go(key, 4)
+    assert len({result.get(timeout=10) for result in results}) == 4
+    with within("autoscale back to 1", 20):
+        wait_until(lambda: len(worker.pids()) == 1, 30, "one process left")
+    assert worker.call("add", 1, 1) == 2
+    assert worker.complaints() == []
+
+
+def test_autoscale_from_zero(start_worker: Starter, within: Within, key: str) -> None:
+    worker = start_worker("--autoscale", "2,0", environment={"AUTOSCALE_KEEPALIVE": "1"})
+    with within("autoscale 0 to 1", 12):
+        assert worker.call("add", 1, 1, limit_s=30) == 2
+    assert worker.complaints() == []
+
+
+def test_warm_shutdown_when_idle(start_worker: Starter, within: Within) -> None:
+    worker = start_worker("-c", "2")
+    assert worker.call("add", 1, 1) == 2
+    with within("warm shutdown, idle", 5):
+        worker.stop(signal.SIGTERM)
+    assert worker.process is not None
+    assert worker.process.returncode == 0
+    assert worker.complaints() == []
+
+
+def test_warm_shutdown_finishes_its_task(start_worker: Starter, within: Within, key: str) -> None:
+    worker = start_worker("-c", "2")
+    result = worker.send("hold", key)
+    pid = worker.begun(key)
+    family = worker.family()
+    assert worker.process is not None
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "Warm shutdown" in worker.log(), 5, "the worker has heard of its shutdown")
+    time.sleep(1)  # long enough for a pool that does not wait to have killed the task
+    assert worker.process.poll() is None, "it did not wait for its task"
+    with within("warm shutdown after its last task", 6):
+        worker.go(key)
+        assert result.get(timeout=10) == pid
+        worker.process.wait(15)
+        wait_until(lambda: not alive(family), 5, "no child is left")
+    assert worker.process.returncode == 0
+    assert worker.complaints() == []
+    told = {entry.split()[0] for entry in worker.meeting.lrange(f"{worker.name}:exit", 0, -1)}
+    assert str(pid) in told, "worker_process_shutdown is sent in the child"
+
+
+def test_soft_shutdown_gives_time(start_worker: Starter, within: Within) -> None:
+    worker = start_worker("-c", "2", conf={"worker_soft_shutdown_timeout": 5.0})
+    result = worker.send("slow", 5, 1.0)
+    wait_until(lambda: worker.ask("active"), 5, "the task is active")
+    with within("soft shutdown with a task of 1 s", 12):
+        worker.stop(signal.SIGQUIT)
+    assert result.get(timeout=5) == 5
+    assert worker.complaints() == []
+
+
+def test_cold_shutdown_does_not_wait(start_worker: Starter, within: Within, key: str) -> None:
+    worker = start_worker("-c", "2")
+    worker.send("hold", key)
+    worker.begun(key)
+    with within("cold shutdown with a task of 60 s", 8):
+        worker.stop(signal.SIGQUIT)
+    assert worker.complaints() == []
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_murdered_parent_leaves_no_child(start_worker: Starter, within: Within, key: str, busy: bool) -> None:
+    worker = start_worker("-c", "2")
+    if busy:
+        worker.send("hold", key)
+        worker.begun(key)
+    family = worker.family()
+    assert len(family) >= 2
+    assert worker.process is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.process.wait()
+    try:
+        with within(f"kill -9 of the parent, {'busy' if busy else 'idle'}", 5):
+            wait_until(lambda: not alive(family), 5, "no child is left")
+    finally:
+        worker.kill(family)
+
+
+def test_server_restart_in_the_middle(
+    start_worker: Starter, within: Within, kind: PoolKind, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """The broker goes away for a second while 60 tasks are under way; over the filesystem, the result backend does."""
+    with RedisServer(tmp_path / "restarted") as server:
+        role = "backend" if kind.filesystem else "broker"
+        worker = start_worker("-c", "2", **{role: server.url(1)})
+        results = [worker.send("slow", number, 0.1) for number in range(60)]
+        assert results[4].get(timeout=15) == 4
+        before = worker.pids()
+        server.restart(down_s=1.0)
+        with within("60 tasks of 0.1 s round a restart", 25):
+            for number, result in enumerate(results):
+                wait_until(lambda result=result: is_ready(result), 30, f"result {number}")
+                assert result.result == number
+        assert worker.call("add", 1, 1) == 2
+        assert set(worker.pids()) == set(before), "no process was replaced for the broker's sake"
+        assert worker.complaints() == []
+        worker.stop()
+
+
+def is_ready(result: Any) -> bool:
+    """Ask the backend, not the subscription: the client's own may have been lost with the server."""
+    try:
+        return bool(result.backend.get_task_meta(result.id, cache=False)["status"] == "SUCCESS")
+    except OSError:
+        return False
