@@ -4,9 +4,14 @@ Importing this package imports nothing of it: names are looked up at first use (
 methods of one default context, so ``billiard.set_start_method`` rules all of them, as in ``multiprocessing``.
 """
 
+from __future__ import annotations
+
 import sys
 from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` costs more than all the rest of this import
+    from typing import Any
 
 VERSION = (5, 0, 0, "")
 __version__ = "5.0.0"

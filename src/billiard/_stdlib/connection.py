@@ -57,6 +57,8 @@ def Pipe(duplex: bool = True, rnonblock: bool = False, wnonblock: bool = False) 
     """
     if duplex:
         one, other = socket.socketpair()
+        for sock in (one, other):  # socket.setdefaulttimeout() would make them non-blocking behind our back
+            sock.setblocking(True)
         reader, writer = Connection(one.detach()), Connection(other.detach())
     else:
         read_fd, write_fd = os.pipe()
