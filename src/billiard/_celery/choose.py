@@ -1,0 +1,93 @@
+"""Who gets which pool: the engine for everybody, the guest pool for classes that override its hooks.
+
+May: look at a class statement. May not: look at how a pool is used.
+
+    class Mine(Pool): ...                             a plain subclass: Mine -> Pool -> engine
+    class AsynPool(Pool): def get_process_queues...   overrides a hook: AsynPool -> GuestPool -> Pool -> Guest
+
+A guest's method resolution order leaves the engine out: its instances are not engines in part, and no attribute of the
+engine can come between AsynPool and the bodies it expects to find. `Pool` stays in the order, so that ``issubclass``
+holds, and before the bodies, so that ``mock.patch("billiard.pool.Pool._create_worker_process")`` wins as it always did.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .pool import Guest
+from .pool import Guest as Engine  # the swap: `from billiard._api.pool import Pool as Engine`
+
+#: Overriding any of these means to take part in the guest pool's inner life. (`on_job_ready` and `send_ack` are not
+#: here: they are published hooks, which the engine calls too.)
+HOOKS = frozenset(
+    {
+        "ResultHandler",
+        "Supervisor",
+        "TaskHandler",
+        "TimeoutHandler",
+        "Worker",
+        "WorkerProcess",
+        "_create_worker_process",
+        "_help_stuff_finish",
+        "_help_stuff_finish_args",
+        "_process_cleanup_queues",
+        "_process_register_queues",
+        "_set_result_sentinel",
+        "_setup_queues",
+        "_stop_task_handler",
+        "create_result_handler",
+        "get_process_queues",
+        "on_job_process_down",
+        "on_job_process_lost",
+        "on_partial_read",
+        "process_flush_queues",
+    }
+)
+
+
+class PoolType(type):
+    """The class of `Pool` and of all that is derived from it."""
+
+    def __new__(
+        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, chosen: bool = False
+    ) -> PoolType:
+        if not chosen and _is_meant_for_guests(bases, namespace):
+            bases = tuple(GuestPool if base is Pool else base for base in bases)
+            if GuestPool not in bases:  # derived from a plain subclass
+                bases = (*bases, GuestPool)
+        return super().__new__(mcls, name, bases, namespace)
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, chosen: bool = False) -> None:
+        super().__init__(name, bases, namespace)
+
+    def mro(cls) -> list[type]:
+        order = super().mro()
+        if Guest not in order:
+            return order
+        return [c for c in order if c in Guest.__mro__ or not issubclass(Engine, c)]
+
+    def __getattr__(cls, name: str) -> Any:
+        """A name of the contract asked of the class: to be patched, or called with mocks. Not seen by instances."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return getattr(Guest, name)
+        except AttributeError:
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}") from None
+
+
+def _is_meant_for_guests(bases: tuple[type, ...], namespace: dict[str, Any]) -> bool:
+    if any(issubclass(base, GuestPool) for base in bases):
+        return False  # chosen already
+    if HOOKS & namespace.keys():
+        return True
+    mixins = [base for base in bases if not issubclass(base, Pool)]
+    return any(HOOKS & vars(part).keys() for mixin in mixins for part in mixin.__mro__)
+
+
+class Pool(Engine, metaclass=PoolType, chosen=True):
+    """A pool of worker processes."""
+
+
+class GuestPool(Pool, Guest, chosen=True):
+    """The pool that Celery's AsynPool is made of."""

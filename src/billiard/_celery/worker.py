@@ -1,0 +1,349 @@
+"""The child's side of a guest pool: receive, run, reply, and leave with the right status.
+
+May: read and write its own pipes, handle signals, leave the process. May not: touch the pool, or a sibling's pipes.
+
+    after_fork -> on_loop_start -> [ receive -> ACK -> run -> READY ]* -> wait until counted -> DEATH -> gone
+
+A worker says DEATH and goes. The parent keeps both ends of every pipe, so nothing sent is lost; it need not answer, and
+no answer can come between a worker and its exit status.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from billiard import common
+from billiard._core.fates import EX_FAILURE, EX_OK, EX_RECYCLE, signal_behind
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from . import log
+from .wire import ACK, DEATH, NACK, READY, MaybeEncodingError, OffsetSender, Sealed, failure, is_plain, salvage_head
+
+SIG_SOFT_TIMEOUT = getattr(signal, "SIGUSR1", None)
+
+MAXMEM_USED_FMT = "child process exiting after exceeding memory limit ({0}KiB / {1}KiB)"
+
+#: How long a leaving worker waits for the parent to count its results: 300 times 0.1 s.
+GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 300
+GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL = 0.1
+
+
+def soft_timeout_sighandler(signum: int, frame: FrameType | None) -> None:
+    """Raise the soft time limit where the process stands. A worker's own handler first asks whether a task runs."""
+    raise SoftTimeLimitExceeded()
+
+
+class Worker:
+    """What a worker process runs. Picklable while it is on its way to a spawned process."""
+
+    #: The job inside its task body now, as `soft_target` counts (job + 1); None outside. The soft limit's signal may
+    #: only raise where it is set: raised anywhere else it would cost the worker, or tear a message in half.
+    _running: int | None = None
+
+    #: A number shared with the parent (see `_on_soft_signal`), set by the pool before the process starts.
+    soft_target: Any = None
+
+    inqW_fd: int
+    synqW_fd: int | None
+
+    def __init__(
+        self,
+        inq: Any,
+        outq: Any,
+        synq: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasks: int | None = None,
+        sentinel: Any = None,
+        on_exit: Callable[[int, int], object] | None = None,
+        sigprotection: bool = True,
+        wrap_exception: bool = True,
+        max_memory_per_child: int | None = None,
+        on_ready_counter: Any = None,
+    ) -> None:
+        self.inq, self.outq, self.synq = inq, outq, synq
+        self.initializer, self.initargs = initializer, initargs
+        self.maxtasks = maxtasks
+        self._shutdown = sentinel
+        self.on_exit = on_exit
+        self.sigprotection = sigprotection
+        self.wrap_exception = wrap_exception
+        self.max_memory_per_child = max_memory_per_child
+        self.on_ready_counter = on_ready_counter
+        self.contribute_to_object(self)
+
+    def __reduce__(self) -> Any:
+        arguments = (
+            self.inq,
+            self.outq,
+            self.synq,
+            self.initializer,
+            self.initargs,
+            self.maxtasks,
+            self._shutdown,
+            self.on_exit,
+            self.sigprotection,
+            self.wrap_exception,
+            self.max_memory_per_child,
+            self.on_ready_counter,
+        )
+        return type(self), arguments, {"soft_target": self.soft_target}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def contribute_to_object(self, obj: Any) -> Any:
+        """Put on `obj` (the process, seen from the parent) all that is needed to talk to this worker."""
+        obj.inq, obj.outq, obj.synq = self.inq, self.outq, self.synq
+        obj.inqW_fd = self.inq._writer.fileno()
+        obj.outqR_fd = self.outq._reader.fileno()
+        if self.synq:
+            obj.synqR_fd = self.synq._reader.fileno()
+            obj.synqW_fd = self.synq._writer.fileno()
+            obj.send_syn_offset = OffsetSender(self.synq._writer)
+        else:
+            obj.synqR_fd = obj.synqW_fd = obj._send_syn_offset = None
+        obj._quick_put = self.inq._writer.send
+        obj._quick_get = self.outq._reader.recv
+        obj.send_job_offset = OffsetSender(self.inq._writer)
+        obj.soft_target = self.soft_target
+        return obj
+
+    # -- life
+
+    def __call__(self) -> None:
+        """Run until told to stop. Does not return: the process leaves by `_do_exit`."""
+        pid = os.getpid()
+        self._make_child_methods()
+        # Errors up to here are the initializer's: they belong on stderr, from the process's own bootstrap.
+        self.after_fork()
+        self.on_loop_start(pid=pid)
+        status: int | None = None
+        error: BaseException | None = None
+        try:
+            status = self.workloop(pid=pid)
+        except SystemExit as exc:
+            status = _status_of(exc)
+        except BaseException as exc:
+            error = exc
+            log.error("Pool process %r error: %r", self, exc, exc_info=True)
+        self._do_exit(pid, status, error)
+
+    def _make_child_methods(self) -> None:
+        self.wait_for_job = self.receive
+        self.wait_for_syn: Callable[[], tuple[Any, ...]] | None = self.receive_syn if self.synq else None
+
+    def after_fork(self) -> None:
+        """Make this process a worker: own ends of its own pipes only, initializer, then signals."""
+        # A fork made while the parent was being terminated inherits its flag, and would drop every result.
+        common.clear_terminate_handler_fired()
+        # Else the parent's death would never be seen as an end of file.
+        for end in (getattr(self.inq, "_writer", None), getattr(self.outq, "_reader", None)):
+            if end is not None:
+                end.close()
+        if self.initializer is not None:
+            self.initializer(*self.initargs)
+        # After the initializer, because Celery's resets these very signals.
+        common.reset_signals(full=self.sigprotection)
+        if SIG_SOFT_TIMEOUT is not None:
+            common.maybe_setsignal(SIG_SOFT_TIMEOUT, self._on_soft_signal)
+        common.maybe_setsignal(signal.SIGINT, signal.SIG_IGN)
+
+    def on_loop_start(self, pid: int) -> None:
+        """For subclasses: the worker is ready for its first job."""
+
+    def on_exit_loop(self, completed: int) -> None:
+        """Wait until the parent has taken in every result, so that its event loop is not left with half a message."""
+        self._ensure_messages_consumed(completed)
+
+    def workloop(self, now: Callable[[], float] = time.monotonic, pid: int | None = None) -> int:
+        """Do jobs, and return the exit status. SystemExit out of here carries another one."""
+        pid = pid or os.getpid()
+        completed = 0
+        try:
+            while self.maxtasks is None or completed < self.maxtasks:
+                job, i, task = self.wait_for_job()
+                self.outq.put((ACK, (job, i, now(), pid, self.synqW_fd)))
+                if self.wait_for_syn is not None and self.wait_for_syn()[0] == NACK:
+                    continue
+                ok, value, leave = self._run(job, task)
+                self._reply(job, i, ok, value)
+                completed += 1
+                if leave is not None:
+                    raise leave
+                if self._is_over_memory():
+                    break
+            return EX_RECYCLE
+        finally:
+            if not common.terminate_handler_fired():
+                self.on_exit_loop(completed)
+
+    # -- one job
+
+    def receive(self) -> tuple[int, int | None, _Call | ExceptionInfo]:
+        """Wait for a job; one that does not unpickle comes back as its own error. SystemExit: there will be no more."""
+        while True:
+            if self._shutdown is not None and self._shutdown.is_set():
+                raise SystemExit(EX_OK)
+            try:
+                payload = self.inq.get_payload()
+            except (EOFError, OSError):
+                raise SystemExit(EX_OK) from None
+            try:
+                message = pickle.loads(payload)
+            except Exception:
+                head = salvage_head(payload)
+                if head is None:
+                    raise
+                return *head, ExceptionInfo()
+            if message is None:
+                raise SystemExit(EX_OK)
+            _kind, (job, i, fun, args, kwargs) = message
+            return job, i, _Call(fun, args, kwargs)
+
+    def receive_syn(self) -> tuple[Any, ...]:
+        """The parent's answer to ACK, when it gives one."""
+        try:
+            return tuple(pickle.loads(self.synq.get_payload()))
+        except (EOFError, OSError):
+            raise SystemExit(EX_OK) from None
+
+    def _run(self, job: int, task: Any) -> tuple[bool, Any, BaseException | None]:
+        """Run one task: ``(ok, value, leave)``, where `leave` is the exception by which the worker must go."""
+        if isinstance(task, ExceptionInfo):
+            return False, task, None
+        fun, args, kwargs = task.fun, task.args, task.kwargs
+        try:
+            # The inner block ends the region in which the soft limit may raise, and lies inside the outer one: a
+            # signal that arrives on its last line still ends up in the outer except.
+            try:
+                self._running = job + 1
+                value = fun(*args, **kwargs)
+            finally:
+                self._running = None
+        except BaseException as exc:
+            self._running = None
+            if common.terminate_handler_fired():
+                # Told to go in mid-task: the job is lost, not failed, whatever its clean-up made of the SystemExit.
+                raise
+            leave = exc if isinstance(exc, (SystemExit, KeyboardInterrupt)) else None
+            return False, ExceptionInfo(), leave
+        return True, value, None
+
+    def _on_soft_signal(self, signum: int, frame: FrameType | None) -> None:
+        """Raise in the task that is meant, and nowhere else.
+
+        `soft_target` names the job that the parent means (job + 1), 0 when somebody else sent the signal, who can only
+        mean the task that runs. A signal that comes after its task has ended is spent for nothing, as it should be.
+        """
+        target = 0
+        if self.soft_target is not None:
+            target, self.soft_target.value = self.soft_target.value, 0
+        if self._running is not None and target in (0, self._running):
+            self._running = None  # once per task, also when the exception meets a second signal on its way out
+            raise SoftTimeLimitExceeded()
+
+    def _reply(self, job: int, i: int | None, ok: bool, value: Any) -> None:
+        if ok and is_plain(value):
+            self.outq.put((READY, (job, i, (ok, value), self.inqW_fd)))
+            return
+        try:
+            sealed = Sealed((ok, value))
+        except Exception as exc:
+            sealed = Sealed((False, failure(MaybeEncodingError(exc, value.exception if not ok else value))))
+        self.outq.put((READY, (job, i, sealed, self.inqW_fd)))
+
+    def _is_over_memory(self) -> bool:
+        limit = self.max_memory_per_child
+        if not limit or limit <= 0:
+            return False
+        used = _peak_rss_kib()
+        if used <= limit:
+            return False
+        log.warning(MAXMEM_USED_FMT.format(used, limit))
+        return True
+
+    # -- leaving
+
+    def _ensure_messages_consumed(self, completed: int) -> bool:
+        """Wait, at most 30 s, until the parent has counted `completed` results. True when it has."""
+        if not self.on_ready_counter:
+            return False
+        deadline = time.monotonic() + (
+            GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT * GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
+        )
+        pause_s = 0.0002
+        while self.on_ready_counter.value < completed:
+            if time.monotonic() >= deadline:
+                log.warning("could not ensure all messages were consumed prior to exiting")
+                return False
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.02)
+        return True
+
+    def _do_exit(self, pid: int, exitcode: int | None, exc: BaseException | None = None) -> None:
+        """Say DEATH and leave with `exitcode` (None: 1 after an error, else 0), or by the signal that is behind it."""
+        if exitcode is None:
+            exitcode = EX_FAILURE if exc is not None else EX_OK
+        if self.on_exit is not None:
+            try:
+                self.on_exit(pid, exitcode)
+            except Exception as error:
+                log.error("Pool process %r: on_process_exit raised %r", pid, error, exc_info=True)
+        with _blocked(common.TERM_SIGNAL):
+            try:
+                self.outq.put((DEATH, (pid, exitcode)))
+            except (OSError, ValueError):
+                pass  # the parent is gone, or has closed the pipe: nobody is left to tell
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except (AttributeError, OSError, ValueError):
+                    pass
+            # Leave while the signal is blocked: one that is pending would else change the status at the last moment.
+            signum = signal_behind(exitcode)
+            if signum is not None:
+                common.maybe_setsignal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
+            os._exit(exitcode)
+
+
+class _Call:
+    __slots__ = ("args", "fun", "kwargs")
+
+    def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.fun, self.args, self.kwargs = fun, args, kwargs
+
+
+@contextmanager
+def _blocked(signum: int) -> Any:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _peak_rss_kib() -> int:
+    """The most memory this process ever held. The peak, as Celery documents it: what a task freed still counts."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
+
+
+def _status_of(exc: SystemExit) -> int:
+    """The status that ``sys.exit`` asked for: a number as it stands, nothing means 0, anything else is an error."""
+    if exc.code is None:
+        return EX_OK
+    return exc.code if isinstance(exc.code, int) else EX_FAILURE
