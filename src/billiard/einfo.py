@@ -214,6 +214,28 @@ class Traceback:
         return _revive_chain, (links,)
 
 
+class _NoCode(_Object):
+    """Claims to be code. Of the frame that stands for all those cut off."""
+
+    @property  # type: ignore[misc]  # a property for `__class__` is how a stand-in claims a type
+    def __class__(self) -> type:
+        return CodeType
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _revive, (_NoCode, self.__dict__)
+
+
+class _NoFrame(_Object):
+    """Claims to be a frame: the one that stands for all those cut off."""
+
+    @property  # type: ignore[misc]  # a property for `__class__` is how a stand-in claims a type
+    def __class__(self) -> type:
+        return FrameType
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _revive, (_NoFrame, self.__dict__)
+
+
 class _Truncated(Traceback):
     """The last link of a traceback that was too long."""
 
@@ -221,14 +243,14 @@ class _Truncated(Traceback):
         self.tb_lineno = -1
         self.tb_lasti = 0
         self.tb_next = None
-        code = _Object(
+        code = _NoCode(
             co_filename="",
             co_name="[rest of traceback truncated]",
             co_qualname="[rest of traceback truncated]",
             co_firstlineno=-1,
             co_flags=0,
         )
-        self.tb_frame = _Object(
+        self.tb_frame = _NoFrame(
             f_code=code,
             f_globals={"__file__": "", "__name__": "", "__loader__": None},
             f_locals={},

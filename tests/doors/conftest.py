@@ -1,0 +1,58 @@
+"""After each test of the doors nothing is left: no child, no thread, no descriptor."""
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import billiard
+
+METHODS = ["fork", "spawn", "forkserver"]
+
+
+def _start_helpers():
+    # The tracker and the fork server live as long as the interpreter: start them before anything is counted.
+    from billiard import forkserver, resource_tracker
+
+    resource_tracker.ensure_running()
+    forkserver.ensure_running()
+    billiard.util.get_temp_dir()
+
+
+def _fds():
+    names = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            names[int(entry)] = str(Path("/proc/self/fd", entry).readlink())
+        except OSError:
+            pass  # the listing's own
+    return names
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    _start_helpers()
+    threads = set(threading.enumerate())
+    fds = _fds()
+    yield
+    deadline = time.monotonic() + 5
+    while True:
+        gc.collect()
+        left = [
+            *billiard.active_children(),
+            *(set(threading.enumerate()) - threads),
+            *(set(_fds().items()) - set(fds.items())),
+        ]
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)  # a queue's feeder thread is on its way out
+    assert left == []
+
+
+@pytest.fixture(params=METHODS)
+def ctx(request):
+    """One context for each start method."""
+    return billiard.get_context(request.param)
