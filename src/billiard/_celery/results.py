@@ -149,7 +149,7 @@ class ApplyResult:
         """Call `fun`; of its errors only those the caller asked for, and lack of memory, get out."""
         if fun is None:
             return
-        let_out = (*self._callbacks_propagate, MemoryError)
+        let_out: tuple[type[BaseException], ...] = (*self._callbacks_propagate, MemoryError)
         try:
             fun(*args, **kwargs)
         except let_out:
