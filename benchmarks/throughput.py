@@ -214,7 +214,7 @@ def rows(quick: bool):
             per_library("throughput:callbacks_only", n=n), [Bar(2.5, "mp.Pool", 4)]),
         Row("apply_threads", "8 threads, each `apply(tiny)` again and again", "rate", "calls/s",
             per_library("throughput:apply_threads", n=n // 3), [Bar(3, "mp.Pool", 4)]),
-        *_beside_rows(2000 if quick else 10000),
+        *_beside_rows(1000 if quick else 4000),
         Row("map1", f"`map(tiny, {items:,}, chunksize=1)`", "rate", "items/s",
             per_library("throughput:mapped", n=items, chunksize=1), [Bar(4, "mp.Pool", 6)]),
         Row("imap_unordered", f"`imap_unordered(tiny, {items:,})`", "rate", "items/s",
