@@ -1,6 +1,7 @@
 """After each test of the doors nothing is left: no child, no thread, no descriptor."""
 
 import gc
+import multiprocessing
 import os
 import threading
 import time
@@ -18,7 +19,9 @@ def _start_helpers():
     from billiard import forkserver, resource_tracker
 
     resource_tracker.ensure_running()
-    forkserver.ensure_running()
+    settled = multiprocessing.get_start_method(allow_none=True)
+    forkserver.ensure_running()  # settles multiprocessing's default start method, which tests look at
+    multiprocessing.set_start_method(settled, force=True)
     billiard.util.get_temp_dir()
 
 

@@ -119,7 +119,7 @@ def test_lines_and_columns_are_the_real_ones():
 def test_a_frame_keeps_no_values():
     def hidden():
         __traceback_hide__ = True
-        secret = "password"  # noqa: S105
+        secret = "password"
         raise KeyError(secret and __traceback_hide__)
 
     try:

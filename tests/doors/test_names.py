@@ -8,13 +8,7 @@ import pytest
 
 import billiard
 
-TOP = (
-    "Array AuthenticationError Barrier BoundedSemaphore BufferTooShort Condition Event JoinableQueue Lock Manager Pipe "
-    "Pool Process ProcessError Queue RLock RawArray RawValue Semaphore SimpleQueue SoftTimeLimitExceeded "
-    "TimeLimitExceeded TimeoutError Value WorkerLostError active_children allow_connection_pickling cpu_count "
-    "current_process forking_enable forking_is_enabled freeze_support get_all_start_methods get_context get_logger "
-    "get_start_method log_to_stderr set_executable set_forkserver_preload set_start_method"
-).split()
+TOP = ["Array", "AuthenticationError", "Barrier", "BoundedSemaphore", "BufferTooShort", "Condition", "Event", "JoinableQueue", "Lock", "Manager", "Pipe", "Pool", "Process", "ProcessError", "Queue", "RLock", "RawArray", "RawValue", "Semaphore", "SimpleQueue", "SoftTimeLimitExceeded", "TimeLimitExceeded", "TimeoutError", "Value", "WorkerLostError", "active_children", "allow_connection_pickling", "cpu_count", "current_process", "forking_enable", "forking_is_enabled", "freeze_support", "get_all_start_methods", "get_context", "get_logger", "get_start_method", "log_to_stderr", "set_executable", "set_forkserver_preload", "set_start_method"]
 
 NAMES = {
     "_ext": "_billiard supports_exec",
