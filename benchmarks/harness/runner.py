@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,21 @@ def kill_descendants(limit_s: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def run(work: str, library: str, params: dict[str, Any], limit_s: float, *, survivors_after_s: float = 0) -> Outcome:
+def run(
+    work: str,
+    library: str,
+    params: dict[str, Any],
+    limit_s: float,
+    *,
+    survivors_after_s: float = 0,
+    wrapper: Sequence[str] = (),
+) -> Outcome:
+    """`wrapper` is put before the interpreter: strace or valgrind with their options."""
     become_subreaper()
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         out = Path(scratch) / "answer.json"
         env = env_of(library)
-        command = [str(python_of(env)), "-m", "harness.child", work, library, json.dumps(params), str(out)]
+        command = [*wrapper, str(python_of(env)), "-m", "harness.child", work, library, json.dumps(params), str(out)]
         with open(f"{scratch}/stderr", "w+") as stderr, open(f"{scratch}/stdout", "w") as stdout:
             started = time.monotonic()
             child = subprocess.Popen(
