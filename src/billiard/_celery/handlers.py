@@ -229,6 +229,8 @@ class ResultHandler(PoolThread):
         self.check_timeouts = check_timeouts
         self.on_job_ready = on_job_ready
         self.on_ready_counters = {} if on_ready_counters is None else on_ready_counters
+        #: After how many results a worker leaves; set by the pool.
+        self.maxtasks: int | None = None
         self._accepted_by: dict[tuple[int, int | None], int] = {}
         #: Consulted at each message: a subclass adds kinds of its own.
         self.state_handlers: dict[int, Callable[..., Any]] = {
@@ -258,9 +260,10 @@ class ResultHandler(PoolThread):
     def _on_ready(self, job: int, i: int | None, obj: Any, inqW_fd: int | None) -> None:
         if type(obj) is Unreadable:
             obj = obj.outcome()
+        if self._count(job, i):
+            inqW_fd = None
         if self.on_job_ready is not None:
             self.on_job_ready(job, i, obj, inqW_fd)
-        self._count(job, i)
         item = self.cache.get(job)
         if item is None or item.ready():
             return
@@ -273,12 +276,19 @@ class ResultHandler(PoolThread):
         # Nothing to answer: the worker is on its way out, and a signal to its pid could meet whoever has it next.
         log.debug("worker %s leaves with %s", pid, exitcode)
 
-    def _count(self, job: int, i: int | None) -> None:
-        """Tell the worker that its result has arrived: a leaving one waits for that."""
+    def _count(self, job: int, i: int | None) -> bool:
+        """Tell the worker that its result has arrived: a leaving one waits for that. True if this was its last one.
+
+        A worker that is about to be recycled has not become free: a job written to it would come back unread, to wait
+        for the replacement while other workers are idle.
+        """
         pid = self._accepted_by.pop((job, i), None)
         counter = self.on_ready_counters.get(pid) if pid is not None else None
-        if counter is not None:
-            counter.value += 1
+        if counter is None:
+            return False
+        done: int = counter.value + 1
+        counter.value = done
+        return self.maxtasks is not None and done >= self.maxtasks
 
     def on_worker_exit(self, pid: int) -> None:
         """Forget what a dead worker had accepted."""

@@ -197,7 +197,7 @@ class Guest(Staff):
 
     def create_result_handler(self, **extra_kwargs: Any) -> Any:
         """The object that takes results in."""
-        return self.ResultHandler(
+        handler = self.ResultHandler(
             self._outqueue,
             self._quick_get,
             self._cache,
@@ -210,6 +210,8 @@ class Guest(Staff):
             on_ready_counters=self._on_ready_counters,
             **extra_kwargs,
         )
+        handler.maxtasks = self._maxtasksperchild
+        return handler
 
     def _start_timeout_handler(self) -> None:
         """Nothing to start: the outer loop keeps the time."""

@@ -253,8 +253,10 @@ class Staff:
 
     def _settle_unstarted(self, job: Any, process: Any, written: bool) -> None:
         """Let the subclass give the job to another worker, unless its mere receipt keeps killing them."""
-        # Until it is written anew the job keeps its dead receiver: count each only once.
-        if written and not job._accepted and getattr(job, "_dead_receiver", None) is not process:
+        # A worker that left of its own accord has not read the job. And until the job is written anew it keeps its dead
+        # receiver, which counts only once.
+        died = not is_expected(process.exitcode, ordered=process._controlled_termination)
+        if written and died and not job._accepted and getattr(job, "_dead_receiver", None) is not process:
             job._dead_receiver = process
             job._deaths_at_receipt = getattr(job, "_deaths_at_receipt", 0) + 1
             fate = fate_of_job(ready=job.ready(), started=False, deaths_at_receipt=job._deaths_at_receipt)

@@ -276,7 +276,7 @@ class Worker:
 
     def _ensure_messages_consumed(self, completed: int) -> bool:
         """Wait, at most 30 s, until the parent has counted `completed` results. True when it has."""
-        if not self.on_ready_counter:
+        if self.on_ready_counter is None:  # not its truth: a shared number that is 0 is false
             return False
         deadline = time.monotonic() + (
             GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT * GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL

@@ -73,7 +73,8 @@ class Fate(enum.Enum):
 def fate_of_job(*, ready: bool, started: bool, struck: bool = False, deaths_at_receipt: int = 0) -> Fate:
     """Decide about one job of a dead worker, after everything the worker had sent was delivered.
 
-    `deaths_at_receipt` counts the workers, this one included, that died holding the job unstarted.
+    `deaths_at_receipt` counts the workers, this one included, that died unexpectedly while holding the job unstarted;
+    one that leaves of its own accord (recycled, told to stop) has not looked at it.
     """
     if ready:
         return Fate.KEPT
