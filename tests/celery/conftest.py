@@ -71,7 +71,8 @@ def start_worker(
                 worker.stop()
             except AssertionError as exc:
                 problems.append(str(exc))
-        problems += [f"{worker.log_path}: {line}" for line in worker.complaints()]
+        if not worker.complained:
+            problems += [f"{worker.log_path}: {line}" for line in worker.complaints()]
     assert not problems, "\n".join(problems)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,19 +15,29 @@ Within = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def worker(start_worker: Callable[..., LiveWorker]) -> LiveWorker:
-    return start_worker("-c", "2")
+def serving() -> list[LiveWorker]:
+    """The worker that serves now; empty after a step that it did not survive, so that the next step gets a new one."""
+    return []
 
 
-@pytest.fixture(autouse=True)
-def still_well(worker: LiveWorker) -> Any:
+@pytest.fixture
+def worker(serving: list[LiveWorker], start_worker: Callable[..., LiveWorker]) -> Iterator[LiveWorker]:
     """After each step two processes serve, and the log holds no alarm and no exit status that was not ordered."""
-    yield
-    assert worker.process is not None
-    assert worker.process.poll() is None, f"the worker died:\n{worker.log()[-3000:]}"
-    assert worker.call("add", 1, 1) == 2
-    wait_until(lambda: len(worker.pids()) == 2, 8, "two processes in the pool")
-    assert worker.complaints() == []
+    if not serving:
+        serving.append(start_worker("-c", "2"))
+    worker = serving.pop()
+    yield worker
+    try:
+        assert worker.process is not None
+        assert worker.process.poll() is None, f"the worker died:\n{worker.log()[-3000:]}"
+        assert worker.call("add", 1, 1) == 2
+        wait_until(lambda: len(worker.pids()) == 2, 8, "two processes in the pool")
+        assert worker.complaints() == []
+    except BaseException:
+        worker.kill()
+        worker.complained = True
+        raise
+    serving.append(worker)
 
 
 def test_first_result(worker: LiveWorker, within: Within) -> None:

@@ -32,7 +32,7 @@ app = make_app(os.environ["LIVE_BROKER"], os.environ["LIVE_BACKEND"], json.loads
 
 def meeting() -> redis.Redis:
     """A fresh connection each time: one opened before the fork must not be shared by the children."""
-    return redis.Redis.from_url(REDIS)
+    return redis.Redis.from_url(REDIS, socket_timeout=None)
 
 
 def arrive(key: str) -> int:

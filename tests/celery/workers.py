@@ -91,10 +91,12 @@ class LiveWorker:
             "LIVE_BROKER": broker, "LIVE_BACKEND": backend, "LIVE_CONF": json.dumps(self.conf), "LIVE_NAME": self.name,
             "LIVE_REDIS": meeting, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1",
         }  # fmt: skip
-        self.meeting = redis.Redis.from_url(meeting, decode_responses=True)
+        # No socket timeout: waiting for a push is what these connections are for.
+        self.meeting = redis.Redis.from_url(meeting, decode_responses=True, socket_timeout=None)
         self.client = Celery("client", broker=broker, backend=backend)
         self.client.conf.update(self.conf)
         self.ordered: Counter[str] = Counter()
+        self.complained = False  # its log has been told already
         self.process: subprocess.Popen[bytes] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
