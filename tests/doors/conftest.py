@@ -2,7 +2,6 @@
 
 import gc
 import multiprocessing
-import os
 import threading
 import time
 from pathlib import Path
@@ -27,9 +26,9 @@ def _start_helpers():
 
 def _fds():
     names = {}
-    for entry in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         try:
-            names[int(entry)] = str(Path("/proc/self/fd", entry).readlink())
+            names[int(entry.name)] = str(entry.readlink())
         except OSError:
             pass  # the listing's own
     return names

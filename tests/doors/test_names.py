@@ -8,7 +8,17 @@ import pytest
 
 import billiard
 
-TOP = ["Array", "AuthenticationError", "Barrier", "BoundedSemaphore", "BufferTooShort", "Condition", "Event", "JoinableQueue", "Lock", "Manager", "Pipe", "Pool", "Process", "ProcessError", "Queue", "RLock", "RawArray", "RawValue", "Semaphore", "SimpleQueue", "SoftTimeLimitExceeded", "TimeLimitExceeded", "TimeoutError", "Value", "WorkerLostError", "active_children", "allow_connection_pickling", "cpu_count", "current_process", "forking_enable", "forking_is_enabled", "freeze_support", "get_all_start_methods", "get_context", "get_logger", "get_start_method", "log_to_stderr", "set_executable", "set_forkserver_preload", "set_start_method"]
+words = str.split  # one word a line would fill pages
+
+TOP = words(
+    """
+    Array AuthenticationError Barrier BoundedSemaphore BufferTooShort Condition Event JoinableQueue Lock Manager
+    Pipe Pool Process ProcessError Queue RLock RawArray RawValue Semaphore SimpleQueue SoftTimeLimitExceeded
+    TimeLimitExceeded TimeoutError Value WorkerLostError active_children allow_connection_pickling cpu_count
+    current_process forking_enable forking_is_enabled freeze_support get_all_start_methods get_context get_logger
+    get_start_method log_to_stderr set_executable set_forkserver_preload set_start_method
+    """
+)
 
 NAMES = {
     "_ext": "_billiard supports_exec",
@@ -99,7 +109,7 @@ def test_a_door_with_nothing_behind_it_is_the_standard_librarys_module(module):
 
 
 def test_unknown_names_are_attribute_errors():
-    with pytest.raises(AttributeError, match="billiard.*nonsense"):
+    with pytest.raises(AttributeError, match=r"billiard.*nonsense"):
         _ = billiard.nonsense
     from billiard import connection
 
@@ -136,7 +146,9 @@ def run(code):
 
 
 def test_importing_the_package_imports_nothing_of_it():
-    loaded = run("import billiard, sys; print([m for m in sys.modules if m.startswith(('billiard.', 'multiprocessing'))])")
+    loaded = run(
+        "import billiard, sys; print([m for m in sys.modules if m.startswith(('billiard.', 'multiprocessing'))])"
+    )
     assert loaded == "[]\n"
 
 
