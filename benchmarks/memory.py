@@ -44,7 +44,7 @@ def wake_ups(library, seconds=2.0):
     processes = [os.getpid(), *runner.descendants(os.getpid())]
     before = _switches(processes)
     time.sleep(seconds)
-    return {"per_s": (_switches(processes) - before - 1) / seconds}  # the one is this sleep's own
+    return {"per_s": max(0, _switches(processes) - before - 1) / seconds}  # the one is this sleep's own
 
 
 def _switches(processes):

@@ -112,7 +112,7 @@ def task_length(plt, results, out):
 
 
 def timeline(plt, results, out):
-    """One small picture per library, same scale: what a kill every second does to the results."""
+    """One small picture per library, each on its own scale: what a kill every second does to the results."""
     curves = {k: p["0"] for k, p in results["sweeps"]["curves"]["timeline"].items()}
     figure, axes = plt.subplots(len(curves), 1, figsize=(7.5, 1.15 * len(curves)), sharex=True)
     for axis, (library, points) in zip(axes, curves.items(), strict=True):
