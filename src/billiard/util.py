@@ -91,8 +91,8 @@ def get_logger() -> Any:
     """The package's logger, named ``multiprocessing``; it does not pass records on to the root logger."""
     global _logger
     if not _logger:
-        # The standard library's half names the two extra levels, puts its exit function behind logging's, and makes
-        # its own messages about processes appear in the same log.
+        # The standard library's half moves its exit function, so that clean-up can still log, and makes its own
+        # messages about processes appear in the same log.
         _logger = _mp_util.get_logger()
         _logger.propagate = 0
     return _logger

@@ -20,6 +20,8 @@ def silent(monkeypatch):
     logger = logging.getLogger("multiprocessing")
     kept = logger.level, logger.handlers[:], logger.propagate
     monkeypatch.setattr(util, "_logger", None)
+    monkeypatch.setattr(multiprocessing.util, "_logger", None)
+    monkeypatch.setattr(multiprocessing.util, "_log_to_stderr", False)
     logger.handlers[:] = []
     yield logger
     logger.setLevel(kept[0])
@@ -44,7 +46,6 @@ def test_silent_until_asked(silent, caplog):
         (30, "warning speaking", 1, "test_util.py"),
         (40, "error speaking", 1, "test_util.py"),
     ]
-    assert (logging.getLevelName(5), logging.getLevelName(25)) == ("SUBDEBUG", "SUBWARNING")
 
 
 def test_an_embedder_may_reset_it(silent):
@@ -108,7 +109,7 @@ def say(conn):
     conn.send((logger.level, os.environ.get("MP_MAIN_FILE") is not None))
 
 
-def test_a_spawned_child_logs_as_the_environment_says(tmp_path, monkeypatch):
+def test_a_spawned_child_logs_as_the_environment_says(silent, tmp_path, monkeypatch):
     log = tmp_path / "child.log"
     monkeypatch.setenv("_MP_FORK_LOGLEVEL_", "30")
     monkeypatch.setenv("_MP_FORK_LOGFILE_", str(log))
