@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ordinary faults, each in a fresh process with a time limit, against every library: who survives what.
 
-    python benchmarks/faults.py [--only WORD] [--libraries ours,pebble] [--repeat 3]
+    python benchmarks/faults.py [--only WORD] [--libraries ours,pebble] [--repeat 3] [--jobs 4]
 
 "pass" means: only the guilty task gets an error, promptly (2 s), or it just works, and the pool still answers
 afterwards. Everything else says what happened instead: `hang` (no answer while we waited), `broken` (an answer, but
@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -596,31 +597,56 @@ def _cell(cell: dict[str, object], details: bool) -> str:
     return f"{word} ({extra})" if details and extra and word != "–" else word
 
 
+def run_cells(only: str, libraries: list[str], repeat: int) -> dict[str, dict[str, dict[str, object]]]:
+    cells: dict[str, dict[str, dict[str, object]]] = {}
+    for fault in (*ORDINARY, *FURTHER):
+        if only not in fault.work:
+            continue
+        for name in libraries:
+            tries = [run_cell(fault, name) for _ in range(repeat)]
+            cell = next((c for c in tries if c["verdict"] != "pass"), tries[-1])
+            cells.setdefault(fault.work, {})[name] = cell
+            rows.say(f"{fault.work:24} {name:12} {cell['verdict']:12} {cell['detail']}")
+    return cells
+
+
+def run_beside(only: str, libraries: list[str], repeat: int, jobs: int) -> dict[str, dict[str, dict[str, object]]]:
+    """A process of this program per library: most of the time is spent waiting for hangs, so they can wait together."""
+
+    def one(name: str) -> dict[str, dict[str, dict[str, object]]]:
+        command = [sys.executable, __file__, "--json", "--only", only, "--libraries", name, "--repeat", str(repeat)]
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, timeout=3600).stdout)["cells"]
+
+    for name in libraries:  # made here, not by several processes at once
+        envs.python_of(LIBRARIES[name].env)
+    cells: dict[str, dict[str, dict[str, object]]] = {}
+    with ThreadPoolExecutor(jobs) as executor:
+        for found in executor.map(one, libraries):
+            for work, by_library in found.items():
+                cells.setdefault(work, {}).update(by_library)
+    return cells
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--only", default="", help="only the faults whose name contains this")
     parser.add_argument("--libraries", default=",".join(LIBRARIES))
     parser.add_argument("--repeat", type=int, default=1, help="run each cell so often; a cell passes if all do")
+    parser.add_argument("--jobs", type=int, default=1, help="so many libraries at a time")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     libraries = options.libraries.split(",")
-    cells: dict[str, dict[str, dict[str, object]]] = {}
-    for fault in (*ORDINARY, *FURTHER):
-        if options.only not in fault.work:
-            continue
-        for name in libraries:
-            tries = [run_cell(fault, name) for _ in range(options.repeat)]
-            cell = next((c for c in tries if c["verdict"] != "pass"), tries[-1])
-            cells.setdefault(fault.work, {})[name] = cell
-            rows.say(f"{fault.work:24} {name:12} {cell['verdict']:12} {cell['detail']}")
+    if options.jobs > 1:
+        cells = run_beside(options.only, libraries, options.repeat, options.jobs)
+    else:
+        cells = run_cells(options.only, libraries, options.repeat)
     document = {
         "machine": envs.machine(),
         "versions": {k: v for e in ("ours", "billiard4", "peers") for k, v in envs.versions_in(e).items()},
         "cells": cells,
     }
-    partial = bool(options.only) or libraries != list(LIBRARIES)
-    text = render(cells, libraries, details=False)
-    rows.keep("faults", document, text, quick=partial)
+    if not options.only and libraries == list(LIBRARIES):
+        rows.keep("faults", document, render(cells, libraries, details=False), quick=False)
     print(json.dumps(document, indent=1) if options.json else render(cells, libraries, details=True))
     failed = [w for w, by in cells.items() if "ours" in by and by["ours"]["verdict"] not in ("pass", "–")]
     if failed:

@@ -45,9 +45,12 @@ def rows(quick: bool):
         for name, statement in STATEMENTS.items()
     ]
     plain = [
-        Case.of("ours", "import_time:imported", "ours", statement="from billiard import Pool", n=n),
-        Case.of("billiard 4", "import_time:imported", "billiard 4", statement="from billiard import Pool", n=n),
-        Case.of("multiprocessing", "import_time:imported", "mp.Pool", statement="from multiprocessing import Pool", n=n),
+        Case.of(label, "import_time:imported", library, statement=f"from {module} import Pool", n=n)
+        for label, library, module in (
+            ("ours", "ours", "billiard"),
+            ("billiard 4", "billiard 4", "billiard"),
+            ("multiprocessing", "mp.Pool", "multiprocessing"),
+        )
     ]
     return [
         Row("import_name", "`from billiard import Pool`, the name alone", "ms", "ms", plain, lower_is_better=True),

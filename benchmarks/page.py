@@ -26,8 +26,8 @@ def machine_text() -> str:
         versions.update(json.loads(path.read_text()).get("versions", {}))
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     return (
-        f"This page: Python {machine['python']}, {machine['cores']} cores ({machine['cpu']}), {machine['memory_gb']} GB, "
-        f"Linux {machine['kernel']}, `net.core.wmem_max` {machine['wmem_max']:,}; commit `{machine['commit']}`, "
+        f"This page: Python {machine['python']}, {machine['cores']} cores ({machine['cpu']}), "
+        f"{machine['memory_gb']} GB, Linux {machine['kernel']}, `net.core.wmem_max` {machine['wmem_max']:,}; commit `{machine['commit']}`, "
         f"{document['rounds']} rounds. {listed}."
     )
 
