@@ -85,6 +85,13 @@ def read_record(path: Path) -> Outcome:
     return outcome
 
 
+def gist(why: str) -> str:
+    """One line that says most: pytest's first `E` line, else the last one."""
+    lines = why.strip().splitlines() or [""]
+    errors = [line for line in lines if line.startswith("E ")]
+    return (errors[0] if errors else lines[-1]).strip()[:180]
+
+
 @dataclass
 class Verdict:
     met: bool
@@ -105,8 +112,7 @@ def compare(suite: str, outcome: Outcome, baseline: Baseline, allowed: dict[str,
         f"{'this run':24}{passes:7}{len(outcome.tests) - passes:7}   ({outcome.summary()}; {outcome.seconds:.0f} s)",
     ]
     for test in regressions:
-        last = outcome.why[test].strip().splitlines()[-1:] or [""]
-        lines.append(f"REGRESSION {outcome.tests[test]:8} {test}  {last[0][:160]}")
+        lines.append(f"REGRESSION {outcome.tests[test]:8} {test}  {gist(outcome.why[test])}")
     lines += [f"allowed    {outcome.tests[test]:8} {test}  # {allowed[test]}" for test in used]
     lines += [f"stale: allowed to fail, yet passes: {test}" for test in stale]
     reasons = []

@@ -144,7 +144,8 @@ def test_server_restart_in_the_middle(
         options: dict[str, Any] = {"backend": server.url(1)}
         if not kind.filesystem:
             # What was taken and not acknowledged comes back when its time is up; by default that is an hour.
-            options = {"broker": server.url(1), "conf": {"broker_transport_options": {"visibility_timeout": 3}}}
+            visible = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+            options = {"broker": server.url(1), "conf": {"broker_transport_options": visible}}
         worker = start_worker("-c", "2", **options)
         results = [worker.send("slow", number, 0.1) for number in range(60)]
         assert results[4].get(timeout=15) == 4
@@ -154,6 +155,7 @@ def test_server_restart_in_the_middle(
             for number, result in enumerate(results):
                 wait_until(lambda result=result: is_ready(result), 30, f"result {number}")
                 assert result.result == number
+        worker.connect()
         assert worker.call("add", 1, 1) == 2
         assert set(worker.pids()) == set(before), "no process was replaced for the broker's sake"
         assert worker.complaints() == []

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import redis
 from celery.result import AsyncResult
+from kombu import pools
 
 from celery import Celery
 
@@ -93,11 +94,16 @@ class LiveWorker:
         }  # fmt: skip
         # No socket timeout: waiting for a push is what these connections are for.
         self.meeting = redis.Redis.from_url(meeting, decode_responses=True, socket_timeout=None)
-        self.client = Celery("client", broker=broker, backend=backend)
-        self.client.conf.update(self.conf)
+        self.connect()
         self.ordered: Counter[str] = Counter()
         self.complained = False  # its log has been told already
         self.process: subprocess.Popen[bytes] | None = None
+
+    def connect(self) -> None:
+        """A client; a second call gives a fresh one, whose connections no restarted server has cut."""
+        pools.reset()  # kombu keeps connections per address, not per client
+        self.client = Celery("client", broker=self.broker, backend=self.backend)
+        self.client.conf.update(self.conf)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
