@@ -8,7 +8,6 @@ from multiprocessing import managers as mp_managers
 from multiprocessing.managers import (
     BaseProxy,
     Namespace,
-    SharedMemoryManager,
     Token,
 )
 from typing import Any
@@ -32,6 +31,10 @@ class BaseManager(mp_managers.BaseManager):
 
 class SyncManager(BaseManager, mp_managers.SyncManager):
     """A manager that serves what :mod:`billiard` has: queues, locks, lists, dicts, pools."""
+
+
+class SharedMemoryManager(BaseManager, mp_managers.SharedMemoryManager):
+    """A manager that frees the shared memory it gave out when it is shut down."""
 
 
 def _pool(*args: Any, **kwargs: Any) -> Any:

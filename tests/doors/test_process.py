@@ -16,6 +16,15 @@ from billiard.process import BaseProcess
 PATIENCE_S = 30
 
 
+@pytest.fixture(autouse=True)
+def unsettled():
+    """Other tests, and ThreadPool, make multiprocessing choose its default start method. Here it matters who does."""
+    settled = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(None, force=True)
+    yield
+    multiprocessing.set_start_method(settled, force=True)
+
+
 def join(process):
     process.join(PATIENCE_S)
     assert not process.is_alive()
