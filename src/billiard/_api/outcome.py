@@ -1,0 +1,56 @@
+"""From the bytes a worker sent to a value or an error: in the thread that asks, at the time it asks, with no lock held."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .._core.state import FATE, Job
+from .._wire import errors, frames, pickling
+from ..einfo import ExceptionInfo
+from ..exceptions import PayloadError
+from . import story
+
+VALUE: Final = 0x201  # further states of a job: its body is the value, or the ExceptionInfo
+FAILURE: Final = 0x202
+
+
+def resolve(job: Job, func: Any, number: int, item: int | None = None) -> bool:
+    """Turn `job.body` into the value (True) or the `ExceptionInfo` (False). Once: later calls see the same object."""
+    state = job.state
+    if state == frames.RESULT:
+        try:
+            value, found = pickling.loads(job.body), VALUE
+        except Exception as exc:
+            value, found = _unreadable(exc, func, number), FAILURE
+    elif state >= VALUE:
+        return state == VALUE
+    else:
+        value, found = _rare(job, func, number, item)
+    if job.state == state:  # else another thread was faster, and its object is the one
+        job.body, job.state = value, found
+    return job.state == VALUE
+
+
+def _rare(job: Job, func: Any, number: int, item: int | None) -> tuple[Any, int]:
+    state, body = job.state, job.body
+    if state == FATE:
+        return story.tell(body, func, number, item), FAILURE
+    if state == frames.ERROR:
+        try:
+            return errors.decode(body), FAILURE
+        except Exception as exc:
+            return _unreadable(exc, func, number), FAILURE
+    try:
+        if state != frames.RESULT | frames.LARGE:
+            raise frames.FrameError(f"no result is of kind {state}")
+        return pickling.loads(*frames.unpack_large(body)), VALUE
+    except Exception as exc:
+        return _unreadable(exc, func, number), FAILURE
+
+
+def _unreadable(exc: Exception, func: Any, number: int) -> ExceptionInfo:
+    function = story.name_of(func)
+    return errors.parent_made(
+        PayloadError(f"the result of {function}, job {number}, could not be rebuilt: {exc!r}", function=function, job=number),
+        cause=exc,
+    )

@@ -1,0 +1,315 @@
+"""The handles of submitted work: ApplyResult for one call, MapResult for a map."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .._core.state import Job
+from .._wire import frames
+from ..einfo import ExceptionInfo
+from ..exceptions import TimeoutError
+from . import outcome
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+job_counter = itertools.count()
+
+
+class NotReadyError(ValueError, AssertionError):
+    """`successful()` before there is a result: multiprocessing raises ValueError, billiard an AssertionError."""
+
+
+class Callbacks:
+    """The rare part of a handle: what the user wants to be told. Most handles have none."""
+
+    __slots__ = ("accept", "error", "propagate", "slot", "success", "timeout", "told")
+
+    def __init__(self) -> None:
+        self.success: Callable[[Any], Any] | None = None
+        self.error: Callable[[ExceptionInfo], Any] | None = None
+        self.accept: Callable[[int, float], Any] | None = None
+        self.timeout: Callable[..., Any] | None = None
+        self.propagate: tuple[type[BaseException], ...] = ()
+        self.slot: Any = None  # the semaphore to release at the end
+        self.told = False
+
+
+class Handle(Job):
+    """What ApplyResult and MapResult share: waiting, getting, telling."""
+
+    correlation_id: Any = None
+    callbacks: Callbacks | None = None
+    _pool: Pool
+    _func: Any
+    _job: int
+    _wakers: tuple[Callable[[], None], ...] = ()
+
+    # -- the caller's side
+
+    def ready(self) -> bool:
+        """Whether the call has ended, well or not."""
+        return self.state != 0
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has ended, for at most `timeout` seconds (None: as long as it takes)."""
+        if not self.state:
+            self._pool._engine.wait(self, timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The value, waiting for it for at most `timeout` seconds (None: as long as it takes).
+
+        Raises `billiard.TimeoutError` when the time is up, and whatever the call raised, or what became of it:
+        WorkerLostError, TimeLimitExceeded, Terminated, PayloadError, TaskError, RestartFreqExceeded.
+        """
+        if not self.state and not self._pool._engine.wait(self, timeout) and not self.state:
+            raise TimeoutError(f"no result of job {self._job} within {timeout}s")
+        if self._resolve():
+            return self.body
+        try:
+            raise self.body.exception
+        finally:
+            del self  # the traceback keeps this frame, and would keep the pool with it
+
+    def successful(self) -> bool:
+        """Whether the call ended without an error. Raises ValueError (also an AssertionError) before it has ended."""
+        if not self.state:
+            raise NotReadyError(f"{self!r} not ready")
+        return self._resolve()
+
+    def _resolve(self) -> bool:
+        return outcome.resolve(self, self._func, self._job)
+
+    # -- the engine's side: under its lock, repeatable, no user code
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when the call has ended; at once if it has."""
+        self._wakers = (*self._wakers, wake)
+        self.watched = True
+        if self.state:
+            wake()
+
+    def announce(self) -> None:
+        for wake in self._wakers:
+            wake()
+        if self.callbacks is not None:
+            self._pool._engine.announcer.add(self.tell)
+
+    # -- where user code runs
+
+    def tell(self) -> None:
+        """Run the callbacks that are due at the end, once."""
+        callbacks = self.callbacks
+        if callbacks is None or callbacks.told:
+            return
+        callbacks.told = True
+        try:
+            if callbacks.slot is not None:
+                callbacks.slot.release()
+            self._pool._ended(self)
+        finally:
+            callback = callbacks.success if self._resolve() else callbacks.error
+            if callback is not None:
+                self.safe_apply_callback(callback, self.body)
+
+    def safe_apply_callback(self, fun: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> None:
+        """Call `fun`; what it raises is logged, unless `callbacks_propagate` names it or it is no Exception."""
+        if fun is None:
+            return
+        try:
+            fun(*args, **kwargs)
+        except Exception as exc:
+            if isinstance(exc, MemoryError) or (self.callbacks is not None and isinstance(exc, self.callbacks.propagate)):
+                raise
+            from .._supervisor.announcer import log_callback_error
+
+            log_callback_error(fun, exc)
+
+
+class ApplyResult(Handle):
+    """One call."""
+
+    kind = frames.CALL
+    call: Any
+    _cancelled = False
+    _accepted_at: float | None = None
+    _accepted_pid: int | None = None
+
+    def __init__(self, pool: Any, func: Any, function_id: int, call: Any, size: int) -> None:
+        # the attributes that every call needs; all others have defaults on the class
+        self._pool = pool
+        self._func = func
+        self._job = next(job_counter)
+        self.function_id = function_id
+        self.call = call
+        self.size = size
+
+    def terminate(self, signum: int) -> None:
+        """End this call and no other: it never starts if it has not, it is struck with `signum` if it runs.
+
+        `get` then raises Terminated. A task that survives a signal it could catch is killed half a second later.
+        """
+        self._pool._engine.terminate_job(self, signum)
+
+    def accepted(self) -> bool:
+        """Whether a worker has begun the call."""
+        return self._accepted_at is not None or self.state in (frames.RESULT, outcome.VALUE) or self._running()
+
+    def _running(self) -> bool:
+        worker = self.holder
+        board = worker.board if worker is not None else None
+        return board is not None and not self.state and board.see().current >= self.number
+
+    def worker_pids(self) -> list[int]:
+        """The pid of the worker that runs the call, in a list; empty when none does."""
+        if self._accepted_pid is not None:
+            return [self._accepted_pid]
+        worker = self.holder
+        return [worker.pid] if worker is not None and worker.pid is not None and self._running() else []
+
+    def discard(self) -> None:
+        """The result is not wanted: a call that has not started never will."""
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """Keep the call from starting; with `synack` also when a worker has taken it but not begun. Else no effect."""
+        self._cancelled = True
+        if not self._running() and not self.state:
+            import signal
+
+            self._pool._engine.terminate_job(self, signal.SIGTERM)
+
+    # -- told by the worker or the limits; where user code runs
+
+    def accept(self, pid: int, time_accepted: float) -> None:
+        """The worker took the call at `time_accepted` (monotonic seconds)."""
+        if self._accepted_at is None:
+            self._accepted_pid, self._accepted_at = pid, time_accepted
+            self._pool._accepted(self, pid, time_accepted)
+
+    def handle_timeout(self, soft: bool = False) -> None:
+        """A limit was exceeded: tell `timeout_callback(soft=..., timeout=...)`."""
+        if self.callbacks is not None and self.callbacks.timeout is not None:
+            limit_s = self.soft_s if soft else self.hard_s
+            self.safe_apply_callback(self.callbacks.timeout, soft=soft, timeout=limit_s)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._job} ack:{self.accepted()} ready:{self.ready()}>"
+
+
+class Chunk(Job):
+    """Some consecutive items of a map, sent as one call."""
+
+    counted = False
+    fetched = False
+    call: Any
+    _wakers: tuple[Callable[[], None], ...] = ()
+
+    def __init__(self, group: Any, kind: int, function_id: int, call: Any, size: int, first: int) -> None:
+        self.group = group
+        self.kind = kind
+        self.function_id = function_id
+        self.call = call
+        self.size = size
+        self.first = first  # index in the whole input of its first item
+        self.watched = True
+
+    def announce(self) -> None:
+        for wake in self._wakers:
+            wake()
+        self.group.chunk_settled(self)
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when the chunk has ended; at once if it has."""
+        self._wakers = (*self._wakers, wake)
+        self.watched = True
+        if self.state:
+            wake()
+
+    def resolve(self) -> bool:
+        """See billiard._api.outcome."""
+        item = None
+        if isinstance(getattr(self.body, "item", None), int) and self.state == outcome.FATE:
+            item = self.first + self.body.item
+        return outcome.resolve(self, self.group._func, self.group._job, item)
+
+    def values(self) -> list[Any]:
+        """What the function returned, one for each item; call it only when `resolve` said True."""
+        body = self.body
+        return [body] if self.kind & frames.KIND == frames.CALL else body
+
+    def handle_timeout(self, soft: bool = False) -> None:
+        """Maps have no timeout callback."""
+
+
+class MapResult(Handle):
+    """All calls of one map. `get` returns the list of their values; if any failed, the first error in input order."""
+
+    def __init__(self, pool: Any, func: Any) -> None:
+        self._pool = pool
+        self._func = func
+        self._job = next(job_counter)
+        self._chunks: list[Chunk] = []
+        self._left = 1  # one more than there are chunks, until all are submitted
+
+    def add(self, chunk: Chunk) -> None:
+        self._chunks.append(chunk)
+        self._left += 1
+
+    def complete(self) -> None:
+        """All chunks are submitted."""
+        self._left -= 1
+        if not self._left:
+            self._finish()
+
+    def chunk_settled(self, chunk: Chunk) -> None:
+        """Under the engine's lock, repeatable."""
+        if not chunk.counted:
+            chunk.counted, self._left = True, self._left - 1
+        if not self._left:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self.state:
+            self.body, self.state = None, frames.RESULT
+        self.announce()
+
+    def _resolve(self) -> bool:
+        if self.state != frames.RESULT:
+            return self.state == outcome.VALUE
+        values: list[Any] = []
+        for chunk in self._chunks:
+            if not chunk.resolve():
+                self.body, self.state = chunk.body, outcome.FAILURE
+                break
+            values += chunk.values()
+        else:
+            self.body, self.state = values, outcome.VALUE
+        self._chunks = []
+        return self.state == outcome.VALUE
+
+    def terminate(self, signum: int) -> None:
+        """End all calls of this map that have not ended, and no others."""
+        for chunk in list(self._chunks):
+            self._pool._engine.terminate_job(chunk, signum)
+
+    def accepted(self) -> bool:
+        """Whether every chunk has begun."""
+        return all(ApplyResult._running(chunk) or chunk.state for chunk in self._chunks)  # type: ignore[arg-type]
+
+    def worker_pids(self) -> list[int]:
+        """The pids of the workers that run a chunk of this map."""
+        return [pid for chunk in self._chunks for pid in ApplyResult.worker_pids(chunk)]  # type: ignore[arg-type]
+
+    def discard(self) -> None:
+        """The result is not wanted: chunks that have not started never will."""
+        import signal
+
+        for chunk in list(self._chunks):
+            if not chunk.state and not ApplyResult._running(chunk):  # type: ignore[arg-type]
+                self._pool._engine.terminate_job(chunk, signal.SIGTERM)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._job} chunks left:{self._left} ready:{self.ready()}>"

@@ -1,0 +1,84 @@
+"""The error that tells a job's fate: which function, which job, which worker, how it ended, after how long."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from .._core.state import Cause, Fate
+from .._wire import errors
+from ..einfo import ExceptionInfo
+from ..exceptions import RestartFreqExceeded, Terminated, TimeLimitExceeded, WorkerLostError
+
+
+def name_of(func: Any) -> str:
+    """A function's name for people."""
+    module = getattr(func, "__module__", None)
+    name = getattr(func, "__qualname__", None) or getattr(func, "__name__", None)
+    if name is None:
+        return errors.safe_repr(func)
+    return f"{module}.{name}" if module else str(name)
+
+
+def signal_name(status: int | None) -> str | None:
+    """The name of the signal behind a negative status."""
+    if status is None or status >= 0:
+        return None
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def how_it_ended(status: int | None) -> str:
+    """An exit status in words."""
+    if status is None:
+        return "exit status unknown"
+    return f"signal {-status} ({signal_name(status)})" if status < 0 else f"exitcode {status}"
+
+
+def tell(fate: Fate, func: Any, job: int, item: int | None = None) -> ExceptionInfo:
+    """The `ExceptionInfo` of a job that ended without a result of its own.
+
+    `item`: index in the whole input of the item that was running, for a chunk of a map.
+    """
+    return errors.parent_made(_error(fate, func, job, item), text=None)
+
+
+def _error(fate: Fate, func: Any, job: int, item: int | None) -> Exception:
+    function = name_of(func)
+    pid = fate.worker.pid if fate.worker is not None else None
+    story: dict[str, Any] = {
+        "function": function,
+        "job": job,
+        "pid": pid,
+        "exitcode": fate.status,
+        "signal_name": signal_name(fate.status),
+        "runtime_s": fate.run_s,
+        "started": fate.started,
+    }
+    which = f"{function}, job {job}" + (f", item {item}" if item is not None else "")
+    worker = f"worker {pid}"
+    after = f" after {fate.run_s:.3f}s" if fate.run_s is not None else ""
+    ended = how_it_ended(fate.status)
+    if fate.cause is Cause.TIME_LIMIT:
+        return TimeLimitExceeded(fate.limit_s, f"{which}: over its time limit of {fate.limit_s}s in {worker}", **story)
+    if fate.cause is Cause.TERMINATED:
+        return Terminated(-(fate.status or 0), f"{which}: terminated" + (f" in {worker}{after}" if pid else ""), **story)
+    if fate.cause is Cause.POOL_TERMINATED:
+        return WorkerLostError(f"{which}: the pool was terminated{after}", **story)
+    if fate.cause is Cause.RESTARTS:
+        return RestartFreqExceeded(f"{fate.detail} (the last: {worker}, {ended}); {which} was not run", **story)
+    if fate.cause is Cause.UNSTARTABLE:
+        return WorkerLostError(f"{which}: no worker could be started: {_why(fate)}", **story)
+    if fate.started:
+        return WorkerLostError(f"Worker exited prematurely: {ended} Job: {job}. {which}: {worker} lost{after}", **story)
+    return WorkerLostError(f"{which}: not started; workers died as they received it (the last: {worker}, {ended})", **story)
+
+
+def _why(fate: Fate) -> str:
+    if isinstance(fate.detail, bytes):
+        return f"its initializer raised\n\n{errors.decode(fate.detail).traceback}"
+    if fate.detail is not None:
+        return str(fate.detail)
+    return f"{how_it_ended(fate.status)} before it was ready"

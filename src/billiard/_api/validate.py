@@ -1,0 +1,55 @@
+"""Arguments, checked at the call: the error names the argument and says what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def number(name: str, value: Any, *, positive: bool = False) -> float | None:
+    """Seconds, kilobytes and the like: None, or a real number that is not negative (`positive`: nor zero)."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number or None, not {type(value).__name__}: {value!r}")
+    if value != value or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name} must be {'greater than 0' if positive else 'at least 0'}, not {value!r}")
+    return value
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """An int that is at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}: {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def optional_integer(name: str, value: Any, least: int) -> int | None:
+    """None, or an int that is at least `least`."""
+    return None if value is None else integer(name, value, least)
+
+
+def callable_or_none(name: str, value: Any) -> Callable[..., Any] | None:
+    """None, or something that can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {type(value).__name__}: {value!r}")
+    return value  # type: ignore[no-any-return]  # checked just above
+
+
+def function(value: Any) -> None:
+    """What is to be run on a worker."""
+    if not callable(value):
+        raise TypeError(f"func must be callable, not {type(value).__name__}: {value!r}")
+
+
+def limits(soft: Any, hard: Any, *, ordered: bool) -> tuple[float | None, float | None]:
+    """A soft and a hard limit given in one call; `ordered`: the soft one must come first."""
+    soft_s, hard_s = number("soft_timeout", soft), number("timeout", hard)
+    if ordered and soft_s and hard_s and soft_s >= hard_s:
+        raise ValueError(
+            f"soft_timeout ({soft_s}) must be less than timeout ({hard_s}): the hard limit would always come first"
+        )
+    # 0 means "no limit here", as it always did in billiard
+    return soft_s or None, hard_s or None

@@ -1,0 +1,232 @@
+"""Taking calls back, and striking the right one: recalls, time limits, terminations.
+
+A worker cannot be asked what it is doing without being made slow, and whatever its board says may be over
+by the time a signal arrives. So nothing lethal is sent before the worker is fenced in:
+
+    1. recall: forbid it to start anything behind the call it is on   (board.recall)
+    2. wait the fence, then read all that it has sent
+    3. look again: only if it is still on that very call, and no result came, strike
+
+Between 2 and 3 it may finish the call, but it cannot be in another one. The same fence, without the blow, takes
+prefetched calls back from a worker that stays on one call. A recall ends when the worker holds nothing more: the driver
+then writes RESUME before the next call.
+
+Limits count running time only: a worker has one timer, the least over what it holds; when it comes up the board says
+which call is running since when.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+from .dispatch import Dispatch
+from .state import NEVER_S, Blow, Cause, Job, Phase, Sight, Worker
+from .timers import Timers
+
+FENCE_S: Final = 0.0015  # longer than any store stays invisible; see billiard._wire.board
+STALL_S: Final = 0.010  # on one call for this long with others behind it: take them back
+TERM_GRACE_S: Final = 0.5  # from a signal that may be caught to SIGKILL
+SIGKILL: Final = 9
+
+# timer kinds
+LIMIT: Final = "limit"
+STALL: Final = "stall"
+FENCE: Final = "fence"
+ESCALATE: Final = "escalate"
+
+KILL: Final = "kill"  # orders to the driver
+INTERRUPT: Final = "interrupt"
+ACCEPTED: Final = "accepted"  # notices to the pool's owner
+SOFT: Final = "soft"
+HARD: Final = "hard"
+
+
+class Blows:
+    """Recalls, limits and terminations of one pool's workers."""
+
+    def __init__(self, dispatch: Dispatch, timers: Timers) -> None:
+        self._dispatch = dispatch
+        self._timers = timers
+        self.orders: deque[tuple[str, Worker, int]] = deque()
+        self.notices: deque[tuple[str, Any, Any]] = deque()
+
+    # -- arming
+
+    def given(self, worker: Worker, now: float) -> None:
+        """`worker` was given calls: watch it for a stall behind a slow one, and for the limits of what it holds."""
+        inflight = worker.inflight
+        if len(inflight) > 1 and STALL not in worker.due:
+            worker.stalled_at = 0
+            self._timers.set(worker, STALL, now + STALL_S)
+
+    def given_limited(self, worker: Worker, least_s: float, now: float) -> None:
+        """... the least of their time limits is `least_s`."""
+        if now + least_s < worker.due.get(LIMIT, NEVER_S):
+            self._timers.set(worker, LIMIT, now + least_s)
+
+    def excuse(self, workers: list[Worker], slept_s: float) -> None:
+        """Nobody could run for `slept_s` (the machine was suspended): it does not count as running time."""
+        for worker in workers:
+            if worker.board is not None and worker.inflight:
+                sight = worker.board.see()
+                before = worker.excused[2] if worker.excused[:2] == (sight.current, sight.item) else 0.0
+                worker.excused = (sight.current, sight.item, before + slept_s)
+
+    # -- what the timers say (the driver has read all that the worker sent)
+
+    def came_up(self, worker: Worker, kind: str, now: float) -> None:
+        if worker.board is None:
+            return
+        if kind == LIMIT:
+            self._check_limits(worker, worker.board.see(), now)
+        elif kind == STALL:
+            self._check_stall(worker, worker.board.see(), now)
+        elif kind == FENCE:
+            self._fenced(worker, worker.board.see(), now)
+        elif kind == ESCALATE:
+            self.orders.append((KILL, worker, SIGKILL))
+
+    def _check_stall(self, worker: Worker, sight: Sight, now: float) -> None:
+        if len(worker.inflight) < 2 or worker.recalled:
+            return
+        if worker.stalled_at == sight.current and sight.current in worker.inflight:
+            self.recall(worker, sight.current + 1, now)
+        else:
+            worker.stalled_at = sight.current
+            self._timers.set(worker, STALL, now + STALL_S)
+
+    def _check_limits(self, worker: Worker, sight: Sight, now: float) -> None:
+        job = worker.inflight.get(sight.current)
+        if job is None or job.least_s == NEVER_S:
+            # between two calls, or on one without limits: the earliest that anything can be over is a full limit away
+            self.given_limited_again(worker, now)
+            return
+        run_s = self.run_time(worker, sight, now)
+        if job.hard_s is not None and run_s >= job.hard_s:
+            self.strike(worker, Blow(sight.current, sight.item, SIGKILL, Cause.TIME_LIMIT, job.hard_s), now)
+            return
+        aim = (sight.current, sight.item)
+        if job.soft_s is not None and worker.soft_sent != aim and run_s >= job.soft_s:
+            worker.soft_sent = aim
+            if worker.board is not None:
+                worker.board.aim(*aim)
+            self.orders.append((INTERRUPT, worker, sight.current))
+            self.notices.append((SOFT, job, job.soft_s))
+        pending = [
+            limit_s
+            for limit_s in (job.hard_s, job.soft_s if worker.soft_sent != aim else None)
+            if limit_s is not None
+        ]
+        if pending:
+            self._timers.set(worker, LIMIT, now + max(min(pending) - run_s, 0.0005))
+        else:
+            self.given_limited_again(worker, now)
+
+    def given_limited_again(self, worker: Worker, now: float) -> None:
+        self._timers.clear(worker, LIMIT)
+        self.given_limited(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
+
+    def run_time(self, worker: Worker, sight: Sight, now: float) -> float:
+        """For how long `worker` has been on its present call (its present item of a chunk)."""
+        excused = worker.excused[2] if worker.excused[:2] == (sight.current, sight.item) else 0.0
+        return now - sight.started_ns / 1e9 - excused
+
+    def rearm(self, worker: Worker, number: int) -> None:
+        """The worker says that the soft limit of call `number` was swallowed."""
+        if worker.soft_sent[0] == number and number in worker.inflight:
+            self.orders.append((INTERRUPT, worker, number))
+
+    # -- recall
+
+    def recall(self, worker: Worker, number: int, now: float) -> None:
+        """Take back what `worker` has not started, from call `number` on."""
+        if worker.board is None or worker.phase is Phase.GONE:
+            return
+        if not worker.recalled:
+            worker.recalled = number
+            self._dispatch.open.pop(worker, None)
+            self._dispatch.idle.pop(worker, None)
+        worker.board.recall(worker.recalled)
+        if FENCE not in worker.due:
+            self._timers.set(worker, FENCE, now + FENCE_S)
+
+    def skipped(self, worker: Worker, number: int) -> None:
+        """The worker says that the recall kept `number` from running."""
+        self._take_back(worker, number - 1)
+        self._dispatch.released(worker)
+
+    def _take_back(self, worker: Worker, current: int) -> None:
+        """Everything behind `current` is certain not to start: back to the backlog with it."""
+        behind = [(number, job) for number, job in worker.inflight.items() if number > current]
+        # first into the backlog, then out of flight: interrupted in between, a job is found in both, and dropped from one
+        self._dispatch.requeue(job for _, job in behind if job.holder is worker or job.holder is None)
+        for number, _ in behind:
+            worker.inflight.pop(number, None)
+            if worker.quota is not None:
+                worker.quota += 1
+
+    def _fenced(self, worker: Worker, sight: Sight, now: float) -> None:
+        if worker.recalled:
+            self._take_back(worker, max(sight.current, worker.recalled - 1))
+            self._dispatch.released(worker)
+        blow = worker.blow
+        if blow is None or blow.struck:
+            return
+        if blow.number and (sight.current != blow.number or blow.number not in worker.inflight):
+            self._missed(worker, now)
+        elif blow.number and blow.cause is Cause.TIME_LIMIT and sight.item != blow.item:
+            self._missed(worker, now)
+        else:
+            self._land(worker, blow, now)
+
+    def _missed(self, worker: Worker, now: float) -> None:
+        # it finished in time after all, and has been kept from starting another: nothing was harmed
+        worker.blow = None
+        self.given_limited_again(worker, now)
+
+    # -- blows
+
+    def strike(self, worker: Worker, blow: Blow, now: float) -> None:
+        """Fence the worker in, then send the signal if it is still on that call."""
+        if worker.blow is not None and worker.blow.struck:
+            return
+        worker.blow = blow
+        self.recall(worker, blow.number + 1, now)
+        self._timers.set(worker, FENCE, now + FENCE_S)
+
+    def _land(self, worker: Worker, blow: Blow, now: float) -> None:
+        blow.struck = True
+        worker.phase = Phase.DOOMED
+        self.orders.append((KILL, worker, blow.signum))
+        if blow.signum != SIGKILL:
+            self._timers.set(worker, ESCALATE, now + TERM_GRACE_S)
+        job = worker.inflight.get(blow.number)
+        if job is not None and blow.cause is Cause.TIME_LIMIT:
+            self.notices.append((HARD, job, blow.limit_s))
+
+    def condemn(self, worker: Worker, signum: int, cause: Cause, now: float) -> None:
+        """Send a lethal signal at once, whatever the worker is on."""
+        if worker.phase is not Phase.GONE:
+            self._land(worker, Blow(0, 0, signum, cause), now)
+
+    def terminate(self, job: Job, signum: int, now: float) -> None:
+        """End this job and no other: before it starts if it has not, with `signum` if it has."""
+        job.terminate_signal = signum
+        worker = job.holder
+        if job.state:
+            return
+        if worker is None:
+            self._dispatch.settle(job, None)
+            return
+        if worker.board is None or worker.inflight.get(job.number) is not job:
+            return
+        current = worker.board.see().current
+        if current < job.number:
+            # not started: take it back with its neighbours; the backlog drops it
+            self.recall(worker, current + 1, now)
+            if worker.blow is None:
+                worker.blow = Blow(job.number, 0, signum, Cause.TERMINATED)
+        else:
+            self.strike(worker, Blow(job.number, 0, signum, Cause.TERMINATED), now)
+

@@ -1,0 +1,193 @@
+"""Who gets which job: the backlog, the prefetch window, results. The hot path of the pool.
+
+A worker may hold several calls at once, or the pool would wait for a round trip after each. How many is the
+*window*: about four turns' worth of the function's measured run time. A function never seen has a window of one,
+and whatever is prefetched behind a call that proves slow is taken back (see billiard._core.blows).
+
+Everything here may be interrupted by an exception between any two steps and is safe to repeat: the
+statements that move a job are single assignments of several targets, in which no signal handler can run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
+
+from .state import FATE, NEVER_S, PENDING, Cause, Fate, Job, Phase, Worker
+
+MAX_WINDOW: Final = 4096
+MAX_WINDOW_BYTES: Final = 1 << 18
+ALONE_FROM: Final = 1 << 16  # a call this large goes to an idle worker only: behind it nothing could be taken back
+OVERHEAD_US: Final = 6.0  # what a worker spends on a call besides running it
+REST_US: Final = 2_000.0  # window of a pool whose turns come quickly
+SLOW_TURNS_US: Final = 25_000.0  # ... and of one whose driver computes: five of the interpreter's switch intervals
+
+
+class Dispatch:
+    """Jobs from the backlog to workers, results from workers to jobs."""
+
+    def __init__(self, max_window: int = MAX_WINDOW) -> None:
+        self._max_window = max_window
+        self.backlog: deque[Job] = deque()
+        self.idle: dict[Worker, None] = {}  # seated workers that hold nothing (an ordered set)
+        self.open: dict[Worker, None] = {}  # ... that hold something and perhaps have room
+        self.settled: deque[Job] = deque()  # watched jobs that reached their end, for the driver to announce
+        self.unwritten: dict[Worker, None] = {}  # given calls that the driver has not written yet
+        self.limited: dict[Worker, float] = {}  # ... some of them limited: the least limit
+        self._run_us: dict[int, float] = {}  # measured run time by function id
+        self._window: dict[int, int] = {}
+        self._horizon_us = REST_US
+        self._last_turn = 0.0
+
+    # -- the two hot facts
+
+    def submit(self, job: Job) -> None:
+        self.backlog.append(job)
+
+    def results(self, worker: Worker, batch: Iterable[tuple[int, int, int, Any]]) -> list[tuple[int, int, int, Any]]:
+        """What `worker` sent, in order: (kind, run time in us, number, body). Returns the frames that are no results.
+
+        Numbers that are not in flight were dealt with before (or never given): they are ignored.
+        """
+        inflight = worker.inflight
+        rare = []
+        busy_us = count = function_id = 0
+        for kind, tag, number, body in batch:
+            job = inflight.get(number)
+            if job is None:
+                if not number:
+                    rare.append((kind, tag, number, body))
+                continue
+            if not job.state:
+                job.body, job.state = body, kind
+            if job.watched:
+                self.settled.append(job)
+            function_id = job.function_id
+            del inflight[number]
+            busy_us += tag
+            count += 1
+        if count:
+            self._measure(function_id, busy_us / count)
+        self.released(worker)
+        return rare
+
+    def released(self, worker: Worker) -> None:
+        """`worker` holds less than before: it may have room, and says so to `assign`."""
+        if worker.phase is not Phase.UP or not worker.seated:
+            return
+        if not worker.inflight:
+            self.open.pop(worker, None)
+            if worker.recalled:
+                # nothing it could still skip: what comes next follows a RESUME
+                worker.resume, worker.recalled = worker.recalled, 0
+            self.idle[worker] = None
+        elif not worker.recalled:
+            self.open[worker] = None
+
+    # -- assignment
+
+    def assign(self) -> None:
+        """Give out as much of the backlog as there is room for. Idle workers first, evenly."""
+        backlog, idle, open_ = self.backlog, self.idle, self.open
+        while backlog:
+            worker = next(iter(idle), None) or next(iter(open_), None)
+            if worker is None:
+                return
+            # ceil: the last idle worker must not be left without its share
+            share = -(-len(backlog) // (len(idle) + len(open_)))
+            self._fill(worker, share)
+
+    def _fill(self, worker: Worker, share: int) -> None:
+        """Give `worker` up to `share` jobs; afterwards it is in `open` only if it has room left."""
+        backlog, inflight = self.backlog, worker.inflight
+        given = 0
+        least = NEVER_S
+        full = False
+        while backlog and given < share:
+            job = backlog[0]
+            if job.holder is not None or job.state:
+                backlog.popleft()
+                continue
+            if job.terminate_signal:
+                self.settle(job, None)
+                continue
+            if worker.quota == 0 or not self._has_room(worker, job):
+                full = True
+                break
+            number = worker.next_number
+            quota = None if worker.quota is None else worker.quota - 1
+            # one statement: given and numbered, or not at all
+            inflight[number], worker.next_number, worker.quota, job.number, job.holder = (
+                job, number + 1, quota, number, worker,
+            )  # fmt: skip
+            backlog.popleft()
+            given += 1
+            if job.least_s < least:
+                least = job.least_s
+        if given:
+            self.unwritten[worker] = None
+            if least < NEVER_S:
+                self.limited[worker] = least
+        if inflight:
+            self.idle.pop(worker, None)
+            if full or worker.quota == 0:
+                self.open.pop(worker, None)
+            elif given:
+                # to the end of the queue: the next job goes to another worker
+                self.open.pop(worker, None)
+                self.open[worker] = None
+
+    def _has_room(self, worker: Worker, job: Job) -> bool:
+        held = len(worker.inflight)
+        if not held:
+            return True
+        if job.size > ALONE_FROM:
+            return False
+        window = self._window.get(job.function_id, 1)
+        return held < window and held * (job.size + 64) < MAX_WINDOW_BYTES
+
+    def requeue(self, jobs: Iterable[Job]) -> None:
+        """Put jobs that did not start back, before all others, in their order."""
+        for job in reversed(list(jobs)):
+            if job.terminate_signal:
+                self.settle(job, None)
+            elif not job.state:
+                job.holder = None
+                self.backlog.appendleft(job)
+
+    # -- endings that are no result
+
+    def settle(self, job: Job, fate: Fate | None) -> None:
+        """End `job` with `fate` (None: terminated before it started), unless it has an end already."""
+        if job.state == PENDING:
+            job.body, job.state = fate or Fate(Cause.TERMINATED, status=-job.terminate_signal), FATE
+        if job.watched:
+            self.settled.append(job)
+
+    # -- measuring
+
+    def turned(self, now: float) -> None:
+        """A turn began: the time since the last one sets how much work a worker must hold not to run dry."""
+        gap_us = (now - self._last_turn) * 1e6
+        self._last_turn = now
+        wanted = min(max(4 * gap_us, REST_US), SLOW_TURNS_US)
+        # up at once, down slowly: a driver that computes is seen only every few milliseconds
+        self._horizon_us = wanted if wanted > self._horizon_us else 0.9 * self._horizon_us + 0.1 * wanted
+
+    def _measure(self, function_id: int, mean_us: float) -> None:
+        old = self._run_us.get(function_id, mean_us)
+        # up at once (what is behind a slow call waits), down by a quarter
+        run_us = mean_us if mean_us > old else 0.75 * old + 0.25 * mean_us
+        self._run_us[function_id] = run_us
+        self._window[function_id] = max(1, min(int(self._horizon_us / (run_us + OVERHEAD_US)), self._max_window))
+
+    def run_time_s(self, function_id: int) -> float | None:
+        """The measured run time of a function, if it has been run."""
+        run_us = self._run_us.get(function_id)
+        return None if run_us is None else run_us / 1e6
+
+    def forget_function(self, function_id: int) -> None:
+        """No job will name this function again."""
+        self._run_us.pop(function_id, None)
+        self._window.pop(function_id, None)

@@ -1,0 +1,265 @@
+"""How many workers there are, which of them may work, and what becomes of a dead one's calls.
+
+The rule is a level, not a reaction: `staff` compares what there is with what there should be and orders the difference,
+so an interrupted or repeated call does no harm. A worker counts towards the size while it starts and while it is up;
+one that was told to leave, or struck, does not, so its replacement starts at once. To keep the pool's size a promise
+about *concurrency* all the same, a worker works only on a *seat*: there are as many seats as the pool is large, and a
+leaving worker keeps its own until it has nothing in flight.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from itertools import count
+from typing import Any, Final
+
+from . import fates
+from .blows import Blows
+from .dispatch import Dispatch
+from .restarts import RestartIntensity
+from .state import Blow, Cause, Fate, Job, Phase, Worker
+
+FAILED_STARTS: Final = 3  # so many more than the pool is large, in a row, and the pool is declared broken
+FAILED_SPAWNS: Final = 12  # in a row, with no worker left
+SPAWN: Final = "spawn"  # orders; KILL and INTERRUPT are in billiard._core.blows
+RETIRE: Final = "retire"
+UP: Final = "up"  # notices
+DOWN: Final = "down"
+
+
+class Standing(enum.IntEnum):
+    """Of the pool."""
+
+    RUN = 0
+    CLOSE = 1  # takes no more jobs; ends when it has none
+    TERMINATE = 2  # ends now
+    BROKEN = 3  # cannot keep workers alive; every job fails with the reason
+
+
+class Staff:
+    """The workers of one pool."""
+
+    def __init__(
+        self,
+        size: int,
+        dispatch: Dispatch,
+        blows: Blows,
+        max_tasks_per_child: int | None = None,
+        restarts: RestartIntensity | None = None,
+    ) -> None:
+        self.size = size
+        self.standing = Standing.RUN
+        self.broken_by: Fate | None = None
+        self.workers: dict[int, Worker] = {}  # by ident; all that are not GONE
+        self.orders: deque[tuple[str, Worker, int]] = deque()
+        self.worker_died = False  # ever, unbidden: what `did_start_ok` asks
+        self._dispatch = dispatch
+        self._blows = blows
+        self._quota = max_tasks_per_child
+        self._restarts = restarts
+        self._idents = count(1)
+        self._failed_starts = 0
+        self._failed_spawns = 0
+        self._respawn_at = 0.0
+        self._bench: deque[Worker] = deque()  # up, but without a seat
+
+    # -- the level
+
+    def staff(self, now: float) -> None:
+        """Order what is missing, let go of what is too much."""
+        if self.standing in (Standing.TERMINATE, Standing.BROKEN):
+            if self._dispatch.backlog:
+                self._fail_all(self.broken_by or Fate(Cause.POOL_TERMINATED))
+            return
+        if self.standing is Standing.CLOSE:
+            if self._finished():
+                for worker in list(self.workers.values()):
+                    self.retire(worker, fates.EX_OK)
+            if not self._dispatch.backlog and self._in_flight() <= self._active():
+                return  # enough for what is left
+        missing = self.size - self._active()
+        if missing > 0 and now < self._respawn_at:
+            missing = 0
+        for _ in range(missing):
+            worker = Worker(next(self._idents), self._free_index(), self._quota)
+            self.workers[worker.ident] = worker
+            self.orders.append((SPAWN, worker, 0))
+        for _ in range(-missing):
+            self._let_one_go()
+        self._seat()
+
+    def _active(self) -> int:
+        return sum(1 for worker in self.workers.values() if worker.active)
+
+    def _in_flight(self) -> int:
+        return sum(len(worker.inflight) for worker in self.workers.values())
+
+    def _finished(self) -> bool:
+        return not self._dispatch.backlog and not self._in_flight()
+
+    def _free_index(self) -> int:
+        taken = {worker.index for worker in self.workers.values() if worker.active}
+        return next(index for index in count() if index not in taken)
+
+    def _let_one_go(self) -> None:
+        candidates = [worker for worker in self.workers.values() if worker.active]
+        # who has least to finish goes; among equals the youngest, which knows least
+        worker = min(candidates, key=lambda w: (w.seated and bool(w.inflight), w.phase, len(w.inflight), -w.ident))
+        self.retire(worker, fates.EX_OK)
+
+    def _seat(self) -> None:
+        free = self.size - sum(1 for worker in self.workers.values() if worker.seated)
+        while free > 0 and self._bench:
+            worker = self._bench[0]
+            if worker.phase is Phase.UP and not worker.seated:
+                worker.seated = True
+                free -= 1
+                self._dispatch.released(worker)
+            self._bench.popleft()
+
+    # -- a worker's life
+
+    def ready(self, worker: Worker) -> None:
+        """The worker is initialised."""
+        if worker.phase is Phase.STARTING:
+            worker.phase = Phase.UP
+            self._failed_starts = self._failed_spawns = 0
+            self._blows.notices.append((UP, worker, None))
+        if worker.phase is Phase.UP and worker not in self._bench:
+            self._bench.append(worker)
+            self._seat()
+
+    def not_spawned(self, worker: Worker, error: OSError, now: float) -> float:
+        """No process could be made (EAGAIN, EMFILE, ENOMEM). Returns when to try again: soon, then less often."""
+        worker.phase = Phase.GONE
+        self.workers.pop(worker.ident, None)
+        self._failed_spawns += 1
+        if self._failed_spawns >= FAILED_SPAWNS and not self._active():
+            self.break_down(Fate(Cause.UNSTARTABLE, detail=error))
+        self._respawn_at = now + min(0.02 * 2 ** min(self._failed_spawns, 6), 1.0)
+        return self._respawn_at
+
+    def retire(self, worker: Worker, status: int) -> None:
+        """Let `worker` finish the calls it holds, and leave with `status`."""
+        if worker.phase in (Phase.STARTING, Phase.UP):
+            worker.phase = Phase.RETIRING
+            worker.retire_status = status
+            self._dispatch.idle.pop(worker, None)
+            self._dispatch.open.pop(worker, None)
+            self.orders.append((RETIRE, worker, status))
+
+    def used_up(self, worker: Worker) -> bool:
+        """Whether it was given all the calls it may have."""
+        return worker.quota == 0 and worker.phase is Phase.UP
+
+    def leaving(self, worker: Worker, number: int) -> None:
+        """The worker says that it leaves, and runs nothing after call `number`."""
+        worker.leaving_from = number
+        if worker.phase in (Phase.STARTING, Phase.UP):
+            worker.phase = Phase.RETIRING
+        self._dispatch.idle.pop(worker, None)
+        self._dispatch.open.pop(worker, None)
+        self._blows._take_back(worker, number)
+
+    def emptied(self, worker: Worker) -> None:
+        """`worker` holds nothing: if it is on its way out it needs its seat no more."""
+        if worker.seated and worker.phase >= Phase.RETIRING and not worker.inflight:
+            worker.seated = False
+            self._seat()
+
+    def exited(self, worker: Worker, status: int | None, now: float, failure: Any = None) -> None:
+        """The process is gone and all that it sent was read. Settles its calls. Safe to repeat until it returned.
+
+        `failure`: what it said about an initializer that raised.
+        """
+        if worker.phase is Phase.GONE:
+            return
+        worker.status = status
+        self._settle_calls(worker, status, now)
+        self._dispatch.idle.pop(worker, None)
+        self._dispatch.open.pop(worker, None)
+        ordered = worker.phase in (Phase.RETIRING, Phase.DOOMED) or worker.leaving_from is not None
+        failed_start = worker.phase is Phase.STARTING
+        # one statement: seat and phase go together, or a repeated call would miscount
+        worker.seated, worker.phase = False, Phase.GONE
+        self.workers.pop(worker.ident, None)
+        self._blows.notices.append((DOWN, worker, status))
+        if not ordered:
+            self.worker_died = True
+        self._account(worker, status, failed_start, ordered, now, failure)
+
+    def _account(
+        self, worker: Worker, status: int | None, failed_start: bool, ordered: bool, now: float, failure: Any
+    ) -> None:
+        if self.standing is Standing.TERMINATE:
+            return
+        limited_by_us = worker.blow is not None and worker.blow.cause is Cause.TERMINATED
+        if failed_start:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS + self.size:
+                self.break_down(Fate(Cause.UNSTARTABLE, worker, status, detail=failure))
+                return
+        if self._restarts is not None and not limited_by_us and not (ordered and worker.blow is None):
+            if fates.spends_restart(status) and self._restarts.exceeded(now):
+                self.break_down(Fate(Cause.RESTARTS, worker, status, detail=self._restarts))
+
+    def _settle_calls(self, worker: Worker, status: int | None, now: float) -> None:
+        sight = worker.board.see() if worker.board is not None and worker.inflight else None
+        current = sight.current if sight is not None else 0
+        if sight is not None and worker.recalled and worker.recalled <= sight.skipped_from <= current:
+            current = sight.skipped_from - 1  # it came to these calls and let them be
+        if worker.leaving_from is not None:
+            current = min(current, worker.leaving_from)
+        unstarted = []
+        for number, job in list(worker.inflight.items()):
+            if number <= current and sight is not None:
+                self._dispatch.settle(job, self._fate(worker, job, status, sight, now))
+            elif job.holder is worker or job.holder is None:
+                unstarted.append(job)
+        if unstarted and worker.phase is not Phase.RETIRING and not self._struck(worker):
+            # it may have been reading this one when it died
+            unstarted[0].deaths += 1
+            if unstarted[0].deaths >= fates.MAX_DEATHS_AT_RECEIPT:
+                self._dispatch.settle(unstarted[0], Fate(Cause.LOST, worker, status, started=False))
+        self._dispatch.requeue(unstarted)
+        worker.inflight.clear()
+
+    @staticmethod
+    def _struck(worker: Worker) -> bool:
+        return worker.blow is not None and worker.blow.struck
+
+    def _fate(self, worker: Worker, job: Job, status: int | None, sight: Any, now: float) -> Fate:
+        if self.standing is Standing.BROKEN and self.broken_by is not None:
+            return self.broken_by
+        cause, limit_s = Cause.LOST, None
+        blow: Blow | None = worker.blow
+        if blow is not None and blow.struck and blow.number in (0, job.number):
+            cause, limit_s = blow.cause, blow.limit_s
+        return Fate(cause, worker, status, True, self._blows.run_time(worker, sight, now), sight.item, limit_s)
+
+    # -- the pool's end
+
+    def break_down(self, fate: Fate) -> None:
+        """No worker can be kept alive: fail every job, those to come too, instead of hanging."""
+        if self.standing in (Standing.RUN, Standing.CLOSE):
+            self.broken_by, self.standing = fate, Standing.BROKEN
+        self._fail_all(fate)
+
+    def terminate(self) -> None:
+        """End now: whatever has no result yet never will."""
+        self.standing = Standing.TERMINATE
+        self._fail_all(Fate(Cause.POOL_TERMINATED))
+
+    def _fail_all(self, fate: Fate) -> None:
+        backlog = self._dispatch.backlog
+        while backlog:
+            job = backlog[0]
+            if job.holder is None:
+                self._dispatch.settle(job, fate)
+            backlog.popleft()
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to wait for."""
+        return not self.workers and self.standing is not Standing.RUN

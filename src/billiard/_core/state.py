@@ -1,0 +1,168 @@
+"""The nouns: a job (one call), a worker (one process), a fate (why a job has no result).
+
+    job     PENDING -> RESULT | ERROR (its frame's kind) | FATE. Once set it never changes.
+    worker  STARTING -> UP -> RETIRING -> GONE        told to leave after the calls it holds
+                 \\      \\-> DOOMED  -> GONE           a lethal signal was sent
+                  \\-> GONE                           died before it was ready
+
+A job's `holder` is the worker that has it in flight; a job in the backlog whose holder is set, or which is no longer
+pending, is a stale entry and is dropped when met. That makes "take from the backlog" safe to repeat at any point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any, Final, Protocol
+
+PENDING: Final = 0
+FATE: Final = 0x100  # beyond any frame kind
+NEVER_S: Final = float("inf")
+
+
+class Sight(Protocol):
+    """What a board said at one moment (see billiard._wire.board)."""
+
+    @property
+    def current(self) -> int: ...
+    @property
+    def started_ns(self) -> int: ...
+    @property
+    def item(self) -> int: ...
+    @property
+    def skipped_from(self) -> int: ...
+
+
+class Board(Protocol):
+    """The port through which the core looks at a worker and holds it back."""
+
+    def see(self) -> Sight: ...
+    def recall(self, number: int) -> None: ...
+    def aim(self, number: int, item: int) -> None: ...
+
+
+class Cause(Enum):
+    """Why a job ended without a result of its own."""
+
+    LOST = "worker lost"
+    TIME_LIMIT = "time limit exceeded"
+    TERMINATED = "terminated"
+    UNSTARTABLE = "no worker could be started"
+    RESTARTS = "too many restarts"
+    POOL_TERMINATED = "pool terminated"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """The story of a job that has no result. `status`: exit code, or -signum; `item`: index in a chunk of a map."""
+
+    cause: Cause
+    worker: Worker | None = None
+    status: int | None = None
+    started: bool = False
+    run_s: float | None = None
+    item: int = 0
+    limit_s: float | None = None
+    detail: Any = None
+
+
+class Job:
+    """One call, as the core sees it. Defaults are on the class: a job sets only what differs, since the
+    attributes of a tiny job are a good part of its price."""
+
+    state: int = PENDING
+    body: Any = None
+    holder: Worker | None = None
+    number: int = 0
+    function_id: int = 0
+    size: int = 0
+    soft_s: float | None = None
+    hard_s: float | None = None
+    least_s: float = NEVER_S  # the smaller of the two
+    deaths: int = 0  # workers that died with this job next in their queue
+    watched: bool = False  # somebody wants to be told at once that it is settled
+    terminate_signal: int = 0  # the user wants it ended
+
+    def limit(self, soft_s: float | None, hard_s: float | None) -> None:
+        """Set the limits on running time."""
+        self.soft_s, self.hard_s = soft_s, hard_s
+        self.least_s = min(limit for limit in (soft_s, hard_s, NEVER_S) if limit is not None)
+
+
+class Phase(IntEnum):
+    STARTING = 0
+    UP = 1
+    RETIRING = 2
+    DOOMED = 3
+    GONE = 4
+
+
+@dataclass(slots=True)
+class Blow:
+    """A lethal signal under way to one call (or, with number 0, to whatever the worker is)."""
+
+    number: int
+    item: int
+    signum: int
+    cause: Cause
+    limit_s: float | None = None
+    struck: bool = False
+
+
+class Worker:
+    """One process, as the core sees it."""
+
+    __slots__ = (
+        "__weakref__",
+        "blow",
+        "board",
+        "due",
+        "excused",
+        "hands",
+        "ident",
+        "index",
+        "inflight",
+        "leaving_from",
+        "next_number",
+        "phase",
+        "pid",
+        "quota",
+        "recalled",
+        "resume",
+        "retire_status",
+        "seated",
+        "soft_sent",
+        "stalled_at",
+        "status",
+    )
+
+    def __init__(self, ident: int, index: int, quota: int | None) -> None:
+        self.ident = ident  # never reused in this pool
+        self.index = index  # 0..size-1, reused by replacements
+        self.phase = Phase.STARTING
+        self.pid: int | None = None
+        self.status: int | None = None  # exit code or -signum, once known
+        self.inflight: dict[int, Job] = {}
+        self.next_number = 1
+        self.quota = quota  # calls it may still be given (None: any number)
+        self.seated = False  # may be given work; a replacement made ahead of time waits for a seat
+        self.board: Board | None = None
+        self.hands: Any = None  # whatever the supervisor keeps about this worker
+        self.recalled = 0  # the recall in force; 0: none. While one is, the worker is given nothing
+        self.resume = 0  # the recall to be declared over before the next call
+        self.blow: Blow | None = None
+        self.soft_sent = (0, 0)
+        self.excused: tuple[int, int, float] = (0, 0, 0.0)  # (number, item): seconds in which nobody could run
+        self.stalled_at = 0
+        self.leaving_from: int | None = None  # it said that it runs nothing after this number
+        self.retire_status = 0
+        self.due: dict[str, float] = {}
+
+    @property
+    def active(self) -> bool:
+        """Counts towards the pool's size."""
+        return self.phase <= Phase.UP
+
+    def __repr__(self) -> str:
+        calls = f"{min(self.inflight)}..{max(self.inflight)}" if self.inflight else "-"
+        return f"<Worker {self.ident} pid={self.pid} {self.phase.name} calls={calls} recalled={self.recalled} blow={self.blow}>"

@@ -1,0 +1,80 @@
+"""Where user code of the parent runs: callbacks and hooks, one after the other, never under the pool's lock.
+
+With threads one thread does it, started with the first thing to announce. Without, whoever turned the crank does it
+after the turn. What a callback raises is logged; only what the pool was told to let through (`propagate`) leaves a turn.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+Announcement = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class Announcer:
+    """Runs announcements in the order given."""
+
+    def __init__(self, threaded: bool, name: str) -> None:
+        self._threaded = threaded
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._queue: queue.SimpleQueue[list[Announcement] | None] = queue.SimpleQueue()
+        self._pending: deque[Announcement] = deque()
+
+    def add(self, function: Callable[..., Any], *args: Any) -> None:
+        """Announce later: at `release`, or in `run_here`."""
+        self._pending.append((function, args))
+
+    def release(self) -> None:
+        """Let the thread run what was added. One hand-over a turn, however many results it brought."""
+        if self._threaded and self._pending:
+            batch: list[Announcement] = []
+            pending = self._pending
+            while pending:
+                batch.append(pending[0])
+                pending.popleft()
+            self._queue.put(batch)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def run_here(self) -> None:
+        """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
+        pending = self._pending
+        while pending and not self._threaded:
+            function, args = pending.popleft()
+            function(*args)
+
+    def _run(self) -> None:
+        while True:
+            batch = self._queue.get()
+            if batch is None:
+                return
+            for function, args in batch:
+                try:
+                    function(*args)
+                except BaseException as exc:  # a callback's SystemExit must not silence those behind it
+                    log_callback_error(function, exc)
+            del batch
+
+    def stop(self) -> None:
+        """Run what is left, then end the thread; from that thread itself, only say so."""
+        thread = self._thread
+        if thread is not None:
+            self._queue.put(None)
+            if thread is not threading.current_thread():
+                thread.join()
+                self._thread = None
+        else:
+            self.run_here()
+
+
+def log_callback_error(function: Any, exc: BaseException) -> None:
+    """Say in the log that a callback raised."""
+    import logging
+
+    logging.getLogger("multiprocessing").error("Pool callback %r raised exception: %r", function, exc, exc_info=exc)

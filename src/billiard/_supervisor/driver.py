@@ -1,0 +1,208 @@
+"""Who turns the crank: one driver at a time, and nobody waits for a driver who may sleep.
+
+    supervisor thread   drives when no caller does. While callers drive it naps: it would be woken by every result, only
+                        to fight for the interpreter. It is back 20 ms after the last caller left, or at the next deadline.
+    a blocked caller    (`get`, `join`, ...) drives until it has what it waits for, so `apply` costs no change of thread.
+                        A second caller waits on a lock of its own and takes over when the first leaves.
+    an outer loop       (``threads=False``) calls `turn` when `fileno()` is readable or `next_deadline()` has come.
+
+The lock (`crank`) is held only while events are applied, never while polling. Submitters do not wait for it: they append
+to the backlog and try; whoever holds it looks at the backlog again after letting go. So submitting is safe in a signal
+handler that interrupted the holder itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+CALLERS_GONE_S: Final = 0.020
+_FOREVER: Final = -1.0
+
+
+class Target(Protocol):
+    """Something to wait for."""
+
+    @property
+    def state(self) -> int: ...
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when `state` is no longer 0; at once if it is so already."""
+
+
+class Machine(Protocol):
+    """What is driven."""
+
+    @property
+    def end(self) -> Target: ...
+    def turn(self, timeout: float) -> None: ...
+    def next_deadline(self) -> float | None: ...
+    def release(self) -> None: ...
+
+
+class TryLock:
+    """``with`` on a lock that may be taken. ``if lock.acquire(False)`` would lose a lock it got when a signal handler raises
+    before the `if`; here the call and the note of its result are one C call, and `__exit__` reads the note."""
+
+    __slots__ = ("_lock", "_notes")
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._notes: list[bool] = []
+
+    def __enter__(self) -> bool:
+        self._notes.extend(map(self._lock.acquire, (False,)))
+        return self._notes[0]
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._notes and self._notes[0]:
+            self._lock.release()
+
+
+class Driver:
+    """Shares one `turn` among the supervisor thread, blocked callers and an outer loop."""
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self._machine = machine
+        self._turn = machine.turn
+        self._next_deadline = machine.next_deadline
+        self._name = name
+        self._pilot = threading.Lock()  # held by the caller that drives
+        self._waiting: dict[object, Any] = {}  # callers that do not: each with the lock it sleeps on
+        self._last_left = 0.0
+        self._parked = False
+        self._park = threading.Lock()
+        self._park.acquire()
+        self._stopping = False
+        self.thread: threading.Thread | None = None
+
+    # -- a blocked caller
+
+    def wait(self, target: Target, timeout: float | None) -> bool:
+        """Drive, or wait for the one who does, until `target` is settled. False when `timeout` seconds were too few."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not target.state:
+            pilot = TryLock(self._pilot)
+            try:
+                if pilot.__enter__():
+                    if not self._fly(target, deadline):
+                        return False
+                    continue
+            finally:
+                pilot.__exit__()
+                self._left(pilot)
+            if not self._sleep(target, deadline):
+                return bool(target.state)
+        return True
+
+    def _fly(self, target: Target, deadline: float | None) -> bool:
+        while not target.state:
+            timeout = _FOREVER
+            if deadline is not None:
+                timeout = deadline - time.monotonic()
+                if timeout <= 0:
+                    self._turn(0.0)  # a timeout of 0 asks what is known now, and that takes a look
+                    return bool(target.state)
+            self._turn(timeout)
+        return True
+
+    def _left(self, pilot: TryLock) -> None:
+        if not pilot._notes or not pilot._notes[0]:
+            return
+        self._last_left = time.monotonic()
+        for lock in list(self._waiting.values()):
+            _release(lock)  # somebody who waits takes over
+            return
+        if self._parked:
+            _release(self._park)  # it naps on, but not for ever
+
+    def _sleep(self, target: Target, deadline: float | None) -> bool:
+        """Sleep until the target is settled, or the pilot leaves. False when the time was up."""
+        key = object()
+        lock = threading.Lock()
+        lock.acquire()
+        try:
+            self._waiting[key] = lock
+            target.watch(lambda: _release(lock))
+            if target.state or not self._pilot.locked():
+                return True
+            if deadline is None:
+                lock.acquire()
+                return True
+            return lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        finally:
+            self._waiting.pop(key, None)
+            if not self._pilot.locked():
+                # the pilot may have left it to us, and we leave too
+                for other in list(self._waiting.values()):
+                    _release(other)
+                    break
+
+    # -- the supervisor thread
+
+    def start(self) -> None:
+        self.thread = threading.Thread(target=self._supervise, name=self._name, daemon=True)
+        self.thread.start()
+
+    def _supervise(self) -> None:
+        import logging
+
+        failures = 0
+        while not self._stopping:
+            try:
+                if not self._nap():
+                    self._turn(_FOREVER)
+                failures = 0
+                if self._machine.end.state:
+                    self._machine.release()
+            except Exception:
+                # the rules keep what is undone for the next turn; a turn that never succeeds must not spin
+                logging.getLogger("multiprocessing").exception("%s: a turn failed and is repeated", self._name)
+                failures += 1
+                self._park.acquire(timeout=min(0.01 * 2**failures, 1.0))
+
+    def _nap(self) -> bool:
+        """Leave the driving to callers, if there are any."""
+        if self._pilot.locked():
+            self._parked = True
+            if self._pilot.locked():  # else it left before it could see that we are parked
+                self._park.acquire()
+            self._parked = False
+            return True
+        rest = self._last_left + CALLERS_GONE_S - time.monotonic()
+        if rest <= 0:
+            return False
+        deadline = self._next_deadline()
+        if deadline is not None:
+            rest = min(rest, deadline - time.monotonic())
+        if rest > 0:
+            self._park.acquire(timeout=rest)
+        return self._pilot.locked()
+
+    def caller_turned(self) -> None:
+        """A caller is busy with us and turns now and then: no need for the supervisor yet."""
+        self._last_left = time.monotonic()
+
+    def wake_supervisor(self) -> None:
+        """End its nap, if it naps. What makes it poll is not this: see Engine.wake."""
+        self._last_left = 0.0
+        _release(self._park)
+
+    def stop(self, wake: Callable[[], None]) -> None:
+        """End the supervisor thread; from that thread itself, only say so."""
+        self._stopping = True
+        thread = self.thread
+        if thread is not None and thread is not threading.current_thread():
+            self.wake_supervisor()
+            wake()
+            thread.join()
+            self.thread = None
+
+
+def _release(lock: Any) -> None:
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # released already

@@ -1,0 +1,652 @@
+"""The engine: one core, its workers' channels, one poll set, and the turn that ties them together.
+
+    submit -> backlog -> assign -> write ------ channel ------> worker
+                                                                  |
+    settled <- results <- receive <------------ channel <---------+
+       |                  exits   <- template's control socket, or a pidfd
+       +-> waiters are woken, callbacks go to the announcer
+
+A turn may be cut short by an exception between any two bytecodes (Ctrl-C, a raising SIGALRM handler). Nothing is lost
+then, because every step leaves its cause in place until it has been dealt with: frames are applied before they are
+consumed, events before they are dropped, orders before they are popped; and each may be applied twice. `_unfinished` says
+that such a rest exists, and the next turn then looks at everything instead of at what the poll reports.
+
+Death is told by the process, never by the end of a channel (a grandchild may hold that open): first *all* that the
+worker sent is read, then what it still held is judged, then its pid is given free.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from .._core import blows as core_blows
+from .._core import staff as core_staff
+from .._core.core import Core
+from .._core.staff import Standing
+from .._core.state import PENDING, Blow, Cause, Job, Phase, Worker
+from .._wire import frames
+from .._wire.channel import FrameError
+from .announcer import Announcer
+from .driver import Driver, Target, TryLock
+from .fork_safety import remember
+from .hands import Functions, Hands
+from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, send_signal
+
+SELF_DRAIN: Final = 128  # submissions between two looks at what has come back
+LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
+LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
+WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
+_DRAIN_MAX: Final = 10_000
+
+_IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
+_OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
+
+
+class _End:
+    """The end of an engine, as something to wait for: no worker is left."""
+
+    def __init__(self, staff: core_staff.Staff) -> None:
+        self._staff = staff
+        self.wakers: list[Callable[[], None]] = []
+
+    @property
+    def state(self) -> int:
+        return 1 if self._staff.over else 0
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        self.wakers.append(wake)
+        if self.state:
+            wake()
+
+
+class Engine:
+    """Runs jobs on worker processes. `hooks.notice(kind, subject, value)` is called, under the lock, for what the core
+    has to tell; whatever user code that leads to belongs on `announcer`."""
+
+    def __init__(
+        self, core: Core, make_launcher: Callable[[Engine], Any], notice: Callable[[str, Any, Any], None], threaded: bool,
+        name: str,
+    ) -> None:  # fmt: skip
+        self.core = core
+        self.functions = Functions()
+        self.announcer = Announcer(threaded, f"{name}-callbacks")
+        self.threaded = threaded
+        self._notice = notice
+        self._pid = os.getpid()
+        self._crank = threading.Lock()
+        self._poll = select.epoll() if hasattr(select, "epoll") else None
+        self._poll_until = 0.0
+        self._wake_fd, self._wake_write = _wake_pair()
+        self._by_fd: dict[int, Worker | None] = {}
+        self.watch(self._wake_fd)
+        self._exits: dict[Worker, None] = {}
+        self._unfinished = False
+        self._since_look = 0
+        self._terminate_wanted = False
+        self._grace_over: float | None = None
+        self.closed = False
+        self.end = _End(core.staff)
+        self.driver = Driver(self, f"{name}-supervisor")
+        remember(self)
+        try:
+            self.launcher = make_launcher(self)
+        except BaseException:
+            self._release_fds()
+            raise
+
+    def start(self) -> None:
+        """Order the first workers, and start the supervisor thread if this engine has one."""
+        with self._crank:
+            self._carry_out(time.monotonic())
+        if self.threaded:
+            self.driver.start()
+
+    # -- the poll set
+
+    def watch(self, fd: int, worker: Worker | None = None) -> None:
+        self._by_fd[fd] = worker
+        if self._poll is not None:
+            try:
+                self._poll.register(fd, _IN)
+            except FileExistsError:
+                pass  # an interrupted call got that far
+
+    def unwatch(self, fd: int) -> None:
+        """Always before the descriptor is closed: a number used again would be answered for by the wrong owner."""
+        if self._poll is not None:
+            try:
+                self._poll.unregister(fd)
+            except (OSError, ValueError):
+                pass
+        self._by_fd.pop(fd, None)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `turn` has something to do."""
+        return self._poll.fileno() if self._poll is not None else -1
+
+    def next_deadline(self) -> float | None:
+        """When `turn` must be called at the latest, in seconds of the monotonic clock; None: no such time."""
+        if self._unfinished:
+            return 0.0
+        return self.core.next_deadline()
+
+    def wake(self) -> None:
+        """Make whoever polls look again."""
+        try:
+            os.write(self._wake_write, b"\1\0\0\0\0\0\0\0")
+        except (BlockingIOError, OSError):
+            pass  # full: a wake-up is pending already
+
+    # -- submitting
+
+    def submit(self, job: Job) -> None:
+        """Take a job over. Never blocks; callable from a signal handler."""
+        dispatch = self.core.dispatch
+        dispatch.backlog.append(job)
+        if dispatch.idle or dispatch.open:
+            self.kick()
+        elif self.core.staff.standing is Standing.BROKEN:
+            self.wake()
+        else:
+            self._since_look += 1
+            if self._since_look >= SELF_DRAIN and self.threaded:
+                # the supervisor thread would have to wait for the interpreter: look ourselves at what has come back
+                self._since_look = 0
+                self.driver.caller_turned()
+                self._quick_turn()
+
+    def kick(self) -> None:
+        """Give out and write what can be, unless somebody is at it who will see it anyway."""
+        dispatch = self.core.dispatch
+        while True:
+            with TryLock(self._crank) as mine:
+                if not mine:
+                    return
+                self._unfinished = True
+                now = time.monotonic()
+                self.core.assign(now)
+                self._write_all()
+                self._unfinished = False
+            if self._deadline_moved():
+                self.wake()
+            # jobs may have come between our last look and our letting go
+            if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
+                return
+
+    def _quick_turn(self) -> None:
+        with TryLock(self._crank) as mine:
+            if mine:
+                self._process(self._polled(0.0), time.monotonic())
+        if self.announcer._pending:
+            self.announcer.release()
+
+    def _deadline_moved(self) -> bool:
+        deadline = self.core.timers.next()
+        return deadline is not None and deadline < self._poll_until
+
+    # -- the turn
+
+    def turn(self, timeout: float = 0.0) -> None:
+        """Poll for at most `timeout` seconds (-1: until the next deadline), then deal with everything that happened."""
+        events = self._polled(self._poll_timeout(timeout))
+        with self._crank:
+            self._process(events, time.monotonic())
+        dispatch = self.core.dispatch
+        if dispatch.backlog and (dispatch.idle or dispatch.open):
+            self.kick()
+        self.announcer.release()
+        self.announcer.run_here()
+
+    def _poll_timeout(self, timeout: float) -> float:
+        if timeout == 0.0 or self._unfinished or self._terminate_wanted:
+            return 0.0
+        self._poll_until = float("inf")  # before the look at the timers: whoever adds one after it will wake us
+        deadline = self.core.timers.next()
+        rest = float("inf") if timeout < 0 else timeout
+        if deadline is not None:
+            rest = min(rest, max(0.0, deadline - time.monotonic()))
+            if self._limits_run():
+                rest = min(rest, WATCH_SUSPENSION_S)
+        self._poll_until = time.monotonic() + rest
+        return -1.0 if rest == float("inf") else rest
+
+    def _limits_run(self) -> bool:
+        return any(core_blows.LIMIT in worker.due for worker in self.core.staff.workers.values())
+
+    def _polled(self, timeout: float) -> list[tuple[int, int]]:
+        if self._poll is None:
+            return []
+        if timeout <= 0.0:
+            events = self._poll.poll(timeout)
+        else:
+            before, cpu = time.monotonic(), time.process_time()
+            # a millisecond is the kernel's unit here, and rounding down would spin
+            events = self._poll.poll(timeout)
+            late = time.monotonic() - before - timeout
+            if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
+                with self._crank:
+                    self.core.blows.excuse(list(self.core.staff.workers.values()), late)
+        self._poll_until = 0.0
+        return events
+
+    def _process(self, events: list[tuple[int, int]], now: float) -> None:
+        """One turn's work, with the crank held."""
+        everything = self._unfinished
+        self._unfinished = True
+        self.core.dispatch.turned(now)
+        if everything:
+            events = [(fd, _IN | _OUT) for fd in list(self._by_fd)]
+        for fd, mask in events:
+            worker = self._by_fd.get(fd)
+            if worker is not None:
+                self._on_channel(worker, mask)
+            elif fd == self._wake_fd:
+                _drain(fd)
+            else:
+                self._on_launcher(fd, now)
+        for worker in list(self._exits):
+            self._bury(worker, now)
+        deadline = self.core.timers.next()
+        if deadline is not None and deadline <= now:
+            self._run_timers(now)
+        if self._terminate_wanted:
+            self._begin_termination(now)
+        self._carry_out(now)
+        self._unfinished = False
+
+    def _run_timers(self, now: float) -> None:
+        for worker, kind in self.core.timers.due(now):
+            # a call that finished in time must not be struck because its result has not been read
+            if worker.hands is not None and not worker.hands.channel.closed_by_peer:
+                self._drain(worker)
+            self.core.came_up(worker, kind, now)
+
+    def _carry_out(self, now: float) -> None:
+        core = self.core
+        core.decide(now)
+        staff_orders, blow_orders, notices = core.staff.orders, core.blows.orders, core.blows.notices
+        while staff_orders or blow_orders:
+            orders = staff_orders or blow_orders
+            self._obey(*orders[0], now)
+            orders.popleft()
+        self._write_all()
+        if core.staff.standing is Standing.BROKEN and self._grace_over is None:
+            self._strike_all(signal.SIGKILL, Cause.RESTARTS, now)
+        while notices:
+            self._notice(*notices[0])
+            notices.popleft()
+        settled = core.dispatch.settled
+        while settled:
+            settled[0].announce()  # type: ignore[attr-defined]  # of the API's jobs, see Target
+            settled.popleft()
+        if self.end.wakers and self.end.state:
+            for wake in self.end.wakers:
+                wake()
+
+    def _write_all(self) -> None:
+        unwritten = self.core.dispatch.unwritten
+        while unwritten:
+            worker = next(iter(unwritten))
+            self._write(worker)
+            del unwritten[worker]
+
+    # -- one worker's channel
+
+    def _on_channel(self, worker: Worker, mask: int) -> None:
+        hands: Hands | None = worker.hands
+        if hands is None:
+            return
+        if mask & _OUT:
+            hands.channel.flush()
+            self._write(worker)
+        if mask & ~_OUT and not hands.channel.closed_by_peer:
+            self._receive(worker)
+        if hands.channel.closed_by_peer and hands.registered:
+            self.unwatch(hands.channel.fd)
+            hands.registered = False
+            if not hands.exited:
+                # it closed its end and may be ending; a worker without a channel is of no use
+                self.core.timers.set(worker, core_blows.ESCALATE, time.monotonic() + LOST_CHANNEL_S)
+
+    def _receive(self, worker: Worker) -> None:
+        channel = worker.hands.channel
+        try:
+            received, mark = channel.receive()
+            if received:
+                self._apply(worker, received)
+                channel.consume(mark)
+        except FrameError as exc:
+            self._distrust(worker, exc)
+
+    def _drain(self, worker: Worker) -> None:
+        """Read until nothing is there."""
+        channel = worker.hands.channel
+        for _ in range(_DRAIN_MAX):
+            self._receive(worker)
+            if channel.empty or channel.closed_by_peer:
+                return
+
+    def _apply(self, worker: Worker, received: list[Any]) -> None:
+        for kind, tag, _, body in self.core.dispatch.results(worker, received):
+            self._apply_rare(worker, kind, tag, body)
+        if worker.phase >= Phase.RETIRING:
+            self.core.staff.emptied(worker)
+
+    def _apply_rare(self, worker: Worker, kind: int, tag: int, body: bytes) -> None:
+        core = self.core
+        if kind == frames.READY:
+            core.staff.ready(worker)
+            return
+        if kind == frames.FAILED:
+            worker.hands.failure = body
+            return
+        number, value = frames.read_about(body)
+        job = worker.inflight.get(number)
+        if kind == frames.ACCEPTED:
+            if job is not None:
+                core.blows.notices.append((core_blows.ACCEPTED, job, (worker.pid, value / 1e9)))
+        elif kind == frames.SKIPPED:
+            core.blows.skipped(worker, number)
+        elif kind == frames.REARM:
+            core.blows.rearm(worker, number)
+        elif kind == frames.LEAVING:
+            core.staff.leaving(worker, number)
+            core.staff.emptied(worker)
+        elif kind == frames.DROPPED:
+            if job is not None:
+                job.terminate_signal = job.terminate_signal or signal.SIGTERM
+                core.dispatch.settle(job, None)
+                del worker.inflight[number]
+            core.dispatch.released(worker)
+        else:
+            raise FrameError(f"no frame is of kind {kind}")
+
+    def _distrust(self, worker: Worker, exc: FrameError) -> None:
+        """What it sends is no frame: kill it, and let its call fail."""
+        worker.hands.channel.closed_by_peer = True
+        self.core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
+        worker.hands.failure = None
+
+    def _write(self, worker: Worker) -> None:
+        hands: Hands | None = worker.hands
+        if hands is None or hands.exited:
+            return
+        hands.write(worker, self.functions)
+        if hands.channel.busy != hands.watches_output and hands.registered and self._poll is not None:
+            self._poll.modify(hands.channel.fd, _IN | _OUT if hands.channel.busy else _IN)
+            hands.watches_output = hands.channel.busy
+
+    # -- orders
+
+    def _obey(self, order: str, worker: Worker, number: int, now: float) -> None:
+        if order == core_staff.SPAWN:
+            self._spawn(worker, now)
+        elif order == core_staff.RETIRE:
+            if worker.hands is None:
+                self.core.staff.exited(worker, 0, now)  # never spawned
+            self.core.dispatch.unwritten[worker] = None
+        elif order == core_blows.KILL:
+            self._kill(worker, number)
+        elif order == core_blows.INTERRUPT and worker.pid is not None and worker.phase <= Phase.DOOMED:
+            send_signal(worker.pid, signal.SIGUSR1, group=False)
+
+    def _kill(self, worker: Worker, signum: int) -> None:
+        if worker.phase is Phase.GONE or worker.hands is None:
+            return
+        if worker.pid is None:
+            worker.hands.kill_on_start = signum
+        elif not worker.hands.exited:
+            # only SIGKILL goes to the task's own children too: a catchable signal is a message for the task
+            send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
+
+    def _spawn(self, worker: Worker, now: float) -> None:
+        if worker.phase is not Phase.STARTING:
+            return
+        hands = None
+        try:
+            hands = worker.hands or Hands()
+            worker.hands, worker.board = hands, hands.board
+            if not hands.registered:
+                self.watch(hands.channel.fd, worker)
+                hands.registered = True
+            if hands.theirs is not None:
+                self.launcher.start(worker, hands.theirs, hands.board)
+        except OSError as exc:
+            if hands is not None:
+                self._discard(worker, hands)
+            self.core.not_spawned(worker, exc, now)
+            return
+        for what, ident, value in self.launcher.early():
+            self._on_event(what, ident, value, now)
+        self.launcher.early_applied()
+
+    def _discard(self, worker: Worker, hands: Hands) -> None:
+        worker.hands = worker.board = None
+        self.unwatch(hands.channel.fd)
+        hands.close()
+
+    # -- what the launcher tells
+
+    def _on_launcher(self, fd: int, now: float) -> None:
+        events = self.launcher.events(fd)
+        for what, ident, value in events:
+            self._on_event(what, ident, value, now)
+        self.launcher.applied(len(events))
+
+    def _on_event(self, what: str, ident: int, value: int, now: float) -> None:
+        if what == ALL_LOST:
+            self._all_lost()
+            return
+        worker = self.core.staff.workers.get(ident)
+        if worker is None or worker.hands is None:
+            return
+        hands: Hands = worker.hands
+        if what == STARTED:
+            worker.pid = value
+            hands.started()
+            if hands.kill_on_start:
+                self._kill(worker, hands.kill_on_start)
+        elif what == EXITED:
+            hands.exited, hands.exit_status = True, value
+            self._exits[worker] = None
+        elif what == NOT_STARTED:
+            self._discard(worker, hands)
+            self.core.not_spawned(worker, OSError(value, os.strerror(value)), now)
+
+    def _all_lost(self) -> None:
+        """The template died, and its workers with it."""
+        import logging
+
+        log = logging.getLogger("multiprocessing")
+        if self.core.staff.standing is Standing.RUN:
+            log.warning("the template process of a pool died; its workers are replaced")
+        for worker in list(self.core.staff.workers.values()):
+            if worker.hands is not None and not worker.hands.exited:
+                if worker.pid is not None:
+                    # the lifeline has done it, or is doing it: the pid is not ours to reap any more, so no signal now
+                    worker.hands.exit_status = -signal.SIGKILL
+                worker.hands.exited = True
+                self._exits[worker] = None
+        self.launcher.lost()
+
+    def _bury(self, worker: Worker, now: float) -> None:
+        """Drain, judge, reap: in this order, and each step may be repeated."""
+        hands: Hands | None = worker.hands
+        if hands is not None:
+            if not hands.channel.closed_by_peer:
+                self._drain(worker)
+            died = hands.exit_status is not None and hands.exit_status not in (0, 0x9B)
+            if died and worker.pid is not None and worker.phase is not Phase.GONE:
+                send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
+            self.core.staff.exited(worker, hands.exit_status, now, hands.failure)
+            self.launcher.bury(worker)
+            self._discard_for_good(worker, hands)
+        self._exits.pop(worker, None)
+
+    def _discard_for_good(self, worker: Worker, hands: Hands) -> None:
+        if hands.registered:
+            self.unwatch(hands.channel.fd)
+            hands.registered = False
+        if hands.pidfd >= 0:
+            pidfd, hands.pidfd = hands.pidfd, -1
+            os.close(pidfd)
+        worker.board = None
+        hands.close()
+        worker.hands = None
+
+    # -- waiting, ending
+
+    def wait(self, target: Target, timeout: float | None = None) -> bool:
+        """Drive until `target` is settled. False when `timeout` seconds were too few."""
+        return self.driver.wait(target, timeout)
+
+    def terminate_job(self, job: Job, signum: int) -> None:
+        """End one job, queued or running, and no other."""
+        with self._crank:
+            self._unfinished = True
+            now = time.monotonic()
+            if signum == signal.SIGUSR1 and job.holder is not None and job.holder.board is not None:
+                # the soft-limit signal: it is delivered to this job like a soft limit
+                job.holder.board.aim(job.number, job.holder.board.see().item)
+                self.core.blows.orders.append((core_blows.INTERRUPT, job.holder, job.number))
+            elif job.state == PENDING:
+                self.core.blows.terminate(job, signum, now)
+            self._carry_out(now)
+            self._unfinished = False
+        self._after_change()
+
+    def terminate_worker(self, worker: Worker, signum: int) -> None:
+        """End the job that `worker` is on; if it is on none, the worker."""
+        with self._crank:
+            current = worker.board.see().current if worker.board is not None else 0
+            job = worker.inflight.get(current)
+        if job is not None:
+            self.terminate_job(job, signum)
+            return
+        with self._crank:
+            now = time.monotonic()
+            if not worker.inflight:
+                self.core.blows.condemn(worker, signum, Cause.TERMINATED, now)
+            else:  # between two calls: whichever it comes to
+                self.core.blows.strike(worker, Blow(0, 0, signum, Cause.TERMINATED), now)
+            self._carry_out(now)
+        self._after_change()
+
+    def change(self, decide: Callable[[], None]) -> None:
+        """Run `decide` (a change to the core) under the lock, and carry out what follows from it."""
+        with self._crank:
+            self._unfinished = True
+            decide()
+            self._carry_out(time.monotonic())
+            self._unfinished = False
+        self._after_change()
+
+    def _after_change(self) -> None:
+        if self._deadline_moved():
+            self.wake()
+        self.announcer.release()
+
+    def close_later(self) -> None:
+        """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
+        staff = self.core.staff
+        if staff.standing is Standing.RUN:
+            staff.standing = Standing.CLOSE
+        self.wake()
+
+    def terminate_later(self) -> None:
+        """End now. Callable from anywhere, a signal handler and `__del__` included."""
+        self._terminate_wanted = True
+        self.wake()
+        self.driver.wake_supervisor()
+
+    def _begin_termination(self, now: float) -> None:
+        self.core.staff.terminate()
+        self._strike_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
+        self._terminate_wanted = False
+
+    def _strike_all(self, signum: int, cause: Cause, now: float) -> None:
+        self._grace_over = now
+        for worker in list(self.core.staff.workers.values()):
+            if worker.hands is None:
+                self.core.staff.exited(worker, None, now)
+            elif not worker.hands.exited:
+                self.core.blows.condemn(worker, signum, cause, now)
+        self._carry_out_kills()
+
+    def _carry_out_kills(self) -> None:
+        orders = self.core.blows.orders
+        while orders:
+            self._obey(*orders[0], time.monotonic())
+            orders.popleft()
+
+    def release(self) -> None:
+        """All workers are gone: end threads, template and descriptors. Repeatable."""
+        if self.closed or self._pid != os.getpid():
+            return
+        self.driver.stop(self.wake)
+        with self._crank:
+            if not self.closed:
+                self.launcher.close()
+                self.closed = True
+                self._release_fds()
+        self.announcer.stop()
+
+    def abandon(self) -> None:
+        """End at once without waiting for anything: the template's end is the end of its workers."""
+        if self.closed or self._pid != os.getpid():
+            return
+        with TryLock(self._crank) as mine:
+            if mine:
+                self.closed = True
+                for worker in list(self.core.staff.workers.values()):
+                    if worker.hands is not None:
+                        self._kill(worker, signal.SIGKILL)
+                        worker.hands.close()
+                self.launcher.close()
+                self._release_fds()
+
+    def _release_fds(self) -> None:
+        if self._poll is not None:
+            self._poll.close()
+        for fd in {self._wake_fd, self._wake_write}:
+            os.close(fd)
+        self._by_fd.clear()
+
+    def forget(self) -> None:
+        """In a child that some other code forked: close what belongs to the parent, disturb nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        for worker in list(self.core.staff.workers.values()):
+            if worker.hands is not None:
+                worker.hands.channel.sock.close()
+                worker.hands.board.close_fd()
+                if worker.hands.theirs is not None:
+                    worker.hands.theirs.close()
+        launcher = getattr(self, "launcher", None)
+        if launcher is not None:
+            launcher.forget()
+        self._release_fds()
+
+
+def _wake_pair() -> tuple[int, int]:
+    if hasattr(os, "eventfd"):
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return fd, fd
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
+
+
+def _drain(fd: int) -> None:
+    try:
+        os.read(fd, 4096)
+    except BlockingIOError:
+        pass

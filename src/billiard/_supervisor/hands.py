@@ -1,0 +1,156 @@
+"""What the supervisor holds of one worker: its channel, and how far it has been written."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from .._core.state import Job, Phase, Worker
+from .._wire import frames
+from .._wire.board import Board
+from .._wire.channel import Channel, socket_pair
+from .._wire.frames import HEADER
+
+_WRITE_AT_ONCE = 1 << 18
+
+
+class Functions:
+    """The functions that calls name by a number, since a number is six times cheaper to pickle.
+
+    Keyed by identity, with a reference kept, so that an id is never that of another object.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[int, tuple[Any, int]] = {}
+        self._next = 1
+        self.pickles: dict[int, bytes] = {}
+        self.forgotten: list[int] = []
+
+    def find(self, func: Any) -> int:
+        """The number of `func`, or 0."""
+        entry = self._ids.get(id(func))
+        return entry[1] if entry is not None else 0
+
+    def add(self, func: Any, pickled: bytes, remember: bool = True) -> int:
+        """Number a function. With `remember` False the same object gets another number the next time."""
+        number, self._next = self._next, self._next + 1
+        self.pickles[number] = pickled
+        if remember:
+            self._ids[id(func)] = (func, number)
+        return number
+
+    def forget(self, number: int) -> None:
+        """No call will name this number again."""
+        self.pickles.pop(number, None)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+class Hands:
+    """One worker's channel, board and bookkeeping. `written` is the first call not handed to the channel yet."""
+
+    __slots__ = (
+        "board",
+        "channel",
+        "control",
+        "dirty",
+        "exit_status",
+        "exited",
+        "failure",
+        "kill_on_start",
+        "known",
+        "pidfd",
+        "registered",
+        "retired",
+        "theirs",
+        "watches_output",
+        "written",
+    )
+
+    def __init__(self) -> None:
+        """Raises OSError when descriptors or memory run out."""
+        ours, theirs = socket_pair()
+        try:
+            self.board = Board.create()
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        self.channel = Channel(ours)
+        self.theirs: socket.socket | None = theirs
+        self.written = 1
+        self.known: set[int] = set()
+        self.control: tuple[bytes, ...] = ()  # frames to go before the next call
+        self.retired = False  # RETIRE is written
+        self.dirty = False  # read, but not all that was read is applied
+        self.registered = False
+        self.watches_output = False
+        self.exited = False
+        self.exit_status: int | None = None
+        self.failure: bytes | None = None  # what the worker said of its initializer
+        self.kill_on_start = 0
+        self.pidfd = -1
+
+    def started(self) -> None:
+        """The worker has its ends now; ours of them go, or its death would leave the channel open."""
+        if self.theirs is not None:
+            theirs, self.theirs = self.theirs, None
+            theirs.close()
+        self.board.close_fd()
+
+    def write(self, worker: Worker, functions: Functions) -> None:
+        """Hand what was given to `worker` to its channel. To be called again when the channel is no longer busy."""
+        channel = self.channel
+        while not channel.busy:
+            first, stop = self.written, worker.next_number
+            parts: list[Any] = []
+            if worker.resume:
+                parts.append(frames.frame(frames.RESUME, 0, worker.resume))
+            parts += self.control
+            size = 0
+            number = first
+            learnt: list[int] = []
+            inflight = worker.inflight
+            while number < stop and size < _WRITE_AT_ONCE:
+                job = inflight.get(number)
+                number += 1
+                if job is not None:  # else taken back or settled before it was written
+                    self._add(parts, job, functions, learnt)
+                    size += job.size
+            retire = number == stop and worker.phase is Phase.RETIRING and not self.retired
+            if retire:
+                parts.append(frames.frame(frames.RETIRE, worker.retire_status, 0))
+            if not parts:
+                self.written = number
+                if number == stop:
+                    return
+                continue
+            outgoing = channel.prepare(parts)
+            # one statement: what is prepared is on its way, and counts as written
+            channel.outgoing, self.written, worker.resume, self.control, self.retired = (
+                outgoing, number, 0, (), self.retired or retire,
+            )  # fmt: skip
+            # only now: known too early, a function would never be sent; known too late, it is sent twice
+            self.known.update(learnt)
+            channel.flush()
+
+    def _add(self, parts: list[Any], job: Job, functions: Functions, learnt: list[int]) -> None:
+        function_id = job.function_id
+        if function_id and function_id not in self.known and function_id not in learnt:
+            pickled = functions.pickles.get(function_id)
+            if pickled is not None:
+                parts.append(frames.frame(frames.FUNCTION, function_id, 0, pickled))
+                learnt.append(function_id)
+        call: Any = job.call  # type: ignore[attr-defined]  # the core does not know payloads
+        parts.append(HEADER.pack(job.kind, function_id, job.number, job.size))  # type: ignore[attr-defined]
+        if type(call) is bytes:
+            parts.append(call)
+        else:
+            parts += call
+
+    def close(self) -> None:
+        """Give up everything. The channel must not be registered any more."""
+        self.started()
+        self.channel.close()
+        self.board.close()

@@ -1,0 +1,316 @@
+"""How worker processes come into being and how their end is learned: one class per way.
+
+A launcher starts a worker (asynchronously), says when it has started and when it has exited, keeps the pid from being
+reused until `bury`, and sends signals that therefore cannot hit a stranger. Starting again what was started already does
+nothing, so an interrupted order may be repeated.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing.reduction import DupFd
+from typing import Any, Final, Protocol
+
+from .._core.state import Worker
+from .._stdlib.context import BaseContext
+from .._wire.board import Board
+from .._wire.pickling import MainSnapshot
+from .._worker.main import serve_spawned
+from .._worker.settings import WorkerSettings
+from . import template
+
+STARTED: Final = "started"  # events: (what, ident, pid | status | errno)
+EXITED: Final = "exited"
+NOT_STARTED: Final = "not started"
+ALL_LOST: Final = "all lost"  # the launcher itself died, and all its workers with it
+
+Event = tuple[str, int, int]
+Watch = Callable[[int], None]
+
+
+class Launcher(Protocol):
+    """What the engine asks of a way to make processes."""
+
+    method: str
+
+    def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
+        """Have a process made that serves the far end `sock`. Raises OSError when it cannot be."""
+
+    def early(self) -> list[Event]:
+        """What `start` found out at once, and no descriptor tells."""
+
+    def early_applied(self) -> None:
+        """The `early` events were dealt with."""
+
+    def lost(self) -> None:
+        """ALL_LOST was dealt with: the next `start` begins anew."""
+
+    def forget(self) -> None:
+        """In a forked child of the parent: close what is the parent's, disturb nothing."""
+
+    def applied(self, count: int) -> None:
+        """The first `count` of the last `events` were dealt with."""
+
+    def events(self, fd: int) -> list[Event]:
+        """What became known by `fd` being readable. Safe to ask again."""
+
+    def bury(self, worker: Worker) -> None:
+        """Everything about this worker is settled: its pid may be reused."""
+
+    def close(self) -> None:
+        """All workers are buried: give up whatever is left."""
+
+
+def send_signal(pid: int, signum: int, group: bool) -> None:
+    """Signal a worker that is not buried; with `group`, its task's children too."""
+    try:
+        if group:
+            os.killpg(pid, signum)
+        else:
+            os.kill(pid, signum)
+    except ProcessLookupError:
+        if group:  # killed before it could make a group of its own
+            send_signal(pid, signum, group=False)
+
+
+class TemplateLauncher:
+    """Workers forked from the template. See billiard._supervisor.template."""
+
+    method = "fork"
+
+    def __init__(
+        self, settings: WorkerSettings, name_prefix: str, watch: Watch, unwatch: Watch, serial: Callable[[], int]
+    ) -> None:
+        self._settings = settings
+        self._name_prefix = name_prefix
+        self._watch, self._unwatch = watch, unwatch
+        self._serial = serial
+        self.snapshot = MainSnapshot()
+        self._pid = 0
+        self._control: socket.socket | None = None
+        self._received: list[bytes] = []  # see rule 1 of billiard._wire.channel
+        self._burials: list[int] = []  # said, but not yet taken by the socket
+        self._start_template()
+
+    def _start_template(self) -> None:
+        self._pid, self._control = template.fork_template(self._settings, self.snapshot, self._name_prefix)
+        self._watch(self._control.fileno())
+
+    def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
+        if self._control is None:
+            self._start_template()
+        control = self._control
+        if control is None:
+            raise OSError(errno.EAGAIN, "no template process")
+        message = template.MESSAGE.pack(template.SPAWN, worker.ident, worker.index, self._serial())
+        try:
+            socket.send_fds(control, [message], [sock.fileno(), board.fd])
+        except (BrokenPipeError, ConnectionResetError) as exc:
+            raise OSError(errno.EAGAIN, "the template process is gone") from exc
+
+    def events(self, fd: int) -> list[Event]:
+        control = self._control
+        if control is None or fd != control.fileno():
+            return []
+        self._bury_all()
+        received = self._received
+        try:
+            while not received or received[-1]:
+                received.extend(map(control.recv, (64,)))
+        except BlockingIOError:
+            pass
+        except OSError:
+            received.append(b"")
+        known = {template.STARTED: STARTED, template.EXITED: EXITED, template.NOT_STARTED: NOT_STARTED}
+        events = []
+        for data in received:
+            if not data:
+                events.append((ALL_LOST, 0, 0))
+                break
+            operation, ident, value, _ = template.MESSAGE.unpack(data)
+            events.append((known[operation], ident, value))
+        return events
+
+    def early(self) -> list[Event]:
+        return []
+
+    def early_applied(self) -> None:
+        pass
+
+    def applied(self, count: int) -> None:
+        """The first `count` of the last `events` were dealt with."""
+        del self._received[:count]
+
+    def lost(self) -> None:
+        """The template is gone: reap it, so that the next `start` makes a new one."""
+        if self._control is not None:
+            self._unwatch(self._control.fileno())
+            control, self._control = self._control, None
+            control.close()
+            self._received.clear()
+            self._burials.clear()
+            self._reap()
+
+    def _reap(self) -> None:
+        pid, self._pid = self._pid, 0
+        if pid:
+            try:
+                os.kill(pid, signal.SIGKILL)  # it may have closed its socket and live on
+                os.waitpid(pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # reaped by someone who waits for any child
+
+    def bury(self, worker: Worker) -> None:
+        if worker.ident not in self._burials:
+            self._burials.append(worker.ident)
+        self._bury_all()
+
+    def _bury_all(self) -> None:
+        while self._burials and self._control is not None:
+            try:
+                self._control.send(template.MESSAGE.pack(template.BURY, self._burials[0], 0, 0))
+            except BlockingIOError:
+                return  # with the next event
+            except OSError:
+                pass  # the template is gone or as good as gone; its end of the socket will say so
+            del self._burials[0]
+
+    def close(self) -> None:
+        if self._control is not None:
+            self._unwatch(self._control.fileno())
+            control, self._control = self._control, None
+            control.close()
+        pid, self._pid = self._pid, 0
+        if pid:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
+
+    def forget(self) -> None:
+        """In a forked child of the parent: close what is the parent's, disturb nothing."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        self._pid = 0
+
+
+class ContextLauncher:
+    """Workers started by multiprocessing's own spawn or forkserver context."""
+
+    def __init__(
+        self, context: BaseContext, settings: WorkerSettings, name_prefix: str, watch: Watch, unwatch: Watch,
+        serial: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self.method = str(context.get_start_method())
+        self._context = context
+        self._settings = settings
+        self._name_prefix = name_prefix
+        self._watch, self._unwatch = watch, unwatch
+        self._serial = serial
+        import sys
+
+        main = sys.modules.get("__main__")
+        self._importable = getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+        self.snapshot = MainSnapshot(self._importable)
+        self._processes: dict[int, Any] = {}
+        self._fds: dict[int, int] = {}  # pidfd -> ident
+        self._early: list[Event] = []
+
+    def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
+        process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
+            target=_serve_with_fd,
+            args=(sock, _FdArgument(board.fd), self._settings, self._importable),
+            name=f"{self._name_prefix}-{self._serial()}",
+            daemon=True,
+        )
+        process.index = worker.index
+        process.start()
+        self._processes[worker.ident] = process
+        fd = _pidfd(process)
+        self._fds[fd] = worker.ident
+        self._watch(fd)
+        self._early.append((STARTED, worker.ident, process.pid))
+
+    def early(self) -> list[Event]:
+        return list(self._early)
+
+    def early_applied(self) -> None:
+        """They were dealt with."""
+        self._early.clear()
+
+    def events(self, fd: int) -> list[Event]:
+        ident = self._fds.get(fd)
+        if ident is None:
+            return []
+        process = self._processes[ident]
+        # readable means exited, but the status may come by another way (the fork server's pipe) a moment later
+        status = process._popen.wait(timeout=1.0)
+        if status is None:
+            return []
+        return [(EXITED, ident, status if status < 256 else status - 256)]
+
+    def applied(self, count: int) -> None:
+        pass
+
+    def lost(self) -> None:
+        pass
+
+    def bury(self, worker: Worker) -> None:
+        process = self._processes.pop(worker.ident, None)
+        for fd, ident in list(self._fds.items()):
+            if ident == worker.ident:
+                self._unwatch(fd)
+                del self._fds[fd]
+                if process is None or fd != process._popen.sentinel:
+                    os.close(fd)
+        if process is not None:
+            process.join(timeout=0)
+            process.close()
+
+    def close(self) -> None:
+        pass
+
+    def forget(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        self._processes.clear()
+
+
+class _FdArgument:
+    """A descriptor as an argument of a process that is being started."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> Any:
+        return _fd_of, (DupFd(self._fd),)
+
+
+def _fd_of(dup: Any) -> int:
+    return int(dup.detach())
+
+
+def _serve_with_fd(sock: socket.socket, board_fd: int, settings: WorkerSettings, importable_main: bool) -> None:
+    serve_spawned(sock, board_fd, settings, importable_main)
+
+
+def _pidfd(process: Any) -> int:
+    """A descriptor that is readable once the process has ended.
+
+    The sentinel is a pipe that a surviving grandchild keeps open: it tells of the last heir's end, not of the worker's.
+    """
+    if hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            pass  # ended already, and the fork server has reaped it: the sentinel tells
+    return int(process.sentinel)
+
+
+__all__ = ["ContextLauncher", "Launcher", "TemplateLauncher", "send_signal"]

@@ -1,0 +1,239 @@
+"""The template: a single-threaded process, forked once, from which all workers of a pool are forked.
+
+                  control (SOCK_SEQPACKET)
+    parent  <---------------------------------->  template  --fork-->  worker, worker, ...
+       SPAWN ident + 2 fds, BURY ident               STARTED, EXITED, NOT_STARTED
+
+Why: a replacement must never be forked from a parent that has threads by now (it would inherit locks that
+nobody will release), and it must cost a millisecond, not an interpreter's start. Workers thus see `__main__` as it was
+when the pool was made.
+
+The template sees exits with ``waitid(WNOWAIT)`` and reaps only when the parent has said BURY. Until then
+neither the pid nor the process group can be given to anyone else, so the parent's plain `kill` and `killpg` are exact.
+
+When the parent is gone the control socket ends and the template leaves; that closes the far ends of all lifelines, and
+the kernel kills every worker's group (see billiard._worker.lifeline), also when it is the template that was killed.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from multiprocessing import process as mp_process
+from multiprocessing import util
+from typing import Any, Final, NoReturn
+
+from .._stdlib.context import ForkProcess
+from .._wire.board import Board
+from .._wire.pickling import MainSnapshot
+from .._worker import main, signals
+from .._worker.settings import EX_FAILURE, WorkerSettings
+
+MESSAGE: Final = struct.Struct("<BQqq")  # operation, ident, two numbers
+
+SPAWN: Final = 1  # parent -> template: ident, index, serial number for the name; fds: channel, board
+BURY: Final = 2
+STARTED: Final = 3  # template -> parent: ident, pid
+EXITED: Final = 4  # ident, exit code or -signum
+NOT_STARTED: Final = 5  # ident, errno
+
+_FDS_PER_SPAWN: Final = 2
+
+
+class Template:
+    """The template's own side. Lives in the forked process only."""
+
+    def __init__(
+        self, control: socket.socket, settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str
+    ) -> None:
+        self._control = control
+        self._settings = settings
+        self._snapshot = snapshot
+        self._name_prefix = name_prefix
+        self._parent_pid = os.getppid()
+        self._identity = mp_process.current_process()._identity  # type: ignore[attr-defined]
+        self._alive: dict[int, int] = {}  # pid -> ident; not yet seen to have exited
+        self._pids: dict[int, int] = {}  # ident -> pid; not yet reaped
+        self._lifelines: dict[int, int] = {}  # ident -> the end whose closing kills the worker
+
+    def run(self) -> NoReturn:
+        """Serve the parent until it is gone."""
+        code = EX_FAILURE
+        try:
+            wake_read = self._prepare()
+            self._loop(wake_read)
+            code = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            # not the interpreter's exit: the parent's finalizers and atexit hooks are not ours to run
+            os._exit(code)
+
+    def _prepare(self) -> int:
+        # a group of its own: kill(0) and a terminal's Ctrl-C in the parent are not meant for us
+        os.setpgid(0, 0)
+        # An inherited SIGCHLD=SIG_IGN loses exit statuses, a blocked mask loses the soft limit's signal, and an
+        # inherited wakeup fd writes our signals into the parent's event loop.
+        signal.set_wakeup_fd(-1)
+        signals.before_initializer()
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._wake_write = wake_write
+        _stdin_from_nowhere()
+        util._finalizer_registry.clear()  # type: ignore[attr-defined]  # the parent's, run by the parent
+        gc.freeze()  # a collection in a worker would write to, and so copy, every page it shares with us
+        return wake_read
+
+    def _loop(self, wake_read: int) -> None:
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        poller.register(wake_read, select.POLLIN)
+        if hasattr(os, "pidfd_open"):
+            # The end of the control socket says the same, unless some other process holds the parent's end. The pidfd
+            # may be missing under EMFILE; the control socket then has to do.
+            try:
+                self._parent_fd = os.pidfd_open(self._parent_pid)
+                poller.register(self._parent_fd, select.POLLIN)
+            except OSError:
+                self._parent_fd = -1
+        if os.getppid() != self._parent_pid:
+            return
+        while True:
+            for fd, _ in poller.poll():
+                if fd == wake_read:
+                    _drain(wake_read)
+                    self._report_exits()
+                elif fd != self._control.fileno() or not self._obey():
+                    return
+
+    def _obey(self) -> bool:
+        """Carry out one message of the parent; False when it is gone."""
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(64, socket.CMSG_SPACE(_FDS_PER_SPAWN * 4))
+        except OSError:
+            return False
+        if not data:
+            return False
+        operation, ident, index, serial = MESSAGE.unpack(data)
+        if operation == SPAWN:
+            fds = array.array("i")
+            for _, _, raw in ancillary:
+                fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+            self._spawn(ident, index, serial, list(fds))
+        elif operation == BURY:
+            self._bury(ident)
+        return True
+
+    def _spawn(self, ident: int, index: int, serial: int, fds: list[int]) -> None:
+        lifeline_read = lifeline_write = -1
+        try:
+            if len(fds) != _FDS_PER_SPAWN:
+                raise OSError(24, "the worker's descriptors were dropped on the way")
+            lifeline_read, lifeline_write = os.pipe()
+            util._flush_std_streams()  # type: ignore[attr-defined]  # or the worker writes our buffers again
+            pid = os.fork()
+        except OSError as exc:
+            _close_all([lifeline_read, lifeline_write, *fds])
+            self._tell(NOT_STARTED, ident, exc.errno or 0)
+            return
+        if pid == 0:
+            self._become_worker(lifeline_read, lifeline_write, index, serial, *fds)
+        self._alive[pid] = ident
+        self._pids[ident] = pid
+        self._lifelines[ident] = lifeline_write
+        _close_all([lifeline_read, *fds])
+        self._tell(STARTED, ident, pid)
+
+    def _become_worker(
+        self, lifeline_read: int, lifeline_write: int, index: int, serial: int, channel: int, board_fd: int
+    ) -> NoReturn:
+        code = EX_FAILURE
+        try:
+            signal.set_wakeup_fd(-1)
+            # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death.
+            _close_all([lifeline_write, self._wake_write, getattr(self, "_parent_fd", -1), *self._lifelines.values()])
+            self._control.close()
+            sock = socket.socket(fileno=channel)
+            board = Board(board_fd)
+            board.close_fd()
+            worker = ForkProcess(
+                target=main.serve, args=(sock, board, self._settings, self._snapshot, lifeline_read)
+            )
+            worker.name = f"{self._name_prefix}-{serial}"
+            worker.index = index
+            worker._identity = (*self._identity, serial)
+            worker._parent_pid = self._parent_pid
+            code = worker._bootstrap(parent_sentinel=lifeline_read)
+        finally:
+            os._exit(code & 0xFF)
+
+    def _report_exits(self) -> None:
+        for pid, ident in list(self._alive.items()):
+            result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if result is not None:
+                del self._alive[pid]
+                code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+                self._tell(EXITED, ident, code)
+
+    def _bury(self, ident: int) -> None:
+        pid = self._pids.pop(ident, None)
+        if pid is not None:
+            os.waitpid(pid, 0)
+            os.close(self._lifelines.pop(ident))
+
+    def _tell(self, operation: int, ident: int, value: int) -> None:
+        self._control.sendall(MESSAGE.pack(operation, ident, value, 0))
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _drain(fd: int) -> None:
+    try:
+        while os.read(fd, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _stdin_from_nowhere() -> None:
+    try:
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+    except OSError:
+        pass
+
+
+def fork_template(settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str) -> tuple[int, socket.socket]:
+    """Fork a template off this process. Returns its pid and the parent's end of its control socket (non-blocking)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        util._flush_std_streams()  # type: ignore[attr-defined]  # not published
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            Template(theirs, settings, snapshot, name_prefix).run()
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    theirs.close()
+    ours.setblocking(False)
+    return pid, ours
+
+
+__all__: list[Any] = ["BURY", "EXITED", "MESSAGE", "NOT_STARTED", "SPAWN", "STARTED", "fork_template"]

@@ -1,0 +1,118 @@
+"""The board: one page of memory that a worker and its parent share.
+
+It answers, at no message per call, the one question that matters when a worker dies or a
+limit strikes: *which call was it on?* Each cell is one aligned 8-byte store, each has one
+writer, and none is ever cleared while the worker lives, so no reader can see half a thought.
+
+    CURRENT       worker  the call it is on; written before the call is unpickled
+    STARTED       worker  monotonic nanoseconds at which it took it (or took its present item)
+    ITEM          worker  index of the present item, in a call that is a chunk of a map
+    SKIPPED_FROM  worker  the first call that the latest recall kept from running
+    RECALLED      parent  calls from this number on are not to be started
+    SOFT_NUMBER   parent  the call a soft limit is meant for
+    SOFT_ITEM     parent  ... and the item of it
+
+The rule of a recall: the worker writes CURRENT, *then* reads RECALLED. The parent writes
+RECALLED, waits a fence (a millisecond: by then no store waits in any processor's buffer and
+no reader acts on an old value for longer than a preemption, see below), then reads CURRENT.
+Calls behind CURRENT are certain not to start: whatever call the worker takes next, it writes
+CURRENT first and reads RECALLED afterwards. The call *at* CURRENT is undecided when its number
+is not below RECALLED; only its result or SKIPPED_FROM decides it.
+
+The page is a sealed memfd: it needs no /dev/shm and no name, and a worker cannot shrink it
+(an unsealed one, truncated by a worker, kills the parent by SIGBUS on its next read).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import tempfile
+from typing import Final, NamedTuple
+
+CURRENT: Final = 0
+STARTED: Final = 1
+ITEM: Final = 2
+SKIPPED_FROM: Final = 3
+RECALLED: Final = 8  # the parent's cells lie on another cache line than the worker's
+SOFT_NUMBER: Final = 9
+SOFT_ITEM: Final = 10
+
+_SIZE: Final = mmap.PAGESIZE
+
+
+class Sight(NamedTuple):
+    """What the board said at one moment."""
+
+    current: int
+    started_ns: int
+    item: int
+    skipped_from: int
+
+
+class Board:
+    """A board by its file descriptor; `cells` is the shared page as unsigned 64-bit words."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._map = mmap.mmap(fd, _SIZE)
+        self.cells = memoryview(self._map).cast("Q")
+
+    @classmethod
+    def create(cls) -> Board:
+        """Make a new, zeroed board. Raises OSError when descriptors or memory run out."""
+        fd = _sealed_memory()
+        try:
+            return cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def see(self) -> Sight:
+        """Read the worker's cells; STARTED and ITEM belong to CURRENT."""
+        cells = self.cells
+        while True:
+            current, item = cells[CURRENT], cells[ITEM]
+            sight = Sight(current, cells[STARTED], item, cells[SKIPPED_FROM])
+            if cells[CURRENT] == current and cells[ITEM] == item:
+                return sight
+
+    def recall(self, number: int) -> None:
+        """Forbid the worker to start call `number` and any later one."""
+        self.cells[RECALLED] = number
+
+    def aim(self, number: int, item: int) -> None:
+        """Say which call, and which item of it, the next soft-limit signal is meant for."""
+        self.cells[SOFT_ITEM] = item
+        self.cells[SOFT_NUMBER] = number
+
+    def close_fd(self) -> None:
+        """Give up the descriptor; the mapping stays."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def close(self) -> None:
+        """Give up descriptor and mapping."""
+        self.close_fd()
+        self.cells.release()
+        self._map.close()
+
+
+def _sealed_memory() -> int:
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("billiard-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, _SIZE)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    # no memfd (macOS): an unlinked file. It cannot be sealed; a worker that truncates it is hostile to itself only
+    # where the kernel keeps mapped pages of a truncated file.
+    fd, path = tempfile.mkstemp(prefix="billiard-board-")
+    os.unlink(path)  # noqa: PTH108 - os level on purpose: nothing above the descriptor is wanted
+    os.ftruncate(fd, _SIZE)
+    return fd

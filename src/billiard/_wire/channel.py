@@ -1,0 +1,248 @@
+"""The parent's end of a channel: a non-blocking stream socket to one worker.
+
+What makes it peculiar: an exception may strike the parent between any two bytecodes (Ctrl-C, a
+SIGALRM handler, the soft limit of an outer worker), and the stream must survive that. Three rules:
+
+1. *A count of bytes moved is never held in a local variable.* ``n = recv(...)`` loses n, and with it the
+   stream, when a handler raises between the system call and the store. ``tally.extend(map(recv, (view,)))``
+   calls and stores inside one C call, where no handler runs.
+2. *A change of more than one attribute is one statement* of plain stores: no call, no jump, so no handler
+   runs inside it.
+3. *Reading is repeatable.* `receive` returns the same frames again until `consume` says they were applied;
+   whoever applies them is idempotent by call number.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final, NamedTuple
+
+from .frames import HEADER, HEADER_SIZE, LARGE, Buffer, FrameError
+
+_BUFFER_SIZE: Final = 1 << 16  # a larger recv buffer page-faults on every call
+_TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has arrived) on a header's word
+_MAX_PARTS: Final = 512  # below IOV_MAX of every platform
+_JOIN_UP_TO: Final = 1 << 16
+_SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
+
+_unpack = HEADER.unpack_from
+_NOTHING: Final[list[Frame]] = []
+
+
+class Frame(NamedTuple):
+    """One received frame. `body` is bytes, or a memoryview that owns its memory when `kind` carries LARGE."""
+
+    kind: int
+    tag: int
+    number: int
+    body: bytes | memoryview
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Make a channel: the parent's end (non-blocking) and the worker's. Raises OSError (EMFILE, ENFILE, ENOMEM)."""
+    parent, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in (parent, worker):
+        # every tiny result is a packet of its own, charged at ~1 KB: with the default buffer a worker would block
+        # after 278 of them whenever the parent computes for a few milliseconds
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+    parent.setblocking(False)
+    return parent, worker
+
+
+class Outgoing:
+    """Bytes on their way: the parts, their total size, and how much of them was sent."""
+
+    __slots__ = ("parts", "sent", "size")
+
+    def __init__(self, parts: list[Buffer], size: int) -> None:
+        self.parts = parts
+        self.size = size
+        self.sent: list[int] = []
+
+    def rest(self, sent: int) -> list[memoryview]:
+        """What is still to be sent, at most _MAX_PARTS of it."""
+        rest: list[memoryview] = []
+        for part in self.parts:
+            size = len(part)
+            if sent >= size:
+                sent -= size
+                continue
+            rest.append(memoryview(part)[sent:] if sent else memoryview(part))
+            sent = 0
+            if len(rest) == _MAX_PARTS:
+                break
+        return rest
+
+
+class _Assembly:
+    """One frame that does not fit the read buffer, growing as its bytes arrive."""
+
+    __slots__ = ("got", "memory", "size")
+
+    def __init__(self, size: int, head: bytes) -> None:
+        self.size = size
+        self.memory = bytearray(min(size, _TRUSTED_SIZE))
+        self.memory[: len(head)] = head
+        self.got = [len(head)]
+
+    def room(self, got: int) -> memoryview:
+        """The memory after the first `got` bytes, grown when it is full."""
+        if got == len(self.memory):
+            self.memory += bytes(min(self.size, 2 * got) - got)
+        return memoryview(self.memory)[got:]
+
+
+def _total(tally: list[int]) -> int:
+    if len(tally) > 1:
+        tally[:] = (sum(tally),)
+    return tally[0] if tally else 0
+
+
+class Channel:
+    """One end, the parent's. `closed_by_peer` and `broken` are final."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.closed_by_peer = False
+        self.empty = False  # the last receive found nothing more to read
+        self.broken = False  # the far end reads no more, or what it sends is no frame
+        self._recv_into = sock.recv_into
+        self._send = sock.send
+        self._memory = bytearray(_BUFFER_SIZE)
+        self._view = memoryview(self._memory)
+        # offsets count from the start of the stream: _base is where the buffer begins
+        self._base = 0
+        self._used = 0
+        self._got = [0]
+        self._assembly: _Assembly | None = None
+        self.outgoing: Outgoing | None = None
+
+    # -- receiving
+
+    def receive(self) -> tuple[list[Frame], int]:
+        """Read once and return the complete frames not yet consumed, with the mark to `consume` them by.
+
+        Raises FrameError when a header makes no sense; BlockingIOError never (nothing there: no frames).
+        """
+        if self._assembly is not None:
+            return self._receive_large(self._assembly)
+        got = _total(self._got)
+        if got == self._used:
+            self._base = got
+        start = got - self._base
+        self.empty = False
+        if start < _BUFFER_SIZE:
+            try:
+                self._got.extend(map(self._recv_into, (self._view[start:] if start else self._view,)))
+            except BlockingIOError:
+                self.empty = True
+                if self._used == got:
+                    return _NOTHING, got
+            except OSError:
+                self.closed_by_peer = True
+            else:
+                if self._got[-1] == 0 and len(self._got) > 1:
+                    self.closed_by_peer = True
+                got = _total(self._got)
+        return self._parse(got)
+
+    def _parse(self, got: int) -> tuple[list[Frame], int]:
+        base = self._base
+        data = self._view[self._used - base : got - base].tobytes()
+        at, end = 0, len(data)
+        frames: list[Frame] = []
+        append = frames.append
+        while end - at >= HEADER_SIZE:
+            kind, tag, number, size = _unpack(data, at)
+            stop = at + HEADER_SIZE + size
+            if stop > end:
+                if not frames and self._used - base + HEADER_SIZE + size > _BUFFER_SIZE:
+                    return self._begin_large(HEADER_SIZE + size, data[at:], got)
+                break
+            body = data[at + HEADER_SIZE : stop]
+            # a plain tuple: whoever reads the stream unpacks it at once, and building a Frame costs 200 ns more
+            append((kind, tag, number, memoryview(body) if kind & LARGE else body))  # type: ignore[arg-type]
+            at = stop
+        return frames, self._used + at
+
+    def _begin_large(self, size: int, head: bytes, got: int) -> tuple[list[Frame], int]:
+        assembly = _Assembly(size, head)
+        self._assembly, self._used = assembly, got
+        return self._receive_large(assembly)
+
+    def _receive_large(self, assembly: _Assembly) -> tuple[list[Frame], int]:
+        got = _total(assembly.got)
+        while got < assembly.size:
+            try:
+                assembly.got.extend(map(self._recv_into, (assembly.room(got),)))
+            except BlockingIOError:
+                self.empty = True
+                return _NOTHING, self._used
+            except OSError:
+                self.closed_by_peer = True
+                return _NOTHING, self._used
+            if assembly.got[-1] == 0:
+                self.closed_by_peer = True
+                return _NOTHING, self._used
+            got = _total(assembly.got)
+        kind, tag, number, _ = _unpack(assembly.memory)
+        body = memoryview(assembly.memory)[HEADER_SIZE:]
+        return [Frame(kind, tag, number, body if kind & LARGE else body.tobytes())], -1
+
+    def consume(self, mark: int) -> None:
+        """Say that all frames up to `mark` were applied."""
+        if mark < 0:
+            self._assembly = None
+        else:
+            self._used = mark
+
+    # -- sending
+
+    @property
+    def busy(self) -> bool:
+        """Whether bytes wait for the socket to take them; nothing may be put into `outgoing` then."""
+        return self.outgoing is not None
+
+    @staticmethod
+    def prepare(parts: list[Buffer]) -> Outgoing:
+        """Make parts ready to be sent: assign the result to `outgoing`, together with whatever must not be torn from it,
+        and `flush`. The parts must not change until they are sent."""
+        size = sum(map(len, parts))
+        if size <= _JOIN_UP_TO:
+            # one buffer is cheaper for the kernel than many
+            parts = [b"".join(parts)]
+        return Outgoing(parts, size)
+
+    def flush(self) -> None:
+        """Write what the socket takes now."""
+        out = self.outgoing
+        while out is not None:
+            sent = _total(out.sent)
+            if sent >= out.size:
+                self.outgoing = None
+                return
+            try:
+                if len(out.parts) == 1:
+                    part = out.parts[0]
+                    out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,)))
+                else:
+                    out.sent.extend(map(self.sock.sendmsg, (out.rest(sent),)))
+            except BlockingIOError:
+                return
+            except OSError:
+                # the far end is gone; its process will tell when and how
+                self.broken, self.outgoing = True, None
+                return
+
+    def own(self) -> None:
+        """Copy what is not sent yet, so that the caller may change its buffers again."""
+        out = self.outgoing
+        if out is not None and len(out.parts) > 1:
+            out.parts = [part if isinstance(part, bytes) else bytes(part) for part in out.parts]
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+__all__ = ["Channel", "Frame", "FrameError", "socket_pair"]

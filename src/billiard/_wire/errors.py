@@ -1,0 +1,73 @@
+"""An exception on its way from a worker to the caller.
+
+The body of an ERROR frame is a pickle of plain strings and one inner pickle. The inner one holds the
+`ExceptionInfo`; when the caller cannot rebuild it (the class needs two arguments, its module is
+missing), the strings are enough for a stand-in that says what it was.
+"""
+
+from __future__ import annotations
+
+import pickle
+import reprlib
+import traceback
+from typing import Any
+
+from ..einfo import ExceptionInfo
+from ..exceptions import TaskError
+from .pickling import MainSnapshot, dumps, loads
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 1000
+_repr.maxtuple = 20
+
+
+def safe_repr(obj: Any) -> str:
+    """A bounded repr that never raises: user code runs in it."""
+    try:
+        return _repr.repr(obj)
+    except Exception as exc:
+        return f"<{type(obj).__name__} object whose repr raised {type(exc).__name__}>"
+
+
+def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
+    """The body for an exception that was raised in this process. Never raises for what the exception is."""
+    try:
+        text = "".join(traceback.format_exception(exc))
+    except Exception:
+        text = f"{type(exc).__name__}: (its traceback could not be formatted)\n"
+    blob = b""
+    try:
+        info = ExceptionInfo((type(exc), exc, exc.__traceback__))
+        blob, buffers = dumps(info, snapshot)
+        if buffers:  # an exception that holds arrays: rare enough to be copied
+            blob = pickle.dumps(info, 5)
+    except Exception:
+        blob = b""
+    return pickle.dumps((blob, type(exc).__name__, safe_repr(exc.args), text), 5)
+
+
+def decode(body: bytes) -> ExceptionInfo:
+    """Rebuild the `ExceptionInfo`, or one about a `TaskError` that stands in for what could not be rebuilt."""
+    blob, type_name, args_repr, text = loads(body)
+    reason: BaseException | None = None
+    if blob:
+        try:
+            info = loads(blob)
+            if isinstance(info, ExceptionInfo) and isinstance(info.exception, BaseException):
+                return info
+        except Exception as exc:
+            reason = exc
+    return parent_made(TaskError(type_name, args_repr, text), cause=reason, text=text)
+
+
+def parent_made(exc: BaseException, cause: BaseException | None = None, text: str | None = None) -> ExceptionInfo:
+    """An `ExceptionInfo` about an error that this process makes; its `exception` is the bare exception."""
+    try:
+        raise exc from cause
+    except BaseException as raised:
+        info = ExceptionInfo((type(raised), raised, raised.__traceback__))
+        raised.__traceback__ = None  # it would pin this frame, and the frame the body
+    info.exception = exc
+    if text is not None:
+        info.traceback = text
+    return info

@@ -1,0 +1,158 @@
+"""Pickling of what crosses a channel: by reference where that is right, by value where it must be.
+
+Plain `pickle` is fast and knows only references: ``__main__.f`` means whatever the *other* process finds
+under that name. That is right as long as both sides found the same object there when they parted. So each
+pool remembers `__main__` as it was when its workers' interpreter image was taken (`MainSnapshot`), and:
+
+- an object that is still what the snapshot has under its name travels by reference, so classes keep their identity;
+- what is new or redefined since (a notebook's next cell), a lambda or a closure travels by value, with cloudpickle;
+- what the standard library's ForkingPickler knows to send (connections, sockets) travels as it says.
+
+The C pickler without a Python hook is twice as fast as one with a hook, so the first attempt has none, and the
+pickle is searched for the rare words that call for the second attempt.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+import pickle
+import sys
+import types
+from collections import ChainMap
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Final
+
+_PROTOCOL: Final = 5
+_OUT_OF_BAND_FROM: Final = 1 << 14  # smaller buffers are cheaper copied into the pickle
+_SHORTEST_NAMED: Final = 32  # no shorter pickle can name a module of the two below and a class in it
+
+_dumps = pickle.dumps
+_known_reducers = len(ForkingPickler._extra_reducers)  # type: ignore[attr-defined]  # the registry has no public name
+
+Pickled = tuple[bytes, list[memoryview] | None]
+
+
+class MainSnapshot:
+    """`__main__`'s functions and classes as they were when the workers' image of it was taken."""
+
+    def __init__(self, importable: bool = True) -> None:
+        """`importable` False: the workers have no `__main__` of ours (spawned from a REPL), nothing goes by reference."""
+        self._names: dict[str, Any] = {}
+        if importable:
+            self._names = {name: value for name, value in self._main().items() if _is_definition(value)}
+
+    @staticmethod
+    def _main() -> dict[str, Any]:
+        main = sys.modules.get("__main__")
+        return dict(vars(main)) if main is not None else {}
+
+    def has(self, obj: Any) -> bool:
+        """Whether `obj` (whose module is `__main__`) is what the workers have under its name."""
+        first, *rest = getattr(obj, "__qualname__", "<locals>").split(".")
+        found = self._names.get(first)
+        for name in rest:
+            found = getattr(found, name, None)
+        return found is obj
+
+    def unchanged(self) -> bool:
+        """Whether all of `__main__`'s own definitions are those the workers have."""
+        names = self._names
+        return all(names.get(name) is value for name, value in self._main().items() if _is_definition(value))
+
+
+def _is_definition(value: Any) -> bool:
+    return isinstance(value, type | types.FunctionType) and value.__module__ == "__main__"
+
+
+def travels_by_name(func: Callable[..., Any], snapshot: MainSnapshot) -> bool:
+    """Whether this very object is what the other side finds under its name.
+
+    Only for plain functions, builtins and classes: anything else may carry state that changes between two calls.
+    """
+    kind = type(func)
+    if kind is types.BuiltinFunctionType:
+        if not isinstance(func.__self__, types.ModuleType | None):  # type: ignore[attr-defined]
+            return False
+    elif not (kind is types.FunctionType or isinstance(func, type)):
+        return False
+    if func.__module__ == "__main__":
+        return snapshot.has(func)
+    try:
+        _dumps(func, _PROTOCOL)
+    except Exception:
+        return False
+    return True
+
+
+def _out_of_band(kept: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
+    try:
+        raw = buffer.raw()
+    except BufferError:  # not contiguous: pickle copies it
+        return True
+    if raw.nbytes < _OUT_OF_BAND_FROM:
+        return True
+    kept.append(raw)
+    return False
+
+
+def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
+    """Pickle `obj`; large buffers come beside the pickle. Raises whatever pickling raises."""
+    if len(ForkingPickler._extra_reducers) == _known_reducers:  # type: ignore[attr-defined]
+        kept: list[memoryview] = []
+        try:
+            pickled = _dumps(obj, _PROTOCOL, buffer_callback=functools.partial(_out_of_band, kept))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except Exception:  # a lambda, a socket: the slow way knows, or raises the better error
+            return _dumps_by_value(obj, snapshot)
+        if len(pickled) < _SHORTEST_NAMED or not _needs_care(pickled, snapshot):
+            return pickled, kept or None
+    return _dumps_by_value(obj, snapshot)
+
+
+def _needs_care(pickled: bytes, snapshot: MainSnapshot) -> bool:
+    if b"__main__" in pickled and not snapshot.unchanged():
+        return True
+    # a Connection or a lock pickles its bare handle number without complaint; ForkingPickler knows better
+    return b"multiprocessing" in pickled or b"billiard" in pickled or b"socket" in pickled
+
+
+def _dumps_by_value(obj: Any, snapshot: MainSnapshot) -> Pickled:
+    kept: list[memoryview] = []
+    out = io.BytesIO()
+    _by_value_pickler()(out, snapshot, functools.partial(_out_of_band, kept)).dump(obj)
+    return out.getvalue(), kept or None
+
+
+@functools.cache
+def _by_value_pickler() -> Any:
+    import cloudpickle  # costs 20 ms: only who needs it pays
+
+    class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # built on an untyped C base
+        def __init__(self, out: io.BytesIO, snapshot: MainSnapshot, buffer_callback: Any) -> None:
+            super().__init__(out, protocol=_PROTOCOL, buffer_callback=buffer_callback)
+            self._snapshot = snapshot
+            self.dispatch_table = ChainMap(
+                ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
+                cloudpickle.Pickler.dispatch_table,
+                copyreg.dispatch_table,
+            )
+
+        def reducer_override(self, obj: Any) -> Any:
+            if (
+                isinstance(obj, type | types.FunctionType)
+                and obj.__module__ == "__main__"
+                and self._snapshot.has(obj)
+            ):
+                return obj.__qualname__  # by reference: the class keeps its identity
+            return super().reducer_override(obj)
+
+    return ByValuePickler
+
+
+def loads(pickled: Any, buffers: list[memoryview] | None = None) -> Any:
+    """Rebuild what `dumps` pickled. Raises whatever unpickling raises."""
+    return pickle.loads(pickled, buffers=buffers)

@@ -1,0 +1,248 @@
+"""The worker's loop: one call after the other, each result sent at once.
+
+A result is never held back to share a system call with the next one: the next call may take an hour.
+The order of the stores in `_serve` is the board's contract (see billiard._wire.board); the simulation of the
+core preempts between every two of them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .._wire import errors, frames, pickling
+from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, STARTED, Board
+from .._wire.frames import HEADER, HEADER_SIZE
+from ..exceptions import PayloadError
+from .memory import PeakGrowth
+from .settings import EX_OK, EX_RECYCLE, WorkerSettings
+from .signals import SoftLimit, Termination
+
+_BUFFER_SIZE = 1 << 16
+_TRUSTED_SIZE = 1 << 24
+_SMALL_RESULT = 1 << 12  # up to here header and body are copied together; above, sendmsg gathers them
+_MAX_TAG = 0xFFFFFFFF
+
+_Frame = tuple[int, int, int, Any]
+
+
+class Loop:
+    """Serves the calls of one channel until it is told to retire, wants to leave, or its parent is gone."""
+
+    def __init__(
+        self, sock: socket.socket, board: Board, settings: WorkerSettings, snapshot: pickling.MainSnapshot
+    ) -> None:
+        self._sock = sock
+        self._cells = board.cells
+        self._snapshot = snapshot
+        self._functions: dict[int, Any] = {}
+        self._unloaded: dict[int, bytes] = {}
+        self._honoured = 0  # the last recall that a RESUME ended
+        self.termination = Termination()
+        self._soft = SoftLimit(board.cells, self._ask_again)
+        self._memory_limit_kb = settings.max_memory_kb
+        self._growth = PeakGrowth() if settings.max_memory_kb is not None else None
+
+    def run(self) -> int:
+        """Serve; returns the exit status to leave with. Raises SystemExit on SIGTERM."""
+        self.termination.install()
+        self._soft.install()
+        self._sock.sendall(frames.frame(frames.READY, os.getpid() & _MAX_TAG, 0))
+        return self._serve(_receive(self._sock))
+
+    def _ask_again(self, number: int) -> None:
+        self._sock.sendall(frames.about(frames.REARM, number))
+
+    def _serve(self, stream: Iterator[_Frame]) -> int:
+        # everything the loop touches per call is a local: this function is half of what a tiny task costs
+        cells, soft, clock, loads = self._cells, self._soft, time.monotonic_ns, pickling.loads
+        functions = self._functions
+        honoured = self._honoured
+        for kind, tag, number, body in stream:
+            if (kind & frames.KIND) > frames.STARMAP:
+                if kind == frames.RESUME:
+                    honoured = number
+                elif kind == frames.RETIRE:
+                    return tag
+                else:
+                    self._control(kind, tag, body)
+                continue
+            started = cells[STARTED] = clock()
+            cells[ITEM] = 0
+            cells[CURRENT] = number
+            recalled = cells[RECALLED]
+            if recalled > honoured and number >= recalled:
+                if cells[SKIPPED_FROM] < recalled:
+                    cells[SKIPPED_FROM] = number
+                    self._sock.sendall(frames.about(frames.SKIPPED, number))
+                continue
+            if kind & (frames.ACCEPT | frames.SYNACK):
+                if kind & frames.SYNACK:
+                    body = bytes(body)  # waiting for the verdict reads on, over the memory this view is of
+                if not self._accept(kind, number, started, stream):
+                    continue
+                kind &= ~(frames.ACCEPT | frames.SYNACK)
+            value = reply = None
+            try:
+                soft.running = number
+                if kind == frames.CALL and tag in functions:
+                    args, kwds = loads(body)
+                    value = functions[tag](*args, **kwds)
+                else:
+                    value = self._run_rare(kind, tag, body)
+                soft.running = 0
+            except BaseException as exc:
+                soft.running = soft.item = 0
+                if self.termination.requested:
+                    raise
+                # our own frame is no part of the user's story
+                exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
+                reply = errors.encode(exc, self._snapshot)
+            run_us = (clock() - started) // 1000
+            self._reply(number, run_us if run_us < _MAX_TAG else _MAX_TAG, value, reply)
+            # waiting for the next frame must not pin this call's arguments and result
+            args = kwds = value = reply = body = None
+            if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):
+                self._sock.sendall(frames.about(frames.LEAVING, number))
+                return EX_RECYCLE
+        return EX_OK  # end of stream: the parent is gone
+
+    def _reply(self, number: int, run_us: int, value: Any, error: bytes | None) -> None:
+        if error is not None:
+            self._sock.sendall(frames.frame(frames.ERROR, run_us, number, error))
+            return
+        try:
+            pickled, buffers = pickling.dumps(value, self._snapshot)
+        except BaseException as exc:
+            if self.termination.requested:
+                raise
+            self._sock.sendall(frames.frame(frames.ERROR, run_us, number, self._unsendable(exc, value)))
+            return
+        if buffers is not None:
+            parts, size = frames.pack_large(pickled, buffers)
+            head = frames.header(frames.RESULT | frames.LARGE, run_us, number, size)
+            _send_all(self._sock, [head, *parts])
+        elif len(pickled) <= _SMALL_RESULT:
+            self._sock.sendall(HEADER.pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
+        else:
+            _send_all(self._sock, [frames.header(frames.RESULT, run_us, number, len(pickled)), pickled])
+
+    def _unsendable(self, exc: BaseException, value: Any) -> bytes:
+        # imported here: it is the rare case, and the pool's module is not small
+        from .._wire.unsendable import MaybeEncodingError
+
+        error = MaybeEncodingError(exc, errors.safe_repr(value))
+        error.__cause__ = exc
+        return errors.encode(error, self._snapshot)
+
+    def _accept(self, kind: int, number: int, started_ns: int, stream: Iterator[_Frame]) -> bool:
+        """Say that this call was taken; with SYNACK wait for the verdict. Whether to run it."""
+        self._sock.sendall(frames.about(frames.ACCEPTED, number, started_ns))
+        if not kind & frames.SYNACK:
+            return True
+        for answer, tag, of, body in stream:
+            if answer == frames.VERDICT and of == number:
+                if tag:
+                    # the wait was not running time
+                    self._cells[STARTED] = time.monotonic_ns()
+                    return True
+                self._sock.sendall(frames.about(frames.DROPPED, number))
+                return False
+            self._control(answer, tag, body)
+        raise SystemExit(EX_OK)
+
+    def _control(self, kind: int, tag: int, body: Any) -> None:
+        if kind == frames.FUNCTION:
+            # loaded at first use, inside the call: what its import raises is that call's error
+            self._unloaded[tag] = bytes(body)
+        elif kind == frames.FORGET:
+            self._functions.pop(tag, None)
+            self._unloaded.pop(tag, None)
+
+    def _run_rare(self, kind: int, tag: int, body: Any) -> Any:
+        """A call that is a chunk of a map, names its function for the first time, carries it, or has large buffers."""
+        try:
+            if tag and tag not in self._functions:
+                self._functions[tag] = pickling.loads(self._unloaded[tag])
+                del self._unloaded[tag]
+            payload = pickling.loads(*frames.unpack_large(body)) if kind & frames.LARGE else pickling.loads(body)
+        except Exception as exc:
+            raise PayloadError(f"the call could not be rebuilt in the worker: {exc!r}") from exc
+        kind &= frames.KIND
+        if kind == frames.CALL:
+            if tag:
+                args, kwds = payload
+                return self._functions[tag](*args, **kwds)
+            func, args, kwds = payload
+            return func(*args, **kwds)
+        func, items = (self._functions[tag], payload) if tag else payload
+        return self._map(func, items, starred=kind == frames.STARMAP)
+
+    def _map(self, func: Callable[..., Any], items: Any, starred: bool) -> list[Any]:
+        cells, soft, clock = self._cells, self._soft, time.monotonic_ns
+        results: list[Any] = []
+        append = results.append
+        for index, item in enumerate(items):
+            cells[STARTED] = clock()
+            cells[ITEM] = soft.item = index
+            append(func(*item) if starred else func(item))
+        soft.item = 0
+        return results
+
+
+def _receive(sock: socket.socket) -> Iterator[_Frame]:
+    """The frames of a blocking stream; small bodies are views that are valid until the next frame is taken."""
+    memory = bytearray(_BUFFER_SIZE)
+    view = memoryview(memory)
+    unpack, recv_into = HEADER.unpack_from, sock.recv_into
+    at = end = 0
+    while True:
+        if end - at >= HEADER_SIZE:
+            kind, tag, number, size = unpack(memory, at)
+            stop = at + HEADER_SIZE + size
+            if stop <= end:
+                yield kind, tag, number, view[at + HEADER_SIZE : stop]
+                at = stop
+                continue
+            if HEADER_SIZE + size > _BUFFER_SIZE:
+                body = _receive_large(sock, size, view[at + HEADER_SIZE : end])
+                at = end = 0
+                yield kind, tag, number, body
+                del body  # this frame must not pin the last large call while it waits
+                continue
+        if at == end:
+            at = end = 0
+        elif at:
+            memory[: end - at] = memory[at:end]
+            at, end = 0, end - at
+        got = recv_into(view[end:] if end else view)
+        if not got:
+            return
+        end += got
+
+
+def _receive_large(sock: socket.socket, size: int, head: memoryview) -> memoryview:
+    memory = bytearray(size)
+    got = len(head)
+    memory[:got] = head
+    view = memoryview(memory)
+    while got < size:
+        count = sock.recv_into(view[got:])
+        if not count:
+            raise SystemExit(EX_OK)
+        got += count
+    return view
+
+
+def _send_all(sock: socket.socket, parts: list[frames.Buffer]) -> None:
+    rest = [memoryview(part) for part in parts]
+    while rest:
+        sent = sock.sendmsg(rest[:512])
+        while rest and sent >= rest[0].nbytes:
+            sent -= rest[0].nbytes
+            del rest[0]
+        if sent:
+            rest[0] = rest[0][sent:]

@@ -1,0 +1,81 @@
+"""A worker's life from its first instruction of ours to its exit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from multiprocessing import util
+
+from .._wire import errors, frames
+from .._wire.board import Board
+from .._wire.pickling import MainSnapshot
+from . import lifeline, signals
+from .loop import Loop
+from .settings import EX_FAILURE, WorkerSettings
+
+
+def serve(sock: socket.socket, board: Board, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
+    """Be a worker. Leaves by SystemExit with the worker's exit status, or dies of the SIGTERM it was sent."""
+    _lead_own_group()
+    signals.before_initializer()
+    lifeline.tie(lifeline_fd)
+    if lifeline.is_cut(lifeline_fd):
+        os._exit(EX_FAILURE)
+    _reseed()
+    status = EX_FAILURE
+    loop: Loop | None = None
+    try:
+        try:
+            if settings.initializer is not None:
+                settings.initializer(*settings.initargs)
+            loop = Loop(sock, board, settings, snapshot)
+        except BaseException as exc:
+            sock.sendall(frames.frame(frames.FAILED, 0, 0, errors.encode(exc, snapshot)))
+        else:
+            status = loop.run()
+    except SystemExit as exc:
+        status = exc.code if isinstance(exc.code, int) else EX_FAILURE
+    except OSError:
+        status = EX_FAILURE  # the channel broke: the parent is gone or has given this worker up
+    finally:
+        terminated = loop is not None and loop.termination.requested
+        if settings.on_process_exit is not None:
+            settings.on_process_exit(os.getpid(), -signal.SIGTERM if terminated else status)
+        if terminated and loop is not None:
+            util._exit_function()  # type: ignore[attr-defined]  # what BaseProcess._bootstrap would do next
+            util._flush_std_streams()  # type: ignore[attr-defined]
+            loop.termination.die_of_it()
+    raise SystemExit(status)
+
+
+def serve_spawned(
+    sock: socket.socket, board_fd: int, settings: WorkerSettings, importable_main: bool
+) -> None:
+    """`serve` for a process that multiprocessing started: everything came as arguments."""
+    from multiprocessing import current_process, parent_process
+
+    # daemonic for its parent, which then does not wait for it at exit; its tasks may start processes all the same
+    current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    parent = parent_process()
+    if parent is None:
+        raise RuntimeError("a worker must be started as a child process")
+    board = Board(board_fd)
+    board.close_fd()
+    serve(sock, board, settings, MainSnapshot(importable_main), parent.sentinel)  # type: ignore[arg-type]
+
+
+def _lead_own_group() -> None:
+    # a kill then takes the task's own children too, and a terminal's Ctrl-C reaches the parent only
+    try:
+        os.setpgid(0, 0)
+    except OSError:
+        pass  # already a session leader
+
+
+def _reseed() -> None:
+    # `random` reseeds itself after a fork, numpy's legacy generator does not: two workers would draw the same numbers
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()

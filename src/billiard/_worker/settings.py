@@ -1,0 +1,25 @@
+"""What a worker is told once, when it is made. Pickles, for workers that are not forked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+EX_OK: Final = 0
+EX_FAILURE: Final = 1
+EX_RECYCLE: Final = 0x9B  # billiard's status of a worker that was replaced in good order
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """The user's part of a worker's life.
+
+    `initializer(*initargs)` runs before the first call; `on_process_exit(pid, exitcode)` as the worker's last
+    act; a worker that grew by more than `max_memory_kb` kilobytes leaves after the call that did it.
+    """
+
+    initializer: Callable[..., Any] | None = None
+    initargs: tuple[Any, ...] = ()
+    on_process_exit: Callable[[int, int], Any] | None = None
+    max_memory_kb: int | None = None

@@ -1,0 +1,87 @@
+"""The signals of a worker.
+
+    SIGINT            ignored: a terminal's Ctrl-C is the parent's business
+    SIGTTIN, SIGTTOU  ignored: a worker leads a process group in the background, where reading the terminal
+                      would stop it for ever
+    SIGTERM           leaves by SystemExit, so that ``finally`` blocks and exit hooks run
+    SIGUSR1           the soft limit: raises SoftTimeLimitExceeded in the call it is meant for, and in no other
+
+SIGTERM and SIGUSR1 are installed after the initializer, since initializers (Celery's does) reset them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from .._wire.board import SOFT_ITEM, SOFT_NUMBER
+from ..exceptions import SoftTimeLimitExceeded
+
+SOFT_SIGNAL: Final = signal.SIGUSR1
+
+
+def before_initializer() -> None:
+    """Undo what a fork hands down: the parent's handlers are not ours."""
+    for signum in (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(signum, signal.SIG_IGN)
+    for signum in (signal.SIGTERM, SOFT_SIGNAL, signal.SIGCHLD):
+        signal.signal(signum, signal.SIG_DFL)
+
+
+class Termination:
+    """SIGTERM, turned into SystemExit once; the second one kills."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def install(self) -> None:
+        """Take SIGTERM, unless the initializer gave it a handler of its own."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, signum: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(signum, signal.SIG_DFL)
+        raise SystemExit(128 + signum)
+
+    def die_of_it(self) -> None:
+        """End as if SIGTERM had never been caught, so that the exit status says so."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class SoftLimit:
+    """The aim of the soft-limit signal: it hits `running`, item `item`, or nothing."""
+
+    def __init__(self, cells: memoryview, rearm: Callable[[int], None]) -> None:
+        self.running = 0  # the call on which the signal may act now; 0: none
+        self.item = 0
+        self._cells = cells
+        self._raised = (0, 0)
+        self._rearm = rearm
+
+    def install(self) -> None:
+        signal.signal(SOFT_SIGNAL, self._handle)
+        self._outer_hook = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
+
+    def _handle(self, signum: int, frame: object) -> None:
+        aim = (self._cells[SOFT_NUMBER], self._cells[SOFT_ITEM])
+        if aim == (self.running, self.item) and aim != self._raised:
+            self._raised = aim
+            raise SoftTimeLimitExceeded()
+
+    def _unraisable(self, unraisable: Any) -> None:
+        # raised inside a __del__ or a weakref callback the exception ends here, and the task would run on for ever:
+        # ask the parent to send the signal again
+        swallowed = unraisable.exc_type is SoftTimeLimitExceeded
+        if swallowed and self.running and threading.current_thread() is threading.main_thread():
+            self._raised = (0, 0)
+            self._rearm(self.running)
+            return
+        self._outer_hook(unraisable)
