@@ -25,11 +25,12 @@ def machine_text() -> str:
     for path in sorted(rows.results_dir().glob("*.json")):
         versions.update(json.loads(path.read_text()).get("versions", {}))
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    return (
-        f"This page: Python {machine['python']}, {machine['cores']} cores ({machine['cpu']}), "
-        f"{machine['memory_gb']} GB, Linux {machine['kernel']}, `net.core.wmem_max` {machine['wmem_max']:,}; commit `{machine['commit']}`, "
-        f"{document['rounds']} rounds. {listed}."
-    )
+    parts = [
+        f"This page: Python {machine['python']}, {machine['cores']} cores ({machine['cpu']})",
+        f"{machine['memory_gb']} GB, Linux {machine['kernel']}, `net.core.wmem_max` {machine['wmem_max']:,}",
+        f"commit `{machine['commit']}`, {document['rounds']} rounds",
+    ]
+    return f"{', '.join(parts)}. {listed}."
 
 
 def guards_text() -> str:
