@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def interpreter_version(python: str) -> str:
 def make_environment(cache: Path, python: str, real: bool) -> Environment:
     version = interpreter_version(python)
     stamp = hashlib.sha256("\n".join(REQUIREMENTS).encode()).hexdigest()[:10]
-    place = cache / f"venv-{version}-{'real' if real else 'ours'}-{stamp}"
+    place = cache / f"venv-{version}-{'real' if real else 'base'}-{stamp}"
     inside = place / "bin" / "python"
     with locked(place.with_suffix(".lock")):
         if not (place / "complete").exists():
@@ -89,21 +90,42 @@ def make_environment(cache: Path, python: str, real: bool) -> Environment:
             shutil.rmtree(place, ignore_errors=True)
             run_checked([python, "-m", "venv", str(place)], 120)
             run_checked([str(inside), "-m", "pip", "install", "-q", *REQUIREMENTS], 900)
+            if not real:
+                run_checked([str(inside), "-m", "pip", "uninstall", "-q", "-y", "billiard"], 120)
             (place / "complete").touch()
-        if not real:
-            install_checkout(inside)
-    return Environment(inside, real, version)
+    return Environment(inside if real else overlay(cache, inside, version), real, version)
 
 
-def install_checkout(python: Path) -> None:
-    """Build and install a snapshot of this checkout, as a user's pip would.
+def overlay(cache: Path, base: Path, version: str) -> Path:
+    """A small environment that holds a snapshot of this checkout, and sees all of `base` behind it.
 
-    --no-deps: Celery 5.7 declares billiard<5, and pip would refuse. The installed copy, not `src/`, is judged: a module
-    missing from the wheel must show here.
+    One per state of the sources, never changed once made: the checkout may be edited, and other runs started, while a
+    suite still spawns interpreters. The wheel's copy is judged, not `src/`: a module missing from it must show here.
     """
-    pip = [str(python), "-m", "pip"]
-    run_checked([*pip, "uninstall", "-q", "-y", "billiard"], 120)
-    run_checked([*pip, "install", "-q", "--no-deps", "--force-reinstall", str(CHECKOUT)], 300)
+    place = cache / f"ours-{version}-{source_hash()}"
+    inside = place / "bin" / "python"
+    with locked(cache / f"ours-{version}.lock"):
+        if not (place / "complete").exists():
+            for old in cache.glob(f"ours-{version}-*"):
+                if time.time() - old.stat().st_mtime > 86400:
+                    shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
+            run_checked([str(base), "-m", "venv", "--without-pip", str(place)], 120)
+            library = base.parent.parent / "lib" / f"python{version}" / "site-packages"
+            behind = place / "lib" / f"python{version}" / "site-packages" / "base.pth"
+            behind.write_text(f"import site; site.addsitedir({str(library)!r})\n")
+            # --no-deps: Celery 5.7 declares billiard<5, and pip would refuse.
+            pip = [str(base), "-m", "pip", "--python", str(inside), "install", "-q", "--no-deps", "--ignore-installed"]
+            run_checked([*pip, str(CHECKOUT)], 300)
+            (place / "complete").touch()
+    return inside
+
+
+def source_hash() -> str:
+    digest = hashlib.sha256()
+    for file in [CHECKOUT / "pyproject.toml", *sorted((CHECKOUT / "src").rglob("*.py"))]:
+        digest.update(str(file.relative_to(CHECKOUT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def fetch_sdist(cache: Path, python: str, requirement: str) -> Path:

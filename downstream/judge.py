@@ -111,8 +111,7 @@ def compare(suite: str, outcome: Outcome, baseline: Baseline, allowed: dict[str,
         f"{baseline.reference[:23]:24}{baseline.passes():7}{sum(baseline.counts.values()) - baseline.passes():7}",
         f"{'this run':24}{passes:7}{len(outcome.tests) - passes:7}   ({outcome.summary()}; {outcome.seconds:.0f} s)",
     ]
-    for test in regressions:
-        lines.append(f"REGRESSION {outcome.tests[test]:8} {test}  {gist(outcome.why[test])}")
+    lines += [f"REGRESSION {outcome.tests[test]:8} {test}  {gist(outcome.why[test])}" for test in regressions]
     lines += [f"allowed    {outcome.tests[test]:8} {test}  # {allowed[test]}" for test in used]
     lines += [f"stale: allowed to fail, yet passes: {test}" for test in stale]
     reasons = []
