@@ -9,9 +9,11 @@ Attributes that AsynPool assigns after construction (`on_process_up`, `_quick_pu
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -35,6 +37,9 @@ from .wire import TASK, failure
 
 #: How long workers may take to leave at ``terminate`` before they are killed.
 TERMINATE_GRACE_S = 5.0
+
+#: Satisfies every worker that waits for its results to be counted.
+COUNTED_ALL = 0x7FFFFFFF
 
 #: Known to Celery only, which passes them to whatever pool it makes.
 _CELERYS_OWN = frozenset({"proc_alive_timeout", "sched_strategy"})
@@ -396,6 +401,20 @@ class Guest(Staff):
         self._worker_handler.stop()
         self._stop_task_handler(self._task_handler)
         self._result_handler.stop()
+        self._let_leave()
+
+    def _let_leave(self) -> None:
+        """Wait for workers that were told to stop. Nobody reads results any more: what they still send is thrown away.
+
+        A worker may still be sending the result of a job that was discarded, or waiting for it to be counted.
+        """
+        for counter in self._on_ready_counters.values():
+            counter.value = COUNTED_ALL
+        while left := [process for process in self._pool if process.exitcode is None]:
+            results: set[Any] = {process.outqR_fd for process in left if not process.outq._reader.closed}
+            sentinels = {process._popen.sentinel for process in left}
+            for fd in results.intersection(wait([*results, *sentinels], timeout=0.5)):
+                os.read(fd, 1 << 16)
         for process in self._pool:
             process.join()
 
@@ -447,6 +466,7 @@ class Guest(Staff):
         worker_handler.stop()
         alive = [process for process in pool if hasattr(process, "terminate") and process._is_alive()]
         for process in alive:
+            process._controlled_termination = True  # an exit that was ordered is not worth a line in the log
             process.terminate()
         cls._stop_task_handler(task_handler)
         # Before the last results are taken in: the subclass does that until no worker is left, for ever if need be.

@@ -13,8 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
+from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeoutError  # noqa: A004 - multiprocessing's, as published
 
 from . import log
@@ -31,8 +32,9 @@ Callback = Callable[..., Any] | None
 
 def bare_error(einfo: Any) -> BaseException:
     """The error to raise for an ExceptionInfo. One made in this process wraps it, one that was pickled does not."""
-    error: BaseException = getattr(einfo.exception, "exc", einfo.exception)
-    return error
+    error: Any = einfo.exception
+    bare: Any = error.exc if isinstance(error, ExceptionWithTraceback) else error
+    return cast(BaseException, bare)
 
 
 class ApplyResult:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any
 
@@ -42,12 +44,21 @@ def soft_timeout_sighandler(signum: int, frame: FrameType | None) -> None:
     raise SoftTimeLimitExceeded()
 
 
+#: What a pipe takes in one piece, less the length in front. A larger result can be seen by the parent in parts.
+ATOMIC_BYTES = select.PIPE_BUF - 16
+
+
 class Worker:
     """What a worker process runs. Picklable while it is on its way to a spawned process."""
 
     #: The job inside its task body now, as `soft_target` counts (job + 1); None outside. The soft limit's signal may
     #: only raise where it is set: raised anywhere else it would cost the worker, or tear a message in half.
     _running: int | None = None
+    #: The same between acceptance and task body; a signal that comes in between is kept in `_struck` for the body.
+    _coming: int | None = None
+    _struck = False
+    #: How many results the parent must have taken in before this worker may leave (see `_ensure_messages_consumed`).
+    _large_results = 0
 
     #: A number shared with the parent (see `_on_soft_signal`), set by the pool before the process starts.
     soft_target: Any = None
@@ -161,10 +172,6 @@ class Worker:
     def on_loop_start(self, pid: int) -> None:
         """For subclasses: the worker is ready for its first job."""
 
-    def on_exit_loop(self, completed: int) -> None:
-        """Wait until the parent has taken in every result, so that its event loop is not left with half a message."""
-        self._ensure_messages_consumed(completed)
-
     def workloop(self, now: Callable[[], float] = time.monotonic, pid: int | None = None) -> int:
         """Do jobs, and return the exit status. SystemExit out of here carries another one."""
         pid = pid or os.getpid()
@@ -172,12 +179,14 @@ class Worker:
         try:
             while self.maxtasks is None or completed < self.maxtasks:
                 job, i, task = self.wait_for_job()
+                self._coming, self._struck = job + 1, False
                 self.outq.put((ACK, (job, i, now(), pid, self.synqW_fd)))
                 if self.wait_for_syn is not None and self.wait_for_syn()[0] == NACK:
                     continue
                 ok, value, leave = self._run(job, task)
-                self._reply(job, i, ok, value)
                 completed += 1
+                if self._reply(job, i, ok, value):
+                    self._large_results = completed
                 if leave is not None:
                     raise leave
                 if self._is_over_memory():
@@ -185,7 +194,7 @@ class Worker:
             return EX_RECYCLE
         finally:
             if not common.terminate_handler_fired():
-                self.on_exit_loop(completed)
+                self._ensure_messages_consumed(self._large_results)
 
     # -- one job
 
@@ -226,7 +235,10 @@ class Worker:
             # The inner block ends the region in which the soft limit may raise, and lies inside the outer one: a
             # signal that arrives on its last line still ends up in the outer except.
             try:
-                self._running = job + 1
+                self._running, self._coming = job + 1, None
+                if self._struck:
+                    self._running = None
+                    raise SoftTimeLimitExceeded()
                 value = fun(*args, **kwargs)
             finally:
                 self._running = None
@@ -251,16 +263,20 @@ class Worker:
         if self._running is not None and target in (0, self._running):
             self._running = None  # once per task, also when the exception meets a second signal on its way out
             raise SoftTimeLimitExceeded()
+        if self._coming is not None and target in (0, self._coming):
+            self._struck = True
 
-    def _reply(self, job: int, i: int | None, ok: bool, value: Any) -> None:
-        if ok and is_plain(value):
-            self.outq.put((READY, (job, i, (ok, value), self.inqW_fd)))
-            return
-        try:
-            sealed = Sealed((ok, value))
-        except Exception as exc:
-            sealed = Sealed((False, failure(MaybeEncodingError(exc, value.exception if not ok else value))))
-        self.outq.put((READY, (job, i, sealed, self.inqW_fd)))
+    def _reply(self, job: int, i: int | None, ok: bool, value: Any) -> bool:
+        """Send a result. True if it is so large that the parent may read it in several goes."""
+        outcome: Any = (ok, value)
+        if not (ok and is_plain(value)):
+            try:
+                outcome = Sealed(outcome)
+            except Exception as exc:
+                outcome = Sealed((False, failure(MaybeEncodingError(exc, value.exception if not ok else value))))
+        message = ForkingPickler.dumps((READY, (job, i, outcome, self.inqW_fd)))
+        self.outq.send_payload(message)
+        return len(message) > ATOMIC_BYTES
 
     def _is_over_memory(self) -> bool:
         limit = self.max_memory_per_child
@@ -275,7 +291,12 @@ class Worker:
     # -- leaving
 
     def _ensure_messages_consumed(self, completed: int) -> bool:
-        """Wait, at most 30 s, until the parent has counted `completed` results. True when it has."""
+        """Wait, at most 30 s, until the parent has counted `completed` results. True when it has.
+
+        Needed for large results only. One that fits into the pipe at once is there for the parent to find; of a larger
+        one Celery's event loop may have read a part when it learns of this worker's death, and then takes the rest for
+        a new message.
+        """
         if self.on_ready_counter is None:  # not its truth: a shared number that is 0 is false
             return False
         deadline = time.monotonic() + (

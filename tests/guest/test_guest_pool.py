@@ -1,0 +1,475 @@
+"""The guest pool at work: jobs, limits, deaths, recycling, shutdown, under an outer loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import guest_tasks as tasks
+import pytest
+
+import billiard
+import billiard.pool
+from billiard.exceptions import (
+    RestartFreqExceeded,
+    SoftTimeLimitExceeded,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from billiard.pool import MaybeEncodingError
+
+PROMPT_S = 1.0  # far above what it takes, far below the seconds of a missed event
+
+
+@pytest.fixture
+def errors(caplog):
+    caplog.set_level(logging.WARNING, logger="multiprocessing")
+    logger = logging.getLogger("multiprocessing")
+    propagate, logger.propagate = logger.propagate, True
+    yield lambda: [record.getMessage() for record in caplog.records]
+    logger.propagate = propagate
+
+
+def pids(pool):
+    return {process.pid for process in pool._pool}
+
+
+class TestJobs:
+    def test_a_value(self, make_pool):
+        pool = make_pool()
+        assert pool.run(tasks.double, 21) == 42
+        assert pool._cache == {}
+
+    def test_many(self, make_pool):
+        pool = make_pool()
+        results = [pool.apply_async(tasks.double, (i,)) for i in range(200)]
+        pool.run_until(lambda: all(result.ready() for result in results))
+        assert [result.get() for result in results] == [2 * i for i in range(200)]
+
+    def test_an_error_and_its_callback(self, make_pool):
+        pool = make_pool()
+        seen = []
+        with pytest.raises(ValueError, match="no luck"):
+            pool.run(tasks.fail, "no luck", error_callback=seen.append)
+        (einfo,) = seen
+        assert type(einfo.exception) is ValueError  # bare: it has crossed the pipe
+        assert "in fail" in einfo.traceback
+
+    def test_ten_megabytes_both_ways(self, make_pool):
+        pool = make_pool(1)
+        blob = os.urandom(5 << 20)
+        assert pool.run(tasks.double, blob) == blob + blob
+
+    def test_something_uncallable_is_refused_at_once(self, make_pool):
+        pool = make_pool()
+        with pytest.raises(TypeError, match="callable"):
+            pool.apply_async(5)
+        assert pool._cache == {}
+
+    def test_an_argument_that_does_not_pickle_is_refused_at_once(self, make_pool):
+        pool = make_pool()
+        with pytest.raises(Exception, match="pickle"):
+            pool.apply_async(tasks.take, (lambda: None,))
+        assert pool._cache == {}
+
+    def test_an_argument_that_cannot_be_rebuilt_fails_its_job(self, make_pool):
+        pool = make_pool(1)
+        before = pids(pool)
+        with pytest.raises(RuntimeError, match="boom at load"):
+            pool.run(tasks.take, tasks.Explosive())
+        assert pool.run(os.getpid) in before
+
+    def test_a_result_that_does_not_pickle_fails_its_job(self, make_pool):
+        pool = make_pool(1)
+        before = pids(pool)
+        with pytest.raises(MaybeEncodingError, match="lambda"):
+            pool.run(tasks.a_lambda)
+        assert pool.run(os.getpid) in before
+
+    @pytest.mark.parametrize("task", [tasks.return_explosive, tasks.raise_two_arguments])
+    def test_a_result_that_cannot_be_rebuilt_fails_its_job(self, make_pool, task):
+        pool = make_pool(1)
+        before = pids(pool)
+        with pytest.raises(MaybeEncodingError, match="cannot be rebuilt"):
+            pool.run(task)
+        assert pool.run(os.getpid) in before
+
+    def test_a_task_that_exits_is_an_error_and_takes_its_worker(self, make_pool):
+        pool = make_pool(1)
+        with pytest.raises(SystemExit):
+            pool.run(os.sys.exit, 3)
+        assert pool.run(tasks.double, 1) == 2
+        assert pool.statuses == [3]
+
+    def test_a_pool_that_is_closing_takes_no_job(self, make_pool):
+        pool = make_pool(1)
+        pool.close()
+        assert pool.apply_async(tasks.double, (1,)) is None
+
+    def test_map_and_imap(self, make_pool):
+        pool = make_pool()
+        result = pool.map_async(tasks.double, range(10), chunksize=3)
+        ordered, unordered = pool.imap(tasks.double, range(5)), pool.imap_unordered(tasks.double, range(5))
+        pool.run_until(result.ready)
+        assert result.get() == [2 * i for i in range(10)]
+        seen = []
+        for iterator in (ordered, unordered):
+            for _ in range(5):
+                pool.run_until(lambda iterator=iterator: iterator._items)
+                seen.append(next(iterator))
+            with pytest.raises(StopIteration):
+                next(iterator)
+        assert seen[:5] == [0, 2, 4, 6, 8]
+        assert sorted(seen[5:]) == seen[:5]
+
+    def test_imap_takes_no_more_of_an_endless_input_than_it_needs(self, make_pool):
+        pool = make_pool()
+        taken = []
+        iterator = pool.imap(tasks.double, (taken.append(i) or i for i in iter(int, 1)))
+        pool.run_until(lambda: iterator._items)
+        next(iterator)
+        assert len(taken) <= 5
+
+    def test_callbacks_may_submit(self, make_pool):
+        pool = make_pool(1)
+        second = []
+        pool.run(tasks.double, 1, callback=lambda value: second.append(pool.apply_async(tasks.double, (value,))))
+        pool.run_until(second[0].ready)
+        assert second[0].get() == 4
+
+
+class TestLimits:
+    def test_soft_is_caught_in_the_task(self, make_pool):
+        pool = make_pool(1)
+        before = pids(pool)
+        assert pool.run(tasks.catch_soft, 20, soft_timeout=0.2) == "caught"
+        assert pids(pool) == before
+
+    def test_hard_ends_the_worker(self, make_pool):
+        pool = make_pool(1)
+        seen = []
+        start = time.monotonic()
+        with pytest.raises(TimeLimitExceeded):
+            pool.run(tasks.nap, 20, timeout=0.2, timeout_callback=lambda **kwargs: seen.append(kwargs))
+        assert seen == [{"soft": False, "timeout": 0.2}]
+        assert pool.run(tasks.double, 1) == 2
+        assert time.monotonic() - start < 0.2 + PROMPT_S
+        assert pool.statuses == [-signal.SIGTERM]
+
+    def test_hard_ends_a_worker_deaf_to_term(self, make_pool):
+        pool = make_pool(1)
+        with pytest.raises(TimeLimitExceeded):
+            pool.run(tasks.deaf_nap, 20, timeout=0.2)
+        assert pool.run(tasks.double, 1) == 2
+        assert pool.statuses == [-signal.SIGKILL]
+
+    def test_a_limit_given_with_the_job_holds_without_any_on_the_pool(self, make_pool):
+        pool = make_pool(1, enable_timeouts=False)
+        assert pool.run(tasks.catch_soft, 20, soft_timeout=0.1, timeout=10) == "caught"
+
+    def test_the_soft_signal_outside_a_task_is_nothing(self, make_pool):
+        pool = make_pool(1)
+        pid = pool.run(os.getpid)
+        for _ in range(50):
+            os.kill(pid, billiard.pool.SIG_SOFT_TIMEOUT)
+            assert pool.run(os.getpid) == pid
+
+    def test_the_soft_signal_for_another_job_is_nothing(self, make_pool):
+        pool = make_pool(1)
+        first = pool.apply_async(tasks.double, (1,))
+        pool.run_until(first.ready)
+        second = pool.apply_async(tasks.nap, (0.5,))
+        pool.run_until_started(second)
+        pool._timeout_handler.on_soft_timeout(first)  # as a parent would whose news are late
+        pool.run_until(second.ready)
+        assert second.get() == "rested"
+
+    def test_the_soft_signal_sent_by_hand_means_the_running_task(self, make_pool):
+        pool = make_pool(1)
+        result = pool.apply_async(tasks.nap, (20,))
+        pid = pool.run_until_started(result)
+        pool.terminate_job(pid, billiard.pool.SIG_SOFT_TIMEOUT)
+        pool.run_until(result.ready)
+        with pytest.raises(SoftTimeLimitExceeded):
+            result.get()
+        assert pids(pool) == {pid}
+
+
+class TestDeaths:
+    @pytest.mark.parametrize(("signum", "told"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")])
+    def test_the_running_job_is_lost_and_the_worker_replaced(self, make_pool, errors, signum, told):
+        pool = make_pool(1)
+        pool.run(os.getpid)
+        start = time.monotonic()
+        with pytest.raises(WorkerLostError, match=rf"signal {int(signum)} \({told}\) Job: \d+"):
+            pool.run(os.kill, pool._pool[0].pid, signum)
+        assert pool.run(tasks.double, 1) == 2
+        assert time.monotonic() - start < PROMPT_S
+        assert [told in text for text in errors()] == [True]
+
+    def test_leaving_with_0_in_mid_task_is_a_loss(self, make_pool):
+        pool = make_pool(1)
+        with pytest.raises(WorkerLostError, match="exitcode 0"):
+            pool.run(os._exit, 0)
+
+    def test_what_callbacks_get_wraps_the_error(self, make_pool):
+        """Celery tells parent-made errors by this."""
+        pool = make_pool(1)
+        seen = []
+        with pytest.raises(WorkerLostError):
+            pool.run(os._exit, 1, error_callback=seen.append)
+        assert isinstance(seen[0].exception.exc, WorkerLostError)
+
+    def test_an_idle_worker_costs_no_job(self, make_pool):
+        pool = make_pool(2)
+        pool.run_until(lambda: len(pool.up) == 2)
+        for pid in pids(pool):
+            os.kill(pid, signal.SIGKILL)
+        results = [pool.apply_async(tasks.double, (i,)) for i in range(10)]
+        pool.run_until(lambda: all(result.ready() for result in results))
+        assert [result.get() for result in results] == [2 * i for i in range(10)]
+        assert len(pool._pool) == 2
+
+    def test_a_result_sent_before_the_death_is_kept(self, make_pool):
+        pool = make_pool(1)
+        result = pool.apply_async(tasks.double, (1,))
+        pid = pool.run_until_started(result)
+        reader = pool._pool[0].outq._reader
+        assert result.ready() or reader.poll(10)
+        os.kill(pid, signal.SIGKILL)
+        pool.run_until(result.ready)
+        assert result.get() == 2
+
+    def test_a_surviving_grandchild_hides_nothing(self, make_pool, tmp_path):
+        """It holds every pipe of the dead worker, and thus the sentinel of the start method."""
+        pool = make_pool(1)
+        pool.run(os.getpid)
+        path = tmp_path / "grandchild"
+        start = time.monotonic()
+        try:
+            with pytest.raises(WorkerLostError):
+                pool.run(tasks.leave_a_child_and_die, str(path))
+            assert time.monotonic() - start < PROMPT_S
+        finally:
+            os.kill(int(path.read_text()), signal.SIGKILL)
+
+    def test_a_message_that_kills_its_readers_fails_after_three(self, make_pool):
+        pool = make_pool(1)
+        result = pool.apply_async(tasks.take, (tasks.Murderous(os.getpid()),))
+        pool.run_until(result.ready)
+        with pytest.raises(WorkerLostError):
+            result.get()
+        assert pool.statuses == [-signal.SIGKILL] * 3
+        assert pool.run(tasks.double, 1) == 2
+
+    def test_a_terminated_job_says_so(self, make_pool, errors):
+        pool = make_pool(1)
+        result = pool.apply_async(tasks.nap, (20,))
+        pool.terminate_job(pool.run_until_started(result))
+        pool.run_until(result.ready)
+        with pytest.raises(Terminated, match="15"):
+            result.get()
+        assert errors() == []
+
+    def test_term_is_always_told_as_such(self, make_pool):
+        pool = make_pool(2)
+        for _ in range(10):
+            result = pool.apply_async(tasks.signal_self, (signal.SIGTERM,))
+            pool.run_until(result.ready)
+            with pytest.raises(WorkerLostError, match="SIGTERM"):
+                result.get()
+        assert pool.statuses == [-signal.SIGTERM] * 10
+
+    def test_terminating_nobody(self, make_pool):
+        assert make_pool(1).terminate_job(1) is None
+
+    def test_a_start_that_fails_leaves_no_trace(self, make_pool, monkeypatch):
+        pool = make_pool(1)
+        pool.run(os.getpid)
+        monkeypatch.setattr(type(pool._pool[0]), "start", lambda self: (_ for _ in ()).throw(BlockingIOError(11, "no")))
+        pool.grow(1)
+        with pytest.raises(BlockingIOError):
+            pool.maintain_pool()
+        assert len(pool._pool) == 1
+        monkeypatch.undo()
+        pool.run_until(lambda: len(pool.up) == 2)
+
+    def test_workers_that_never_start_end_the_pool(self, make_pool, errors):
+        pool = make_pool(1, initializer=tasks.broken_initializer, max_restarts=2, max_restart_freq=60)
+        with pytest.raises(RestartFreqExceeded):
+            pool.run_until(lambda: False)
+        assert pool._state == billiard.pool.CLOSE
+
+
+class TestRecycling:
+    def test_forty_workers_leave_with_the_right_status(self, make_pool, errors):
+        pool = make_pool(2, maxtasksperchild=1, max_restarts=1)
+        results = [pool.apply_async(os.getpid) for _ in range(40)]
+        pool.run_until(lambda: all(result.ready() for result in results), 60)
+        pool.run_until(lambda: len(pool.statuses) == 40)
+        assert len({result.get() for result in results}) == 40
+        assert set(pool.statuses) == {billiard.pool.EX_RECYCLE}
+        assert errors() == []
+
+    def test_by_memory(self, make_pool):
+        pool = make_pool(1, max_memory_per_child=1)
+        first = pool.run(os.getpid)
+        assert pool.run(os.getpid) != first
+        assert set(pool.statuses) == {billiard.pool.EX_RECYCLE}
+
+    def test_a_large_last_result_arrives(self, make_pool):
+        pool = make_pool(1, maxtasksperchild=1)
+        for _ in range(3):
+            assert len(pool.run(tasks.double, bytes(1 << 20))) == 2 << 20
+
+    def test_restart(self, make_pool):
+        pool = make_pool(1, allow_restart=True)
+        first = pool.run(os.getpid)
+        pool.restart()
+        # A worker that waits for a job already does one more.
+        assert [pool.run(os.getpid) == first, pool.run(os.getpid) == first][-1] is False
+        with pytest.raises(ValueError, match="allow_restart"):
+            make_pool(1).restart()
+
+
+class TestSize:
+    def test_from_nothing(self, make_pool):
+        pool = make_pool(0)
+        pool.grow(1)
+        assert pool.run(tasks.double, 1) == 2
+
+    def test_grow_and_shrink(self, make_pool, errors):
+        pool = make_pool(1)
+        pool.grow(2)
+        pool.run_until(lambda: len(pool.up) == 3)
+        assert sorted(process.index for process in pool._pool) == [0, 1, 2]
+        pool.shrink(2)
+        pool.run_until(lambda: len(pool._pool) == 1)
+        assert pool.run(tasks.double, 1) == 2
+        assert errors() == []
+
+    def test_busy_workers_are_not_shrunk(self, make_pool):
+        pool = make_pool(1)
+        result = pool.apply_async(tasks.nap, (20,))
+        pool.run_until_started(result)
+        with pytest.raises(ValueError, match="All processes busy"):
+            pool.shrink(1)
+        assert pool._processes == 1
+
+
+class TestEnd:
+    def test_warm(self, make_pool):
+        pool = make_pool(2)
+        result = pool.apply_async(tasks.nap, (0.3,))
+        pool.run_until_started(result)
+        workers = list(pool._pool)
+        start = time.monotonic()
+        pool.close()
+        pool.join()
+        assert time.monotonic() - start < 0.3 + PROMPT_S
+        assert result.get(0) == "rested"
+        assert [worker.exitcode for worker in workers] == [0, 0]
+
+    def test_nobody_waits_for_results_that_nobody_wants(self, make_pool):
+        """The discarded job's large result is on its way when the pool is joined."""
+        pool = make_pool(1)
+        result = pool.apply_async(tasks.double, (bytes(1 << 20),))
+        pool.run_until(result.accepted)
+        result.discard()
+        start = time.monotonic()
+        pool.close()
+        pool.join()
+        assert time.monotonic() - start < PROMPT_S
+
+    def test_terminate_is_prompt(self, make_pool, errors):
+        pool = make_pool(2)
+        workers = list(pool._pool)
+        result = pool.apply_async(tasks.nap, (20,))
+        pool.run_until_started(result)
+        start = time.monotonic()
+        pool.terminate()
+        assert time.monotonic() - start < PROMPT_S
+        assert [worker.exitcode for worker in workers] == [-signal.SIGTERM] * 2
+        assert errors() == []
+
+    def test_terminate_ends_the_deaf(self, make_pool, monkeypatch):
+        monkeypatch.setattr("billiard._celery.pool.TERMINATE_GRACE_S", 0.2)
+        pool = make_pool(1)
+        result = pool.apply_async(tasks.deaf_nap, (20,))
+        pool.run_until_started(result)
+        (worker,) = pool._pool
+        pool.run_until(lambda: "\t0000000000004000\n" in _blocked(worker.pid))
+        pool.terminate()
+        assert worker.exitcode == -signal.SIGKILL
+
+    def test_join_wants_close_first(self, make_pool):
+        with pytest.raises(AssertionError):
+            make_pool(1).join()
+
+    def test_nothing_stays_open(self, make_pool):
+        def life():
+            pool = make_pool(2)
+            pool.run(tasks.double, 1)
+            pool.terminate()
+            for process in pool._pool:
+                pool._process_cleanup_queues(process)
+            pool._pool.clear()
+
+        life()
+        before = _open_fds()
+        for _ in range(5):
+            life()
+        assert _open_fds() <= before
+
+
+def _blocked(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith("SigBlk"))
+
+
+def _open_fds():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_start_methods(make_pool, method):
+    pool = make_pool(1, context=billiard.get_context(method))
+    assert pool.run(tasks.double, 21) == 42
+    assert pool.run(tasks.catch_soft, 20, soft_timeout=0.2) == "caught"
+    with pytest.raises(WorkerLostError):
+        pool.run(os._exit, 1)
+    assert pool.run(tasks.double, 21) == 42
+    assert re.fullmatch(rf"{method.capitalize()}PoolWorker-\d+", pool._pool[0].name)
+
+
+class TestSharedPipes:
+    """A subclass that overrides no pipe: all workers share one pair, and the caller turns the crank."""
+
+    @pytest.fixture
+    def pool(self):
+        class Mine(billiard.pool.Pool):
+            def on_partial_read(self, job, worker):
+                return None
+
+        with Mine(2, threads=False) as pool:
+            yield pool
+
+    def test_results_come_by_handle_result_event(self, pool):
+        results = [pool.apply_async(tasks.double, (i,)) for i in range(8)]
+        deadline = time.monotonic() + 20
+        while not all(result.ready() for result in results):
+            assert time.monotonic() < deadline
+            pool._outqueue._reader.poll(0.1)
+            pool.handle_result_event()
+        assert [result.get() for result in results] == [2 * i for i in range(8)]
+
+    def test_join_takes_in_what_is_left(self, pool):
+        results = [pool.apply_async(tasks.double, (i,)) for i in range(8)]
+        pool.close()
+        pool.join()
+        assert [result.get(0) for result in results] == [2 * i for i in range(8)]

@@ -1,0 +1,193 @@
+"""The pure parts of the guest room, and the rules it shares with the engine."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import signal
+import time
+from unittest import mock
+
+import guest_tasks
+import pytest
+
+import billiard.pool
+from billiard._celery import wire
+from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_expected, signal_behind, spends_restart
+from billiard.queues import _SimpleQueue
+
+
+@pytest.mark.parametrize(
+    ("status", "ending", "expected", "spends"),
+    [
+        (None, Ending.UNKNOWN, False, True),
+        (0, Ending.CLEAN, True, False),
+        (155, Ending.RECYCLED, True, False),
+        (1, Ending.FAILED, False, True),
+        (-9, Ending.KILLED, False, True),
+    ],
+)
+def test_exit_statuses(status, ending, expected, spends):
+    assert classify_exit(status) is ending
+    assert is_expected(status) is expected
+    assert is_expected(status, ordered=True)
+    assert spends_restart(status) is spends
+
+
+def test_the_signal_behind_an_exit_argument():
+    assert signal_behind(-(256 - signal.SIGTERM)) == signal.SIGTERM
+    assert [signal_behind(n) for n in (0, 1, 155, -15, -256)] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("facts", "fate"),
+    [
+        ({"ready": True, "started": True, "struck": True}, Fate.KEPT),
+        ({"ready": False, "started": True, "struck": True}, Fate.TERMINATED),
+        ({"ready": False, "started": True}, Fate.LOST),
+        ({"ready": False, "started": False}, Fate.RETURNED),
+        ({"ready": False, "started": False, "deaths_at_receipt": 2}, Fate.RETURNED),
+        ({"ready": False, "started": False, "deaths_at_receipt": 3}, Fate.POISON),
+    ],
+)
+def test_the_fate_of_a_job(facts, fate):
+    assert fate_of_job(**facts) is fate
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("head", [(0, None), (7, None), (300, 12), (70_000, 0), (1 << 40, None)])
+def test_the_head_of_a_broken_message_is_found(protocol, head):
+    payload = pickle.dumps((wire.TASK, (*head, print, (), {})), protocol)
+    assert wire.salvage_head(payload) == head
+    assert wire.salvage_head(payload[:-20]) == head
+
+
+def test_no_head_is_made_up():
+    assert wire.salvage_head(pickle.dumps(("text", 1))) is None
+    assert wire.salvage_head(pickle.dumps((wire.READY, (1, None)))) is None
+    assert wire.salvage_head(b"\xff\xff\xff") is None
+
+
+@pytest.mark.parametrize("value", [None, 1, "text", b"bytes", (1, "text", 0.5), ()])
+def test_plain_values(value):
+    assert wire.is_plain(value)
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, ((1,),), object(), guest_tasks.Explosive(), "x" * (1 << 25)])
+def test_values_that_travel_sealed(value):
+    assert not wire.is_plain(value)
+
+
+def test_a_sealed_outcome_opens_by_itself():
+    assert pickle.loads(pickle.dumps(wire.Sealed((True, [1, 2])))) == (True, [1, 2])
+
+
+def test_an_unreadable_outcome_is_a_failure():
+    opened = pickle.loads(pickle.dumps(wire.Sealed((True, guest_tasks.Explosive()))))
+    ok, einfo = opened.outcome()
+    assert not ok
+    assert "boom at load" in str(einfo.exception.exc)
+
+
+def test_an_encoding_error_survives_a_broken_repr_and_pickle():
+    class Unspeakable:
+        def __repr__(self):
+            raise RuntimeError
+
+    error = wire.MaybeEncodingError(ValueError("why"), Unspeakable())
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error)
+    assert "ValueError" in str(again)
+
+
+def test_writing_to_a_closed_pipe_is_ebadf():
+    queue = _SimpleQueue(wnonblock=True)
+    send = wire.OffsetSender(queue._writer)
+    assert send(b"abcdef", 4) == 2
+    queue.close()
+    with pytest.raises(OSError) as caught:
+        send(b"abc", 0)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_locks_are_the_kind_the_door_says():
+    class Dummy:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc_info):
+            return None
+
+    with mock.patch("billiard.pool.Lock", Dummy):
+        result = billiard.pool.ApplyResult({}, None)
+    result._set(None, (True, 1))
+    assert type(result._mutex) is Dummy
+
+
+class TestApplyResult:
+    def test_leaves_the_cache_when_accepted_and_set_in_either_order(self):
+        for steps in (("_ack", "_set"), ("_set", "_ack")):
+            cache = {}
+            result = billiard.pool.ApplyResult(cache, None)
+            for step in steps:
+                assert cache
+                result._ack(None, 1.0, 7, None) if step == "_ack" else result._set(None, (True, 1))
+            assert cache == {}
+
+    def test_callback_errors_stay_inside_and_chosen_ones_get_out(self):
+        callback = mock.Mock(side_effect=KeyError)
+        billiard.pool.ApplyResult({}, callback)._set(None, (True, 1))
+        callback.assert_called_once_with(1)
+        with pytest.raises(KeyError):
+            billiard.pool.ApplyResult({}, callback, callbacks_propagate=(KeyError,))._set(None, (True, 1))
+        callback.side_effect = SystemExit
+        with pytest.raises(SystemExit):
+            billiard.pool.ApplyResult({}, callback)._set(None, (True, 1))
+
+    def test_the_worker_is_answered_even_if_the_accept_callback_fails(self):
+        answers = []
+        result = billiard.pool.ApplyResult(
+            {}, None, accept_callback=mock.Mock(side_effect=ValueError), send_ack=lambda *args: answers.append(args)
+        )
+        result._ack(None, 1.0, 7, 5)
+        assert answers == [(billiard.pool.ACK, 7, result._job, 5)]
+
+    def test_a_cancelled_job_is_refused(self):
+        answers = []
+        result = billiard.pool.ApplyResult({}, None, send_ack=lambda *args: answers.append(args))
+        result._cancel()
+        result._ack(None, 1.0, 7, 5)
+        assert answers == [(billiard.pool.NACK, 7, result._job, 5)]
+        assert result.worker_pids() == []
+
+
+class TestLaxBoundedSemaphore:
+    def test_is_bounded_and_forgiving(self):
+        semaphore = billiard.pool.LaxBoundedSemaphore(2)
+        semaphore.release()
+        assert semaphore._value == 2
+        semaphore.grow()
+        assert (semaphore._value, semaphore._initial_value) == (3, 3)
+        semaphore.shrink()
+        assert (semaphore._value, semaphore._initial_value) == (2, 2)
+        semaphore.acquire()
+        semaphore.acquire()
+        assert not semaphore.acquire(blocking=False)
+        semaphore.clear()
+        assert semaphore._value == 2
+
+
+class TestTimeoutHandler:
+    def test_hard_wins_and_soft_strikes_once(self):
+        cache = {}
+        job = billiard.pool.ApplyResult(cache, None, soft_timeout=0.001, timeout=1000)
+        job._ack(None, time.monotonic() - 1, 7, None)
+        handler = billiard.pool.TimeoutHandler([], cache, None, None)
+        with mock.patch.object(handler, "on_soft_timeout") as soft, mock.patch.object(handler, "on_hard_timeout"):
+            handler.handle_event()
+            handler.handle_event()
+            soft.assert_called_once_with(job)
+        job._timeout = 0.001
+        with mock.patch.object(handler, "on_hard_timeout") as hard:
+            handler.handle_event()
+            hard.assert_called_once_with(job)
