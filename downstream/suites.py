@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from environments import CELERY, CHECKOUT, REAL, Environment, clean_environment, copy_tests, fetch_sdist
+from environments import CELERY, CHECKOUT, REAL, Environment, clean_environment, copy_tests, fetch_sdist, locked
 from judge import Outcome, read_record
 from redis_server import RedisServer
 
@@ -62,14 +62,29 @@ def run_suite(suite: Suite, environment: Environment, cache: Path, extra: list[s
     tree = copy_tests(cache, fetch_sdist(cache, str(environment.python), suite.requirement))
     results = cache / "results" / f"{suite.name}-{environment.version}-{'real' if environment.real else 'ours'}"
     results.mkdir(parents=True, exist_ok=True)
-    record, log = results / "record.jsonl", results / "log.txt"
-    record.unlink(missing_ok=True)
+    record = results / "record.jsonl"
     env = clean_environment() | {"PYTHONPATH": str(PLUGIN), "DOWNSTREAM_RECORD": str(record)}
     command = [str(environment.python), "-m", "pytest", "-q", "-p", "downstream_record", "-p", "no:cacheprovider"]
     if suite.requirement == CELERY:
         command += ["-p", "celery.contrib.pytest"]
     command += [*suite.arguments, *extra]
-    print(f"log: {log}", flush=True)
+    print(f"log: {results / 'log.txt'}", flush=True)
+    # Two runs of one suite would write one record.
+    with locked(results / "lock"):
+        status, seconds = run_recorded(suite, command, tree, env, results)
+        outcome = read_record(record)
+    outcome.seconds = seconds
+    if status is None:
+        outcome.finished = False
+        print(f"{suite.name}: stopped after {suite.limit_s:.0f} s")
+    return outcome
+
+
+def run_recorded(
+    suite: Suite, command: list[str], tree: Path, env: dict[str, str], results: Path
+) -> tuple[int | None, float]:
+    (results / "record.jsonl").unlink(missing_ok=True)
+    log = results / "log.txt"
     start = time.monotonic()
     if suite.redis:
         with RedisServer(results / "redis") as redis:
@@ -82,12 +97,7 @@ def run_suite(suite: Suite, environment: Environment, cache: Path, extra: list[s
             status = group_run(command, suite.limit_s, tree, env, log)
     else:
         status = group_run(command, suite.limit_s, tree, env, log)
-    outcome = read_record(record)
-    outcome.seconds = time.monotonic() - start
-    if status is None:
-        outcome.finished = False
-        print(f"{suite.name}: stopped after {suite.limit_s:.0f} s")
-    return outcome
+    return status, time.monotonic() - start
 
 
 def run_live(environment: Environment, extra: list[str]) -> int:
