@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from billiard._api.pool import Pool as Engine
+
 from .pool import Guest
-from .pool import Guest as Engine  # the swap: `from billiard._api.pool import Pool as Engine`
 
 #: Overriding any of these means to take part in the guest pool's inner life. (`on_job_ready` and `send_ack` are not
 #: here: they are published hooks, which the engine calls too.)
