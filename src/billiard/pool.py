@@ -1,8 +1,8 @@
 """Door: process pools.
 
 `Pool` is the engine, unless a subclass overrides the hooks of billiard 4's event-loop pool, as Celery's does; the names
-that such a subclass and its tests use are here too. Some are read from this module at each use, because others replace
-them here: `Lock` and `_kill`.
+that such a subclass and its tests use are here too, looked up when they are first asked for. Two are read from this
+module at each use, because others replace them here: `Lock` and `_kill`.
 """
 
 import itertools  # noqa: F401 - tests and programs reach for these modules by way of this one
@@ -11,59 +11,51 @@ import signal  # noqa: F401
 import sys  # noqa: F401
 import threading
 import time  # noqa: F401
-from multiprocessing.pool import ThreadPool
-from threading import TIMEOUT_MAX as THREAD_TIMEOUT_MAX
-from threading import Lock
+from importlib import import_module
+from threading import TIMEOUT_MAX, Lock
+from typing import Any
 
 from ._celery.choose import Pool
-from ._celery.handlers import (
-    CLOSE,
-    RUN,
-    SIGKILL,
-    TERMINATE,
-    PoolThread,
-    ResultHandler,
-    Supervisor,
-    TaskHandler,
-    TimeoutHandler,
-    WorkersJoined,
-)
-from ._celery.locks import LaxBoundedSemaphore
-from ._celery.log import debug, error, warning
-from ._celery.pool import mapstar, starmapstar
-from ._celery.results import (
-    LOST_WORKER_TIMEOUT,
-    ApplyResult,
-    IMapIterator,
-    IMapUnorderedIterator,
-    MapResult,
-    job_counter,
-)
-from ._celery.wire import ACK, DEATH, NACK, READY, TASK, MaybeEncodingError, OffsetSender
-from ._celery.worker import (
-    GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL,
-    GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT,
-    MAXMEM_USED_FMT,
-    SIG_SOFT_TIMEOUT,
-    Worker,
-    soft_timeout_sighandler,
-)
-from ._core.fates import EX_FAILURE, EX_OK, EX_RECYCLE
-from .common import TERM_SIGNAL, human_status, pickle_loads, reset_signals, restart_state
-from .einfo import ExceptionInfo
-from .exceptions import (
-    CoroStop,
-    RestartFreqExceeded,
-    SoftTimeLimitExceeded,
-    Terminated,
-    TimeLimitExceeded,
-    TimeoutError,  # noqa: A004 - multiprocessing's, as published
-    WorkerLostError,
-)
-
-TIMEOUT_MAX = THREAD_TIMEOUT_MAX
+from .common import TERM_SIGNAL
 
 _kill = os.kill
+
+#: Name of a module: the published names that live there.
+_HOMES = {
+    "._celery.handlers": (
+        "CLOSE RUN SIGKILL TERMINATE PoolThread ResultHandler Supervisor TaskHandler TimeoutHandler WorkersJoined"
+    ),
+    "._celery.locks": "LaxBoundedSemaphore",
+    "._celery.log": "debug error warning",
+    "._celery.pool": "mapstar starmapstar",
+    "._celery.results": ("LOST_WORKER_TIMEOUT ApplyResult IMapIterator IMapUnorderedIterator MapResult job_counter"),
+    "._celery.wire": "ACK DEATH NACK READY TASK MaybeEncodingError",
+    "._celery.worker": (
+        "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT MAXMEM_USED_FMT "
+        "SIG_SOFT_TIMEOUT Worker soft_timeout_sighandler"
+    ),
+    "._core.fates": "EX_FAILURE EX_OK EX_RECYCLE",
+    ".common": "human_status pickle_loads reset_signals restart_state",
+    ".einfo": "ExceptionInfo",
+    ".exceptions": (
+        "CoroStop RestartFreqExceeded SoftTimeLimitExceeded Terminated TimeLimitExceeded TimeoutError WorkerLostError"
+    ),
+    "multiprocessing.pool": "ThreadPool",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = ["TERM_SIGNAL", "TIMEOUT_MAX", "Lock", "Pool", "stop_if_not_current", *_HOME_OF]  # noqa: PLE0604,RUF100
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name], __package__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def stop_if_not_current(thread: threading.Thread, timeout: float | None = None) -> None:
@@ -72,64 +64,8 @@ def stop_if_not_current(thread: threading.Thread, timeout: float | None = None) 
         thread.stop(timeout)  # type: ignore[attr-defined]  # a handler's method, which plain threads lack
 
 
-def _get_send_offset(connection: object) -> OffsetSender:
+def _get_send_offset(connection: Any) -> Any:
+    """The raw, partial write of a connection."""
+    from ._celery.wire import OffsetSender
+
     return OffsetSender(connection)
-
-
-__all__ = [
-    "ACK",
-    "CLOSE",
-    "DEATH",
-    "EX_FAILURE",
-    "EX_OK",
-    "EX_RECYCLE",
-    "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL",
-    "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT",
-    "LOST_WORKER_TIMEOUT",
-    "MAXMEM_USED_FMT",
-    "NACK",
-    "READY",
-    "RUN",
-    "SIGKILL",
-    "SIG_SOFT_TIMEOUT",
-    "TASK",
-    "TERMINATE",
-    "TERM_SIGNAL",
-    "TIMEOUT_MAX",
-    "ApplyResult",
-    "CoroStop",
-    "ExceptionInfo",
-    "IMapIterator",
-    "IMapUnorderedIterator",
-    "LaxBoundedSemaphore",
-    "Lock",
-    "MapResult",
-    "MaybeEncodingError",
-    "Pool",
-    "PoolThread",
-    "RestartFreqExceeded",
-    "ResultHandler",
-    "SoftTimeLimitExceeded",
-    "Supervisor",
-    "TaskHandler",
-    "Terminated",
-    "ThreadPool",
-    "TimeLimitExceeded",
-    "TimeoutError",
-    "TimeoutHandler",
-    "Worker",
-    "WorkerLostError",
-    "WorkersJoined",
-    "debug",
-    "error",
-    "human_status",
-    "job_counter",
-    "mapstar",
-    "pickle_loads",
-    "reset_signals",
-    "restart_state",
-    "soft_timeout_sighandler",
-    "starmapstar",
-    "stop_if_not_current",
-    "warning",
-]

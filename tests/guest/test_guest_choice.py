@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from unittest import mock
 
 import pytest
 
 import billiard.pool
-from billiard._celery.choose import HOOKS, Engine, GuestPool
+from billiard._celery.choose import HOOKS, Engine, guest_pool
 from billiard._celery.pool import Guest
 
 Pool = billiard.pool.Pool
+GuestPool = guest_pool()
 
 
 def test_a_class_that_overrides_a_hook_is_a_guest():
@@ -157,3 +160,21 @@ def test_the_order_of_construction():
         "ResultHandler",
         "_help_stuff_finish_args",
     ]
+
+
+def test_the_engine_alone_imports_no_guest():
+    code = "import sys, billiard.pool; billiard.pool.Pool; print(sorted(m for m in sys.modules if '_celery' in m))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "['billiard._celery', 'billiard._celery.choose']"
+
+
+def test_every_published_name_is_there():
+    for name in billiard.pool.__all__:
+        assert getattr(billiard.pool, name) is not None, name
+
+
+def test_results_of_the_engine_are_results():
+    with Pool(1) as pool:
+        assert isinstance(pool.apply_async(len, ((),)), billiard.pool.ApplyResult)
+        assert isinstance(pool.map_async(len, ((),)), billiard.pool.MapResult)
+        assert isinstance(pool.imap(len, ((),)), billiard.pool.IMapIterator)

@@ -8,6 +8,8 @@ May: look at a class statement. May not: look at how a pool is used.
 A guest's method resolution order leaves the engine out: its instances are not engines in part, and no attribute of the
 engine can come between AsynPool and the bodies it expects to find. `Pool` stays in the order, so that ``issubclass``
 holds, and before the bodies, so that ``mock.patch("billiard.pool.Pool._create_worker_process")`` wins as it always did.
+
+The guest pool is imported when the first guest comes: who only wants the engine does not pay for it.
 """
 
 from __future__ import annotations
@@ -15,8 +17,6 @@ from __future__ import annotations
 from typing import Any
 
 from billiard._api.pool import Pool as Engine
-
-from .pool import Guest
 
 #: Overriding any of these means to take part in the guest pool's inner life. (`on_job_ready` and `send_ack` are not
 #: here: they are published hooks, which the engine calls too.)
@@ -46,6 +46,11 @@ HOOKS = frozenset(
 )
 
 
+#: The guest pool and its bodies, once somebody has asked for them.
+_guest_pool: PoolType | None = None
+_bodies: tuple[type, ...] = ()
+
+
 class PoolType(type):
     """The class of `Pool` and of all that is derived from it."""
 
@@ -53,9 +58,10 @@ class PoolType(type):
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, chosen: bool = False
     ) -> PoolType:
         if not chosen and _is_meant_for_guests(bases, namespace):
-            bases = tuple(GuestPool if base is Pool else base for base in bases)
-            if GuestPool not in bases:  # derived from a plain subclass
-                bases = (*bases, GuestPool)
+            guest = guest_pool()
+            bases = tuple(guest if base is Pool else base for base in bases)
+            if guest not in bases:  # derived from a plain subclass
+                bases = (*bases, guest)
         return super().__new__(mcls, name, bases, namespace)
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, chosen: bool = False) -> None:
@@ -63,22 +69,23 @@ class PoolType(type):
 
     def mro(cls) -> list[type]:
         order = super().mro()
-        if Guest not in order:
+        if not _bodies or _bodies[0] not in order:
             return order
-        return [c for c in order if c in Guest.__mro__ or not issubclass(Engine, c)]
+        return [c for c in order if c in _bodies or not issubclass(Engine, c)]
 
     def __getattr__(cls, name: str) -> Any:
         """A name of the contract asked of the class: to be patched, or called with mocks. Not seen by instances."""
         if name.startswith("__"):
             raise AttributeError(name)
+        guest_pool()
         try:
-            return getattr(Guest, name)
+            return getattr(_bodies[0], name)
         except AttributeError:
             raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}") from None
 
 
 def _is_meant_for_guests(bases: tuple[type, ...], namespace: dict[str, Any]) -> bool:
-    if any(issubclass(base, GuestPool) for base in bases):
+    if _guest_pool is not None and any(issubclass(base, _guest_pool) for base in bases):
         return False  # chosen already
     if HOOKS & namespace.keys():
         return True
@@ -87,8 +94,18 @@ def _is_meant_for_guests(bases: tuple[type, ...], namespace: dict[str, Any]) -> 
 
 
 class Pool(Engine, metaclass=PoolType, chosen=True):
-    """A pool of worker processes."""
+    __doc__ = Engine.__doc__
 
 
-class GuestPool(Pool, Guest, chosen=True):
+def guest_pool() -> PoolType:
     """The pool that Celery's AsynPool is made of."""
+    global _guest_pool, _bodies
+    if _guest_pool is None:
+        from .pool import Guest
+
+        _bodies = Guest.__mro__
+        _guest_pool = PoolType("GuestPool", (Pool, Guest), {"__module__": __name__}, chosen=True)
+    return _guest_pool
+
+
+Pool.__module__ = "billiard.pool"  # where users know it from

@@ -11,10 +11,13 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from abc import ABCMeta
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from billiard._api import imap as engine_imap
+from billiard._api import results as engine_results
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeoutError  # noqa: A004 - multiprocessing's, as published
 
@@ -37,7 +40,7 @@ def bare_error(einfo: Any) -> BaseException:
     return cast(BaseException, bare)
 
 
-class ApplyResult:
+class ApplyResult(metaclass=ABCMeta):
     """The result of one ``apply_async``."""
 
     # Set by whoever writes the job to a worker; by the pool when the worker died.
@@ -249,7 +252,7 @@ class MapResult(ApplyResult):
         self._time_accepted = time_accepted
 
 
-class IMapIterator:
+class IMapIterator(metaclass=ABCMeta):  # noqa: B024 - not abstract: the engine's iterator is registered with it
     """The results of an ``imap``, in order."""
 
     _accepted = True
@@ -365,3 +368,10 @@ class IMapUnorderedIterator(IMapIterator):
     def _place(self, i: int, obj: tuple[bool, Any]) -> None:
         self._items.append(obj)
         self._index += 1
+
+
+# ``isinstance(result, billiard.pool.ApplyResult)`` must hold for whatever pool gave the result.
+ApplyResult.register(engine_results.ApplyResult)
+MapResult.register(engine_results.MapResult)
+IMapIterator.register(engine_imap.IMapIterator)
+IMapUnorderedIterator.register(engine_imap.IMapUnorderedIterator)
