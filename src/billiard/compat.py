@@ -34,8 +34,8 @@ if sys.platform == "win32":
 
 FILENO_ERRORS = (AttributeError, ValueError, OSError)
 
-E_NO_FILENO = "{0!r} has no file descriptor"
-E_RESOURCE_UNAVAILABLE = "the limit on open descriptors is unknown"
+E_PSUTIL_MISSING = "On Windows, psutil is needed to tell how much memory a process uses."
+E_RESOURCE_MISSING = "This platform cannot tell how much memory a process uses."
 
 #: Where the kernel lists the descriptors of the process that looks.
 _FD_DIR = "/dev/fd" if sys.platform.startswith(("darwin", "cygwin", "freebsd", "dragonfly")) else "/proc/self/fd"
@@ -48,10 +48,7 @@ def uniq(it: Iterable[Any]) -> Iterator[Any]:
 
 def get_errno(exc: BaseException) -> int:
     """The error number of an exception, or 0."""
-    number = getattr(exc, "errno", None)
-    if number is None and exc.args and isinstance(exc.args[0], int) and len(exc.args) > 1:
-        number = exc.args[0]  # errors made by hand: socket.error("110", ...) and friends
-    return number or 0
+    return getattr(exc, "errno", None) or 0
 
 
 def maybe_fileno(f: Any) -> int | None:

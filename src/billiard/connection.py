@@ -6,8 +6,19 @@ from multiprocessing.connection import wait
 
 from ._stdlib.connection import Client, Connection, Listener, Pipe, rebuild_connection, reduce_connection
 from ._stdlib.mirror import mirror
+from .compat import send_offset, setblocking
 
-__all__ = ["Client", "Connection", "Listener", "Pipe", "rebuild_connection", "reduce_connection", "wait"]
+__all__ = [
+    "Client",
+    "Connection",
+    "Listener",
+    "Pipe",
+    "rebuild_connection",
+    "reduce_connection",
+    "send_offset",
+    "setblocking",
+    "wait",
+]
 
 __getattr__, __dir__ = mirror("connection")
 

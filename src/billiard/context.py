@@ -21,7 +21,15 @@ from ._stdlib.context import (
     _default_context,
     _force_start_method,
 )
-from .exceptions import AuthenticationError, BufferTooShort, ProcessError, TimeoutError  # noqa: A004 - as published
+from .exceptions import (
+    AuthenticationError,
+    BufferTooShort,
+    ProcessError,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+    TimeoutError,
+    WorkerLostError,
+)
 
 #: Historic: environment switch against spawning.
 W_NO_EXECV = "force_execv is not supported: use set_start_method('spawn')"
@@ -38,9 +46,12 @@ __all__ = [
     "ForkServerProcess",
     "Process",
     "ProcessError",
+    "SoftTimeLimitExceeded",
     "SpawnContext",
     "SpawnProcess",
+    "TimeLimitExceeded",
     "TimeoutError",
+    "WorkerLostError",
     "_concrete_contexts",
     "_default_context",
     "_force_start_method",

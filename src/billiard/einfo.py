@@ -44,7 +44,7 @@ class ExceptionWithTraceback(Exception):  # noqa: N818 - the published name
     """An exception and the text of its traceback; unpickles as the exception itself."""
 
     def __init__(self, exc: BaseException | None, tb: str) -> None:
-        super().__init__(exc, tb)
+        super().__init__()  # no arguments: its repr stays short in the logs that show it
         self.exc = exc
         self.tb = f'\n"""\n{tb}"""'
 

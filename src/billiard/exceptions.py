@@ -8,7 +8,7 @@ what happened as keyword-only attributes.  The story lives in the instance's ``_
 ``BaseException.__reduce__`` keeps, so it survives pickling and copying; ``str()`` never depends on it.
 """
 
-from multiprocessing.context import AuthenticationError, BufferTooShort, ProcessError, TimeoutError  # noqa: A004 - identity counts
+from multiprocessing.context import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
 
 __all__ = [
     "AuthenticationError",

@@ -6,11 +6,12 @@ It is ``multiprocessing``'s resource tracker, so that there is one such process 
 from multiprocessing import resource_tracker as _tracker
 from multiprocessing.resource_tracker import ResourceTracker as SemaphoreTracker
 
-__all__ = ["SemaphoreTracker", "ensure_running", "getfd", "register", "unregister"]
+__all__ = ["SemaphoreTracker", "ensure_running", "getfd", "main", "register", "unregister"]
 
 _semaphore_tracker = _tracker._resource_tracker
 ensure_running = _tracker.ensure_running
 getfd = _tracker.getfd
+main = _tracker.main
 
 
 def register(name: str) -> None:

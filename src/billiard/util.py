@@ -95,7 +95,15 @@ def get_logger() -> Any:
         # messages about processes appear in the same log.
         _logger = _mp_util.get_logger()
         _logger.propagate = 0
+        _logging_names()
     return _logger
+
+
+def _logging_names() -> None:
+    import logging
+
+    logging.addLevelName(SUBDEBUG, "SUBDEBUG")
+    logging.addLevelName(SUBWARNING, "SUBWARNING")
 
 
 def log_to_stderr(level: int | str | None = None) -> Any:

@@ -58,7 +58,8 @@ def test_uniq():
 def test_get_errno():
     assert compat.get_errno(OSError(errno.EPIPE, "x")) == errno.EPIPE
     assert compat.get_errno(KeyError("x")) == 0
-    assert compat.get_errno(KeyError()) == 0
+    assert compat.get_errno(KeyError(3, "x")) == 0
+    assert compat.get_errno(OSError("x")) == 0
 
 
 def test_close_open_fds_really_closes():

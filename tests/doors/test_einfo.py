@@ -35,6 +35,7 @@ def test_wrapped_here_bare_there():
     assert set(vars(here)) == {"type", "tb", "traceback", "internal", "exception"}
     assert type(here.exception) is ExceptionWithTraceback
     assert type(here.exception.exc) is LookupError
+    assert repr(here.exception) == "ExceptionWithTraceback()"
     there = trip(here)
     assert type(there.exception) is LookupError
     assert there.exception.args == ("lost", 0)

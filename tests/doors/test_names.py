@@ -21,18 +21,20 @@ TOP = words(
 )
 
 NAMES = {
-    "_ext": "_billiard supports_exec",
+    "_ext": "_billiard supports_exec ensure_multiprocessing",
     "common": "TERM_SIGNAL TERM_SIGNAME REMAP_SIGTERM TERMSIGS_IGNORE TERMSIGS_FORCE TERMSIGS_DEFAULT TERMSIGS_FULL "
     "SIGMAP EX_SOFTWARE _should_have_exited human_status pickle_loads pickle_load maybe_setsignal _shutdown_cleanup "
     "terminate_handler_fired clear_terminate_handler_fired reset_signals signum restart_state",
     "compat": "close_open_fds get_fdmax isblocking setblocking send_offset maybe_fileno uniq get_errno "
     "spawnv_passfds mem_rss maxrss_to_kb fsencode fsdecode _winapi _FD_DIR _open_fds _dev_fd_is_fdescfs "
-    "FILENO_ERRORS E_NO_FILENO E_RESOURCE_UNAVAILABLE",
+    "FILENO_ERRORS E_PSUTIL_MISSING E_RESOURCE_MISSING",
     "connection": "Client Listener Pipe wait Connection detach _SocketContainer is_pypy reduce_connection "
-    "rebuild_connection deliver_challenge answer_challenge families address_type SocketListener",
+    "rebuild_connection deliver_challenge answer_challenge families address_type SocketListener "
+    "send_offset setblocking",
     "context": "BaseContext DefaultContext ForkContext SpawnContext ForkServerContext ForkProcess SpawnProcess "
     "ForkServerProcess Process _default_context _concrete_contexts _force_start_method assert_spawning "
-    "get_spawning_popen set_spawning_popen _tls W_NO_EXECV",
+    "get_spawning_popen set_spawning_popen _tls W_NO_EXECV TimeLimitExceeded SoftTimeLimitExceeded WorkerLostError "
+    "ProcessError BufferTooShort TimeoutError AuthenticationError",
     "dummy": "Process DummyProcess current_process active_children freeze_support Lock RLock Semaphore "
     "BoundedSemaphore Condition Event Queue Manager Pipe Pool JoinableQueue Namespace Array Value shutdown",
     "dummy.connection": "Client Listener Pipe Connection families",
@@ -54,7 +56,7 @@ NAMES = {
     "reduction": "ForkingPickler HAVE_SEND_HANDLE DupFd sendfds recvfds send_handle recv_handle dump register",
     "resource_sharer": "DupFd stop",
     "resource_tracker": "register unregister ensure_running",
-    "semaphore_tracker": "SemaphoreTracker register unregister ensure_running getfd _semaphore_tracker",
+    "semaphore_tracker": "SemaphoreTracker register unregister ensure_running getfd main _semaphore_tracker",
     "shared_memory": "SharedMemory ShareableList",
     "sharedctypes": "RawValue RawArray Value Array synchronized copy SynchronizedBase Synchronized typecode_to_type",
     "spawn": "spawn_main freeze_support set_executable get_executable get_preparation_data get_command_line prepare "

@@ -37,6 +37,7 @@ def test_silent_until_asked(silent, caplog):
     assert silent.propagate == 0
     for name in ("sub_debug", "debug", "info", "sub_warning", "warning", "error"):
         assert getattr(util, name)("%s speaking", name, extra={"mark": 1}) is None
+    assert (logging.getLevelName(5), logging.getLevelName(25)) == ("SUBDEBUG", "SUBWARNING")
     told = [(r.levelno, r.getMessage(), r.mark, r.filename) for r in caplog.records]
     assert told == [
         (5, "sub_debug speaking", 1, "test_util.py"),
