@@ -77,4 +77,5 @@ class WorkerHandle:
         return hash(self._worker)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}({self.name}, {self._worker.phase.name.lower()}, pid={self.pid}, exitcode={self.exitcode})>"
+        phase = self._worker.phase.name.lower()
+        return f"<{type(self).__name__}({self.name}, {phase}, pid={self.pid}, exitcode={self.exitcode})>"

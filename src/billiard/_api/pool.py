@@ -448,7 +448,12 @@ class Pool:
         if not self.allow_restart:
             raise ValueError("restart() needs a pool made with allow_restart=True")
         staff = self._engine.core.staff
-        self._engine.change(lambda: [staff.retire(worker, 0) for worker in list(staff.workers.values())] and None)
+
+        def decide() -> None:
+            for worker in list(staff.workers.values()):
+                staff.retire(worker, 0)
+
+        self._engine.change(decide)
 
     def grow(self, n: int = 1) -> None:
         """Add `n` workers."""
@@ -508,7 +513,10 @@ class Pool:
         return self._engine.next_deadline()
 
     def turn(self, timeout: float = 0.0) -> None:
-        """Wait for at most `timeout` seconds for something to happen, and deal with it. Runs callbacks with ``threads=False``."""
+        """Wait for at most `timeout` seconds for something to happen, and deal with it.
+
+        With ``threads=False`` callbacks and hooks run in here.
+        """
         self._engine.turn(timeout)
 
     def did_start_ok(self) -> bool:
@@ -610,7 +618,8 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} state={self._state_names[self._engine.core.staff.standing]} pool_size={self._processes}>"
+        state = self._state_names[self._engine.core.staff.standing]
+        return f"<{type(self).__name__} state={state} pool_size={self._processes}>"
 
 
 class NotClosedError(ValueError, AssertionError):

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .._core.state import Job
+from .._core.state import FATE, Job
 from .._wire import frames
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError
@@ -231,7 +231,7 @@ class Chunk(Job):
     def resolve(self) -> bool:
         """See billiard._api.outcome."""
         item = None
-        if isinstance(getattr(self.body, "item", None), int) and self.state == outcome.FATE:
+        if isinstance(getattr(self.body, "item", None), int) and self.state == FATE:
             item = self.first + self.body.item
         return outcome.resolve(self, self.group._func, self.group._job, item)
 

@@ -173,9 +173,9 @@ class Blows:
         blow = worker.blow
         if blow is None or blow.struck:
             return
-        if blow.number and (sight.current != blow.number or blow.number not in worker.inflight):
-            self._missed(worker, now)
-        elif blow.number and blow.cause is Cause.TIME_LIMIT and sight.item != blow.item:
+        moved_on = blow.number and (sight.current != blow.number or blow.number not in worker.inflight)
+        in_time = blow.number and blow.cause is Cause.TIME_LIMIT and sight.item != blow.item
+        if moved_on or in_time:
             self._missed(worker, now)
         else:
             self._land(worker, blow, now)

@@ -51,7 +51,7 @@ class Dispatch:
         Numbers that are not in flight were dealt with before (or never given): they are ignored.
         """
         inflight = worker.inflight
-        rare = []
+        rare: list[tuple[int, int, int, Any]] = []
         busy_us = count = function_id = 0
         for kind, tag, number, body in batch:
             job = inflight.get(number)

@@ -194,15 +194,16 @@ class Staff:
     ) -> None:
         if self.standing is Standing.TERMINATE:
             return
-        limited_by_us = worker.blow is not None and worker.blow.cause is Cause.TERMINATED
+        terminated_by_user = worker.blow is not None and worker.blow.cause is Cause.TERMINATED
         if failed_start:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS + self.size:
                 self.break_down(Fate(Cause.UNSTARTABLE, worker, status, detail=failure))
                 return
-        if self._restarts is not None and not limited_by_us and not (ordered and worker.blow is None):
-            if fates.spends_restart(status) and self._restarts.exceeded(now):
-                self.break_down(Fate(Cause.RESTARTS, worker, status, detail=self._restarts))
+        if self._restarts is None or terminated_by_user or not fates.spends_restart(status):
+            return
+        if not (ordered and worker.blow is None) and self._restarts.exceeded(now):
+            self.break_down(Fate(Cause.RESTARTS, worker, status, detail=self._restarts))
 
     def _settle_calls(self, worker: Worker, status: int | None, now: float) -> None:
         sight = worker.board.see() if worker.board is not None and worker.inflight else None

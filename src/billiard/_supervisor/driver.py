@@ -56,6 +56,10 @@ class TryLock:
         self._notes.extend(map(self._lock.acquire, (False,)))
         return self._notes[0]
 
+    @property
+    def held(self) -> bool:
+        return bool(self._notes) and self._notes[0]
+
     def __exit__(self, *exc_info: object) -> None:
         if self._notes and self._notes[0]:
             self._lock.release()
@@ -70,6 +74,7 @@ class Driver:
         self._next_deadline = machine.next_deadline
         self._name = name
         self._pilot = threading.Lock()  # held by the caller that drives
+        self._pilot_ident = 0  # its thread, set before it looks at its target and polls
         self._waiting: dict[object, Any] = {}  # callers that do not: each with the lock it sleeps on
         self._last_left = 0.0
         self._parked = False
@@ -91,13 +96,13 @@ class Driver:
                         return False
                     continue
             finally:
-                pilot.__exit__()
                 self._left(pilot)
             if not self._sleep(target, deadline):
                 return bool(target.state)
         return True
 
     def _fly(self, target: Target, deadline: float | None) -> bool:
+        self._pilot_ident = threading.get_ident()
         while not target.state:
             timeout = _FOREVER
             if deadline is not None:
@@ -109,8 +114,10 @@ class Driver:
         return True
 
     def _left(self, pilot: TryLock) -> None:
-        if not pilot._notes or not pilot._notes[0]:
+        if not pilot.held:
             return
+        self._pilot_ident = 0
+        pilot.__exit__()
         self._last_left = time.monotonic()
         for lock in list(self._waiting.values()):
             _release(lock)  # somebody who waits takes over
@@ -139,6 +146,12 @@ class Driver:
                 for other in list(self._waiting.values()):
                     _release(other)
                     break
+
+    @property
+    def pilot_elsewhere(self) -> bool:
+        """Whether another thread drives. It may have looked at its target before this thread applied the result, and be
+        about to poll for what will never come: it has to be woken."""
+        return self._pilot_ident not in (0, threading.get_ident())
 
     # -- the supervisor thread
 

@@ -288,6 +288,8 @@ class Engine:
         if self.end.wakers and self.end.state:
             for wake in self.end.wakers:
                 wake()
+        if self.driver.pilot_elsewhere:
+            self.wake()
 
     def _write_all(self) -> None:
         unwritten = self.core.dispatch.unwritten

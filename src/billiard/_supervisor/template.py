@@ -57,7 +57,7 @@ class Template:
         self._snapshot = snapshot
         self._name_prefix = name_prefix
         self._parent_pid = os.getppid()
-        self._identity = mp_process.current_process()._identity  # type: ignore[attr-defined]
+        self._identity = mp_process.current_process()._identity
         self._alive: dict[int, int] = {}  # pid -> ident; not yet seen to have exited
         self._pids: dict[int, int] = {}  # ident -> pid; not yet reaped
         self._lifelines: dict[int, int] = {}  # ident -> the end whose closing kills the worker
@@ -166,7 +166,7 @@ class Template:
             sock = socket.socket(fileno=channel)
             board = Board(board_fd)
             board.close_fd()
-            worker = ForkProcess(
+            worker: Any = ForkProcess(
                 target=main.serve, args=(sock, board, self._settings, self._snapshot, lifeline_read)
             )
             worker.name = f"{self._name_prefix}-{serial}"

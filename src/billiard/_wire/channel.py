@@ -131,6 +131,12 @@ class Channel:
         if got == self._used:
             self._base = got
         start = got - self._base
+        if start == _BUFFER_SIZE and got - self._used < HEADER_SIZE:
+            # the buffer ends in the middle of a header: to the front with it, and only then is it there
+            rest, at = got - self._used, self._used - self._base
+            self._memory[:rest] = self._memory[at : at + rest]
+            self._base = self._used
+            start = rest
         self.empty = False
         if start < _BUFFER_SIZE:
             try:

@@ -63,7 +63,7 @@ def serve_spawned(
         raise RuntimeError("a worker must be started as a child process")
     board = Board(board_fd)
     board.close_fd()
-    serve(sock, board, settings, MainSnapshot(importable_main), parent.sentinel)  # type: ignore[arg-type]
+    serve(sock, board, settings, MainSnapshot(importable_main), parent.sentinel)
 
 
 def _lead_own_group() -> None:
