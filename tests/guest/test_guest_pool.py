@@ -305,6 +305,13 @@ class TestDeaths:
             pool.run_until(lambda: False)
         assert pool._state == billiard.pool.CLOSE
 
+    def test_replacing_the_stillborn_is_not_a_race(self, make_pool, errors):
+        pool = make_pool(1, initializer=tasks.broken_initializer)
+        start = time.monotonic()
+        pool.run_until(lambda: len(pool.statuses) == 2)
+        assert time.monotonic() - start > 1.0
+        assert pool.statuses == [1, 1]
+
 
 class TestRecycling:
     def test_forty_workers_leave_with_the_right_status(self, make_pool, errors):

@@ -290,6 +290,10 @@ class ResultHandler(PoolThread):
         counter.value = done
         return self.maxtasks is not None and done >= self.maxtasks
 
+    def has_accepted(self, pid: int) -> bool:
+        """Whether a worker holds a job."""
+        return pid in self._accepted_by.values()
+
     def on_worker_exit(self, pid: int) -> None:
         """Forget what a dead worker had accepted."""
         for key in [key for key, owner in self._accepted_by.items() if owner == pid]:

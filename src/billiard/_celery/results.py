@@ -19,7 +19,7 @@ from typing import Any, cast
 from billiard._api import imap as engine_imap
 from billiard._api import results as engine_results
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import Terminated, TimeoutError  # noqa: A004 - multiprocessing's, as published
+from billiard.exceptions import Terminated, TimeoutError
 
 from . import log
 from .seams import new_lock

@@ -21,7 +21,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from billiard import common
-from billiard._core.fates import Fate, fate_of_job, is_expected, spends_restart
+from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_expected, spends_restart
 from billiard.common import human_status
 from billiard.exceptions import RestartFreqExceeded, WorkerLostError
 
@@ -29,6 +29,10 @@ from . import log, seams
 from .handlers import RUN, WorkersJoined
 from .wire import failure
 from .worker import SIG_SOFT_TIMEOUT, Worker
+
+#: A worker that fails this young, before any job, will likely fail again: its replacement waits as long. Without that a
+#: broken initializer, whose victims are noticed at once, keeps the machine busy with forks.
+STILLBORN_S = 1.0
 
 #: A worker whose sentinel is at its end is a zombie within microseconds; how long to believe that.
 ZOMBIE_WAIT_S = 0.05
@@ -57,7 +61,8 @@ class Staff:
     _result_handler: Any
     _inqueue: Any
     _outqueue: Any
-    _reaped_early: list[int | None]
+    _unreplaced: list[int | None]
+    _replace_after = 0.0
     allow_restart: bool
     threads: bool
     restart_state: Any
@@ -110,6 +115,7 @@ class Staff:
             process.name = process.name.replace("Process", "PoolWorker")
             process.daemon = True
             process.index = i
+            process._born_at = time.monotonic()
             process.start()
             _watch_the_process_itself(process)
         except BaseException:
@@ -133,7 +139,7 @@ class Staff:
     def did_start_ok(self) -> bool:
         """Whether no worker has died yet. Buries those that have."""
         exitcodes = self._join_exited_workers()
-        self._reaped_early += exitcodes
+        self._unreplaced += exitcodes
         return not exitcodes
 
     def maintain_pool(self) -> None:
@@ -152,8 +158,10 @@ class Staff:
             raise
 
     def _maintain_pool(self) -> None:
-        gone = self._join_exited_workers()
-        exitcodes, self._reaped_early[:] = self._reaped_early + gone, []
+        self._unreplaced += self._join_exited_workers()
+        if time.monotonic() < self._replace_after:
+            return
+        exitcodes, self._unreplaced[:] = self._unreplaced[:], []
         self._repopulate_pool(exitcodes)
         # A dead worker will not send the result that would have given back its slot.
         if self._putlock is not None:
@@ -223,11 +231,23 @@ class Staff:
             log.error("Process %r pid:%r exited with %r", process.name, process.pid, status)
         # First what it had sent: a result that arrived is a result, whatever its sender's end.
         self.process_flush_queues(process)
+        if self._is_stillborn(process):
+            self._replace_after = time.monotonic() + STILLBORN_S
         if process in self._pool:
             self._pool.remove(process)
         self._poolctrl.pop(process.pid, None)
         self._on_ready_counters.pop(process.pid, None)
         self._result_handler.on_worker_exit(process.pid)
+
+    def _is_stillborn(self, process: Any) -> bool:
+        counter = self._on_ready_counters.get(process.pid)
+        return (
+            classify_exit(process.exitcode) is Ending.FAILED
+            and counter is not None
+            and counter.value == 0
+            and not self._result_handler.has_accepted(process.pid)
+            and time.monotonic() - process._born_at < STILLBORN_S
+        )
 
     def _settle_jobs(self, buried: dict[int, Any]) -> None:
         live = {process.pid for process in self._pool}
