@@ -33,7 +33,8 @@ def worker(serving: list[LiveWorker], start_worker: Callable[..., LiveWorker]) -
         assert worker.call("add", 1, 1) == 2
         wait_until(lambda: len(worker.pids()) == 2, 8, "two processes in the pool")
         assert worker.complaints() == []
-    except BaseException:
+    except BaseException as exc:
+        exc.add_note(f"stacks of the worker: {worker.cry()}")
         worker.kill()
         worker.complained = True
         raise

@@ -12,6 +12,7 @@ import signal
 import time
 from typing import Any
 
+import file_broker  # noqa: F401 - registers its scheme
 import redis
 from celery.exceptions import SoftTimeLimitExceeded
 

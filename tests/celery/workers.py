@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import file_broker
 import psutil
 import redis
 from celery.result import AsyncResult
@@ -77,7 +78,7 @@ class LiveWorker:
         self.log_path = folder / "worker.log"
         self.conf = dict(conf or {})
         if kind.filesystem:
-            broker = "filesystem://"
+            broker = f"{file_broker.SCHEME}://"
             queue, control = folder / "queue", folder / "control"
             queue.mkdir()
             control.mkdir()
@@ -163,6 +164,18 @@ class LiveWorker:
         self.process.wait()
         for process in alive(family):
             process.kill()
+
+    def cry(self) -> str:
+        """Where every thread of the worker stands, which Celery logs on SIGUSR1: told when a step has failed."""
+        if self.process is None or self.process.poll() is not None:
+            return ""
+        before = len(self.log())
+        self.process.send_signal(signal.SIGUSR1)
+        try:
+            wait_until(lambda: self.log().rstrip().endswith("=" * 49), 2, "the stacks")
+        except AssertionError:
+            pass
+        return self.log()[before:]
 
     def family(self) -> list[psutil.Process]:
         """Everything below the worker: pool children, a template process, and what tasks have started."""
