@@ -97,6 +97,13 @@ def per_library(work: str, libraries: Sequence[str] = (), **params: Any) -> list
     return [Case.of(name, work, name, **params) for name in libraries or ["ours", *PEERS]]
 
 
+def per_library_fewer(work: str, fewer: dict[str, int], libraries: Sequence[str] = (), **params: Any) -> list[Case]:
+    """The same, but the libraries in `fewer` get that many tasks: theirs is a rate, and a minute for it is too long."""
+    cases = per_library(work, libraries, **params)
+    most = params["n"]
+    return [Case.of(c.label, work, c.library, **{**params, "n": min(most, fewer.get(c.label, most))}) for c in cases]
+
+
 def libraries_that(can: str) -> list[str]:
     return [name for name, cls in LIBRARIES.items() if can in cls.can]
 
