@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, Final
 
 from .._core.state import FATE, Job
@@ -13,13 +14,15 @@ from . import story
 VALUE: Final = 0x201  # further states of a job: its body is the value, or the ExceptionInfo
 FAILURE: Final = 0x202
 
+_loads: Final = pickle.loads
+
 
 def resolve(job: Job, func: Any, number: int, item: int | None = None) -> bool:
     """Turn `job.body` into the value (True) or the `ExceptionInfo` (False). Once: later calls see the same object."""
     state = job.state
     if state == frames.RESULT:
         try:
-            value, found = pickling.loads(job.body), VALUE
+            value, found = _loads(job.body), VALUE
         except Exception as exc:
             value, found = _unreadable(exc, func, number), FAILURE
     elif state >= VALUE:

@@ -126,6 +126,9 @@ class Pool:
         )  # fmt: skip
         self._engine = Engine(core, self._launcher_maker(settings), _weakly(self), self.threads, _pool_name())
         self._snapshot = self._engine.launcher.snapshot
+        self._function_ids = self._engine.functions.ids
+        # whether a call has options even if it was given none
+        self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
         self._finalizer = util.Finalize(self, _end_engine, args=(self._engine,), exitpriority=15)
         self._engine.start()
 
@@ -174,36 +177,26 @@ class Pool:
         engine = self._engine
         if engine.core.staff.standing or engine.closed:
             self._refuse()
-        function_id = engine.functions.find(func)
-        if function_id:
-            # the hot path: a known function and plain arguments
-            pickled, buffers = pickling.dumps((args if type(args) is tuple else tuple(args), kwds), self._snapshot)
+        function_id = self._function_ids.get(id(func), 0)
+        if function_id and not kwds and type(args) is tuple and _all_plain(args):
+            # the hot path: a known function and arguments that refer to nothing
+            call = _dumps(args, 5)
+            job = ApplyResult(self, func, frames.CALL, function_id, call, len(call))
         else:
-            function_id, pickled, buffers = self._pickle_call(func, args, kwds)
-        if buffers is None:
-            job = ApplyResult(self, func, function_id, pickled, len(pickled))
-        else:
-            parts, size = frames.pack_large(pickled, buffers)
-            job = ApplyResult(self, func, function_id, parts, size)
-            job.kind = frames.CALL | frames.LARGE
+            job = self._careful_job(func, function_id, args, kwds)
         if (
             callback or error_callback or accept_callback or timeout_callback or waitforslot or soft_timeout is not None
             or timeout is not None or lost_worker_timeout is not None or callbacks_propagate or correlation_id is not None
-            or self._needs_options
+            or self._has_defaults
         ):  # fmt: skip
             self._set_options(
                 job, callback, error_callback, accept_callback, timeout_callback, waitforslot, soft_timeout, timeout,
                 lost_worker_timeout, callbacks_propagate, correlation_id,
             )  # fmt: skip
         engine.submit(job)
-        if buffers is not None and job.call is not None:
+        if job.kind & frames.LARGE:
             self._own(job)
         return job
-
-    @property
-    def _needs_options(self) -> bool:
-        """Whether a call has options even if it was given none."""
-        return bool(self.putlocks or self.timeout or self.soft_timeout or self.synack or self.on_timeout_set)
 
     def _set_options(
         self, job: ApplyResult, callback: Any, error_callback: Any, accept_callback: Any, timeout_callback: Any,
@@ -245,13 +238,25 @@ class Pool:
             self._engine.driver.wake_supervisor()
             slot.acquire()
 
-    def _pickle_call(self, func: Any, args: Any, kwds: Any) -> tuple[int, bytes, Any]:
+    def _careful_job(self, func: Any, function_id: int, args: Any, kwds: Any) -> ApplyResult:
+        """A job whatever the function and the arguments are."""
         validate.function(func)
-        if not isinstance(kwds, dict):
-            kwds = dict(kwds)
-        function_id = self._function_id(func)
-        call = (tuple(args), kwds) if function_id else (func, tuple(args), kwds)
-        return function_id, *self._pickle(call, func)
+        function_id = function_id or self._function_id(func)
+        args, kind = tuple(args), frames.KWCALL
+        payload: Any = args
+        if not function_id:
+            payload = (func, args, dict(kwds))
+        elif kwds:
+            payload = (args, dict(kwds))
+        else:
+            kind = frames.CALL
+        call: Any
+        call, buffers = self._pickle(payload, func)
+        size = len(call)
+        if buffers is not None:
+            call, size = frames.pack_large(call, buffers)
+            kind |= frames.LARGE
+        return ApplyResult(self, func, kind, function_id, call, size)
 
     def _pickle(self, payload: Any, func: Any) -> tuple[bytes, Any]:
         try:
@@ -263,7 +268,7 @@ class Pool:
     def _function_id(self, func: Any) -> int:
         """The number that calls name `func` by, or 0 when each call must carry it."""
         functions = self._engine.functions
-        function_id = functions.find(func)
+        function_id = functions.ids.get(id(func), 0)
         if not function_id and len(functions) < 4096 and pickling.travels_by_name(func, self._snapshot):
             pickled = pickle.dumps(func, 5)
             function_id = functions.add(func, pickled)
@@ -339,10 +344,13 @@ class Pool:
             payload: Any = items
             sent_as = kind
             if single:
-                payload = (tuple(items[0]) if kind == frames.STARMAP else (items[0],), {})
+                payload = tuple(items[0]) if kind == frames.STARMAP else (items[0],)
                 sent_as = frames.CALL
             call: Any
-            call, buffers = self._pickle(payload, func)
+            if single and _all_plain(payload):
+                call, buffers = _dumps(payload, 5), None
+            else:
+                call, buffers = self._pickle(payload, func)
             size = len(call)
             if buffers is not None:
                 call, size = frames.pack_large(call, buffers)
@@ -471,11 +479,7 @@ class Pool:
 
     def _resize(self, by: int) -> None:
         staff = self._engine.core.staff
-
-        def decide() -> None:
-            staff.size += by
-
-        self._engine.change(decide)
+        self._engine.change(lambda: staff.resize(by))
         for _ in range(abs(by)):
             change = getattr(self._putlock, "grow" if by > 0 else "shrink", None)
             if change is not None:
@@ -624,6 +628,17 @@ class Pool:
 
 class NotClosedError(ValueError, AssertionError):
     """`join` before `close`: multiprocessing raises ValueError, billiard an AssertionError."""
+
+
+_dumps: Final = pickle.dumps
+_PLAIN: Final = pickling.PLAIN
+
+
+def _all_plain(args: Any) -> bool:
+    for arg in args:  # noqa: SIM110 - all() with a generator costs three times as much, once per call
+        if type(arg) not in _PLAIN:
+            return False
+    return True
 
 
 def _context(context: Any) -> Any:

@@ -66,7 +66,7 @@ class Handle(Job):
         """
         if not self.state and not self._pool._engine.wait(self, timeout) and not self.state:
             raise TimeoutError(f"no result of job {self._job} within {timeout}s")
-        if self._resolve():
+        if self.state == outcome.VALUE or self._resolve():
             return self.body
         try:
             raise self.body.exception
@@ -131,17 +131,17 @@ class Handle(Job):
 class ApplyResult(Handle):
     """One call."""
 
-    kind = frames.CALL
     call: Any
     _cancelled = False
     _accepted_at: float | None = None
     _accepted_pid: int | None = None
 
-    def __init__(self, pool: Any, func: Any, function_id: int, call: Any, size: int) -> None:
+    def __init__(self, pool: Any, func: Any, kind: int, function_id: int, call: Any, size: int) -> None:
         # the attributes that every call needs; all others have defaults on the class
         self._pool = pool
         self._func = func
         self._job = next(job_counter)
+        self.kind = kind
         self.function_id = function_id
         self.call = call
         self.size = size

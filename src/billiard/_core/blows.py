@@ -18,6 +18,7 @@ which call is running since when.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from .dispatch import Dispatch
@@ -42,6 +43,9 @@ SOFT: Final = "soft"
 HARD: Final = "hard"
 
 
+def _nothing() -> None: ...
+
+
 class Blows:
     """Recalls, limits and terminations of one pool's workers."""
 
@@ -49,6 +53,7 @@ class Blows:
         self._dispatch = dispatch
         self._timers = timers
         self.orders: deque[tuple[str, Worker, int]] = deque()
+        self.doomed: Callable[[], None] = _nothing  # told when a worker is struck: it needs a replacement
         self.notices: deque[tuple[str, Any, Any]] = deque()
 
     # -- arming
@@ -198,6 +203,7 @@ class Blows:
     def _land(self, worker: Worker, blow: Blow, now: float) -> None:
         blow.struck = True
         worker.phase = Phase.DOOMED
+        self.doomed()
         self.orders.append((KILL, worker, blow.signum))
         if blow.signum != SIGKILL:
             self._timers.set(worker, ESCALATE, now + TERM_GRACE_S)

@@ -53,6 +53,7 @@ class Staff:
         self.broken_by: Fate | None = None
         self.workers: dict[int, Worker] = {}  # by ident; all that are not GONE
         self.orders: deque[tuple[str, Worker, int]] = deque()
+        self.restless = True  # something changed since `staff` last found everything as it should be
         self.worker_died = False  # ever, unbidden: what `did_start_ok` asks
         self._dispatch = dispatch
         self._blows = blows
@@ -63,6 +64,22 @@ class Staff:
         self._failed_spawns = 0
         self._respawn_at = 0.0
         self._bench: deque[Worker] = deque()  # up, but without a seat
+        blows.doomed = self.disturb
+
+    def disturb(self) -> None:
+        """Have `staff` look again."""
+        self.restless = True
+
+    def resize(self, by: int) -> None:
+        """So many workers more, or less."""
+        self.size += by
+        self.restless = True
+
+    def close(self) -> None:
+        """Take no more jobs; end when there are none."""
+        if self.standing is Standing.RUN:
+            self.standing = Standing.CLOSE
+        self.restless = True
 
     # -- the level
 
@@ -72,6 +89,8 @@ class Staff:
             if self._dispatch.backlog:
                 self._fail_all(self.broken_by or Fate(Cause.POOL_TERMINATED))
             return
+        if not self.restless:
+            return
         if self.standing is Standing.CLOSE:
             if self._finished():
                 for worker in list(self.workers.values()):
@@ -79,8 +98,10 @@ class Staff:
             if not self._dispatch.backlog and self._in_flight() <= self._active():
                 return  # enough for what is left
         missing = self.size - self._active()
+        self.restless = self.standing is Standing.CLOSE
         if missing > 0 and now < self._respawn_at:
             missing = 0
+            self.restless = True
         for _ in range(missing):
             worker = Worker(next(self._idents), self._free_index(), self._quota)
             self.workers[worker.ident] = worker
@@ -122,6 +143,7 @@ class Staff:
 
     def ready(self, worker: Worker) -> None:
         """The worker is initialised."""
+        self.restless = True
         if worker.phase is Phase.STARTING:
             worker.phase = Phase.UP
             self._failed_starts = self._failed_spawns = 0
@@ -135,6 +157,7 @@ class Staff:
         worker.phase = Phase.GONE
         self.workers.pop(worker.ident, None)
         self._failed_spawns += 1
+        self.restless = True
         if self._failed_spawns >= FAILED_SPAWNS and not self._active():
             self.break_down(Fate(Cause.UNSTARTABLE, detail=error))
         self._respawn_at = now + min(0.02 * 2 ** min(self._failed_spawns, 6), 1.0)
@@ -143,6 +166,7 @@ class Staff:
     def retire(self, worker: Worker, status: int) -> None:
         """Let `worker` finish the calls it holds, and leave with `status`."""
         if worker.phase in (Phase.STARTING, Phase.UP):
+            self.restless = True
             worker.phase = Phase.RETIRING
             worker.retire_status = status
             self._dispatch.idle.pop(worker, None)
@@ -155,6 +179,7 @@ class Staff:
 
     def leaving(self, worker: Worker, number: int) -> None:
         """The worker says that it leaves, and runs nothing after call `number`."""
+        self.restless = True
         worker.leaving_from = number
         if worker.phase in (Phase.STARTING, Phase.UP):
             worker.phase = Phase.RETIRING
@@ -175,6 +200,7 @@ class Staff:
         """
         if worker.phase is Phase.GONE:
             return
+        self.restless = True
         worker.status = status
         self._settle_calls(worker, status, now)
         self._dispatch.idle.pop(worker, None)

@@ -23,17 +23,17 @@ class Announcer:
         self._name = name
         self._thread: threading.Thread | None = None
         self._queue: queue.SimpleQueue[list[Announcement] | None] = queue.SimpleQueue()
-        self._pending: deque[Announcement] = deque()
+        self.pending: deque[Announcement] = deque()
 
     def add(self, function: Callable[..., Any], *args: Any) -> None:
         """Announce later: at `release`, or in `run_here`."""
-        self._pending.append((function, args))
+        self.pending.append((function, args))
 
     def release(self) -> None:
         """Let the thread run what was added. One hand-over a turn, however many results it brought."""
-        if self._threaded and self._pending:
+        if self._threaded and self.pending:
             batch: list[Announcement] = []
-            pending = self._pending
+            pending = self.pending
             while pending:
                 batch.append(pending[0])
                 pending.popleft()
@@ -44,7 +44,7 @@ class Announcer:
 
     def run_here(self) -> None:
         """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
-        pending = self._pending
+        pending = self.pending
         while pending and not self._threaded:
             function, args = pending.popleft()
             function(*args)

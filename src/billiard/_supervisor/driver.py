@@ -177,22 +177,23 @@ class Driver:
                 self._park.acquire(timeout=min(0.01 * 2**failures, 1.0))
 
     def _nap(self) -> bool:
-        """Leave the driving to callers, if there are any."""
-        if self._pilot.locked():
-            self._parked = True
-            if self._pilot.locked():  # else it left before it could see that we are parked
-                self._park.acquire()
-            self._parked = False
-            return True
-        rest = self._last_left + CALLERS_GONE_S - time.monotonic()
-        if rest <= 0:
-            return False
-        deadline = self._next_deadline()
-        if deadline is not None:
-            rest = min(rest, deadline - time.monotonic())
+        """Leave the driving to callers, if there are any. True when it is time to look again whether there are."""
+        now = time.monotonic()
+        rest = self._last_left + CALLERS_GONE_S - now
         if rest > 0:
-            self._park.acquire(timeout=rest)
-        return self._pilot.locked()
+            # callers come and go: a nap of fixed length costs them nothing, being woken by each would
+            deadline = self._next_deadline()
+            if deadline is not None:
+                rest = min(rest, deadline - now)
+            return rest > 0 and (self._park.acquire(timeout=rest) or True)
+        if not self._pilot.locked():
+            return False
+        # one caller drives for long: it wakes us when it leaves
+        self._parked = True
+        if self._pilot.locked():  # else it left before it could see that we are parked
+            self._park.acquire()
+        self._parked = False
+        return True
 
     def caller_turned(self) -> None:
         """A caller is busy with us and turns now and then: no need for the supervisor yet."""

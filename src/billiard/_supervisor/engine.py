@@ -29,7 +29,7 @@ from .._core import blows as core_blows
 from .._core import staff as core_staff
 from .._core.core import Core
 from .._core.staff import Standing
-from .._core.state import PENDING, Blow, Cause, Job, Phase, Worker
+from .._core.state import NEVER_S, PENDING, Blow, Cause, Job, Phase, Worker
 from .._wire import frames
 from .._wire.channel import FrameError
 from .announcer import Announcer
@@ -38,7 +38,7 @@ from .fork_safety import remember
 from .hands import Functions, Hands
 from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, send_signal
 
-SELF_DRAIN: Final = 128  # submissions between two looks at what has come back
+LOOK_EVERY: Final = 32  # submissions to busy workers between two looks at what can be given out and what has come back
 LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
 LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
 WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
@@ -149,30 +149,37 @@ class Engine:
         """Take a job over. Never blocks; callable from a signal handler."""
         dispatch = self.core.dispatch
         dispatch.backlog.append(job)
-        if dispatch.idle or dispatch.open:
+        self._since_look += 1
+        if dispatch.idle:
             self.kick()
-        elif self.core.staff.standing is Standing.BROKEN:
-            self.wake()
-        else:
-            self._since_look += 1
-            if self._since_look >= SELF_DRAIN and self.threaded:
-                # the supervisor thread would have to wait for the interpreter: look ourselves at what has come back
-                self._since_look = 0
+        elif self._since_look >= LOOK_EVERY:
+            # Nobody is idle, so what was submitted can wait for company: one write for many calls. And what came back is
+            # looked at here: the supervisor thread would have to wait for the interpreter, which we hold.
+            self._since_look = 0
+            if self.threaded:
                 self.driver.caller_turned()
                 self._quick_turn()
+            else:
+                self.kick()
+        elif self.core.staff.standing:
+            self.wake()
 
     def kick(self) -> None:
         """Give out and write what can be, unless somebody is at it who will see it anyway."""
         dispatch = self.core.dispatch
         while True:
-            with TryLock(self._crank) as mine:
-                if not mine:
+            held: list[bool] = []  # a TryLock without its calls: every `apply` comes along here
+            try:
+                held.extend(map(self._crank.acquire, (False,)))
+                if not held[0]:
                     return
                 self._unfinished = True
-                now = time.monotonic()
-                self.core.assign(now)
+                self.core.assign(time.monotonic())
                 self._write_all()
                 self._unfinished = False
+            finally:
+                if held and held[0]:
+                    self._crank.release()
             if self._deadline_moved():
                 self.wake()
             # jobs may have come between our last look and our letting go
@@ -183,7 +190,7 @@ class Engine:
         with TryLock(self._crank) as mine:
             if mine:
                 self._process(self._polled(0.0), time.monotonic())
-        if self.announcer._pending:
+        if self.announcer.pending:
             self.announcer.release()
 
     def _deadline_moved(self) -> bool:
@@ -200,21 +207,26 @@ class Engine:
         dispatch = self.core.dispatch
         if dispatch.backlog and (dispatch.idle or dispatch.open):
             self.kick()
-        self.announcer.release()
-        self.announcer.run_here()
+        if self.announcer.pending:
+            self.announcer.release()
+            self.announcer.run_here()
 
     def _poll_timeout(self, timeout: float) -> float:
         if timeout == 0.0 or self._unfinished or self._terminate_wanted:
             return 0.0
-        self._poll_until = float("inf")  # before the look at the timers: whoever adds one after it will wake us
+        self._poll_until = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
         deadline = self.core.timers.next()
-        rest = float("inf") if timeout < 0 else timeout
-        if deadline is not None:
-            rest = min(rest, max(0.0, deadline - time.monotonic()))
-            if self._limits_run():
-                rest = min(rest, WATCH_SUSPENSION_S)
-        self._poll_until = time.monotonic() + rest
-        return -1.0 if rest == float("inf") else rest
+        if timeout < 0:
+            if deadline is None:
+                return -1.0
+            timeout = NEVER_S
+        now = time.monotonic()
+        if deadline is not None and deadline - now < timeout:
+            timeout = max(0.0, deadline - now)
+        if timeout > WATCH_SUSPENSION_S and self._limits_run():
+            timeout = WATCH_SUSPENSION_S
+        self._poll_until = now + timeout
+        return timeout
 
     def _limits_run(self) -> bool:
         return any(core_blows.LIMIT in worker.due for worker in self.core.staff.workers.values())
@@ -222,7 +234,7 @@ class Engine:
     def _polled(self, timeout: float) -> list[tuple[int, int]]:
         if self._poll is None:
             return []
-        if timeout <= 0.0:
+        if timeout <= 0.0 or not self._limits_run():
             events = self._poll.poll(timeout)
         else:
             before, cpu = time.monotonic(), time.process_time()
@@ -241,6 +253,7 @@ class Engine:
         self._unfinished = True
         self.core.dispatch.turned(now)
         if everything:
+            self.core.staff.disturb()
             events = [(fd, _IN | _OUT) for fd in list(self._by_fd)]
         for fd, mask in events:
             worker = self._by_fd.get(fd)
@@ -556,9 +569,7 @@ class Engine:
 
     def close_later(self) -> None:
         """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
-        staff = self.core.staff
-        if staff.standing is Standing.RUN:
-            staff.standing = Standing.CLOSE
+        self.core.staff.close()
         self.wake()
 
     def terminate_later(self) -> None:

@@ -21,22 +21,18 @@ class Functions:
     """
 
     def __init__(self) -> None:
-        self._ids: dict[int, tuple[Any, int]] = {}
-        self._next = 1
+        self.ids: dict[int, int] = {}  # id(function) -> its number
         self.pickles: dict[int, bytes] = {}
-        self.forgotten: list[int] = []
-
-    def find(self, func: Any) -> int:
-        """The number of `func`, or 0."""
-        entry = self._ids.get(id(func))
-        return entry[1] if entry is not None else 0
+        self._kept: list[Any] = []
+        self._next = 1
 
     def add(self, func: Any, pickled: bytes, remember: bool = True) -> int:
         """Number a function. With `remember` False the same object gets another number the next time."""
         number, self._next = self._next, self._next + 1
         self.pickles[number] = pickled
         if remember:
-            self._ids[id(func)] = (func, number)
+            self._kept.append(func)
+            self.ids[id(func)] = number
         return number
 
     def forget(self, number: int) -> None:
@@ -44,7 +40,7 @@ class Functions:
         self.pickles.pop(number, None)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
 
 class Hands:

@@ -127,7 +127,8 @@ class Channel:
         """
         if self._assembly is not None:
             return self._receive_large(self._assembly)
-        got = _total(self._got)
+        tally = self._got
+        got = tally[0] if len(tally) == 1 else _total(tally)
         if got == self._used:
             self._base = got
         start = got - self._base
@@ -140,7 +141,7 @@ class Channel:
         self.empty = False
         if start < _BUFFER_SIZE:
             try:
-                self._got.extend(map(self._recv_into, (self._view[start:] if start else self._view,)))
+                tally.extend(map(self._recv_into, (self._view[start:] if start else self._view,)))
             except BlockingIOError:
                 self.empty = True
                 if self._used == got:
@@ -148,9 +149,9 @@ class Channel:
             except OSError:
                 self.closed_by_peer = True
             else:
-                if self._got[-1] == 0 and len(self._got) > 1:
+                if not tally[-1]:
                     self.closed_by_peer = True
-                got = _total(self._got)
+                got = _total(tally)
         return self._parse(got)
 
     def _parse(self, got: int) -> tuple[list[Frame], int]:
@@ -224,7 +225,7 @@ class Channel:
         """Write what the socket takes now."""
         out = self.outgoing
         while out is not None:
-            sent = _total(out.sent)
+            sent = _total(out.sent) if out.sent else 0
             if sent >= out.size:
                 self.outgoing = None
                 return

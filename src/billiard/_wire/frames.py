@@ -30,14 +30,15 @@ SYNACK: Final = 0x20  # ... and then waits for a VERDICT before it runs it
 KIND: Final = 0x1F
 
 # parent -> worker
-CALL: Final = 1  # body: pickle of (args, kwds), or of (function, args, kwds) when tag is 0
-MAP: Final = 2  # body: pickle of a list of items, the function is called with each
-STARMAP: Final = 3  # the same, each item unpacked
-FUNCTION: Final = 4  # tag: its id; body: its pickle. Sent once per worker, before first use
-FORGET: Final = 5  # tag: the id of a function that no further call will name
-RESUME: Final = 6  # number: the recall that is over; later frames are to be run again
-VERDICT: Final = 7  # tag: 1 run the call that was accepted, 0 drop it
-RETIRE: Final = 8  # tag: exit status; no frame follows
+CALL: Final = 1  # body: pickle of the arguments, a tuple
+KWCALL: Final = 2  # body: pickle of (args, kwds), or of (function, args, kwds) when tag is 0
+MAP: Final = 3  # body: pickle of a list of items, the function is called with each
+STARMAP: Final = 4  # the same, each item unpacked
+FUNCTION: Final = 5  # tag: its id; body: its pickle. Sent once per worker, before first use
+FORGET: Final = 6  # tag: the id of a function that no further call will name
+RESUME: Final = 7  # number: the recall that is over; later frames are to be run again
+VERDICT: Final = 8  # tag: 1 run the call that was accepted, 0 drop it
+RETIRE: Final = 9  # tag: exit status; no frame follows
 
 # worker -> parent. Only RESULT and ERROR name their call in the header: whatever else comes has number 0 there, so
 # the parent's loop over results tells the two apart by the look-up that it must do anyway.

@@ -29,6 +29,9 @@ _PROTOCOL: Final = 5
 _OUT_OF_BAND_FROM: Final = 1 << 14  # smaller buffers are cheaper copied into the pickle
 _SHORTEST_NAMED: Final = 32  # no shorter pickle can name a module of the two below and a class in it
 
+#: Types whose pickles refer to nothing, so that the plainest pickling is right for them.
+PLAIN: Final = frozenset((int, str, float, bool, type(None)))
+
 _dumps = pickle.dumps
 _known_reducers = len(ForkingPickler._extra_reducers)  # type: ignore[attr-defined]  # the registry has no public name
 

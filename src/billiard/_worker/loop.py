@@ -8,6 +8,7 @@ core preempts between every two of them.
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -58,11 +59,12 @@ class Loop:
 
     def _serve(self, stream: Iterator[_Frame]) -> int:
         # everything the loop touches per call is a local: this function is half of what a tiny task costs
-        cells, soft, clock, loads = self._cells, self._soft, time.monotonic_ns, pickling.loads
-        functions = self._functions
-        honoured = self._honoured
+        cells, soft, clock, loads = self._cells, self._soft, time.monotonic_ns, pickle.loads
+        functions, honoured = self._functions, self._honoured
+        plain, dumps, pack, sendall = pickling.PLAIN, pickle.dumps, HEADER.pack, self._sock.sendall
+        control = frames.STARMAP
         for kind, tag, number, body in stream:
-            if (kind & frames.KIND) > frames.STARMAP:
+            if (kind & 0x1F) > control:  # frames.KIND
                 if kind == frames.RESUME:
                     honoured = number
                 elif kind == frames.RETIRE:
@@ -79,7 +81,7 @@ class Loop:
                     cells[SKIPPED_FROM] = number
                     self._sock.sendall(frames.about(frames.SKIPPED, number))
                 continue
-            if kind & (frames.ACCEPT | frames.SYNACK):
+            if kind & 0x60:  # frames.ACCEPT | frames.SYNACK
                 if kind & frames.SYNACK:
                     body = bytes(body)  # waiting for the verdict reads on, over the memory this view is of
                 if not self._accept(kind, number, started, stream):
@@ -88,9 +90,8 @@ class Loop:
             value = reply = None
             try:
                 soft.running = number
-                if kind == frames.CALL and tag in functions:
-                    args, kwds = loads(body)
-                    value = functions[tag](*args, **kwds)
+                if kind == 1 and tag in functions:  # frames.CALL
+                    value = functions[tag](*loads(body))
                 else:
                     value = self._run_rare(kind, tag, body)
                 soft.running = 0
@@ -102,9 +103,15 @@ class Loop:
                 exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
                 reply = errors.encode(exc, self._snapshot)
             run_us = (clock() - started) // 1000
-            self._reply(number, run_us if run_us < _MAX_TAG else _MAX_TAG, value, reply)
+            if run_us > _MAX_TAG:
+                run_us = _MAX_TAG
+            if reply is None and type(value) in plain and len(pickled := dumps(value, 5)) < _SMALL_RESULT:
+                # what cannot refer to anything needs no care in pickling
+                sendall(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
+            else:
+                self._reply(number, run_us, value, reply)
             # waiting for the next frame must not pin this call's arguments and result
-            args = kwds = value = reply = body = None
+            value = reply = body = None
             if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):
                 self._sock.sendall(frames.about(frames.LEAVING, number))
                 return EX_RECYCLE
@@ -173,10 +180,9 @@ class Loop:
             raise PayloadError(f"the call could not be rebuilt in the worker: {exc!r}") from exc
         kind &= frames.KIND
         if kind == frames.CALL:
-            if tag:
-                args, kwds = payload
-                return self._functions[tag](*args, **kwds)
-            func, args, kwds = payload
+            return self._functions[tag](*payload)
+        if kind == frames.KWCALL:
+            func, args, kwds = (self._functions[tag], *payload) if tag else payload
             return func(*args, **kwds)
         func, items = (self._functions[tag], payload) if tag else payload
         return self._map(func, items, starred=kind == frames.STARMAP)
