@@ -22,6 +22,7 @@ __all__ = ["ExceptionInfo", "Traceback"]
 DEFAULT_MAX_FRAMES = sys.getrecursionlimit() // 8
 
 _Position = tuple[int | None, int | None, int | None, int | None]
+_CO_OPTIMIZED = 0x1  # a function's code; `inspect` has the name, and costs too much to import for it
 _NOWHERE: tuple[_Position, ...] = ((None, None, None, None),)
 
 
@@ -138,6 +139,14 @@ class _Code:
         return _revive, (_Code, self.__dict__)
 
 
+def _may_hide(frame: Any) -> bool:
+    """Whether a look for ``__traceback_hide__`` is worth it: in a function, ``f_locals`` copies everything there is."""
+    code = frame.f_code
+    if type(frame) is _Frame or not code.co_flags & _CO_OPTIMIZED:
+        return True
+    return "__traceback_hide__" in code.co_varnames or "__traceback_hide__" in code.co_cellvars
+
+
 class _Frame:
     """A frame's outside. Of its globals only what finds the source, of its locals only the hide-me mark."""
 
@@ -153,8 +162,7 @@ class _Frame:
             "__loader__": None,
         }
         self.f_locals: dict[str, Any] = {}
-        # f_locals of a running frame builds a dict of everything in it: ask the code first.
-        if "__traceback_hide__" in frame.f_code.co_varnames or type(frame) is _Frame:
+        if _may_hide(frame):
             try:
                 self.f_locals["__traceback_hide__"] = frame.f_locals["__traceback_hide__"]
             except KeyError:

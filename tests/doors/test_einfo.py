@@ -135,6 +135,26 @@ def test_a_frame_keeps_no_values():
     assert b"password" not in pickle.dumps(info.tb)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "__traceback_hide__ = True\n1/0",
+        "def f():\n    __traceback_hide__ = True\n    g = lambda: __traceback_hide__\n    1/0\nf()",
+    ],
+    ids=["module", "cell"],
+)
+def test_the_hiding_mark_is_found_wherever_it_may_be(code):
+    try:
+        exec(code, {})
+    except ZeroDivisionError:
+        info = ExceptionInfo()
+    link = info.tb
+    while link.tb_next is not None:
+        link = link.tb_next
+    assert link.tb_frame.f_locals == {"__traceback_hide__": True}
+    assert ExceptionInfo((info.type, info.exception, link)).tb.tb_frame.f_locals == {"__traceback_hide__": True}
+
+
 def test_a_stand_in_can_be_copied_again():
     first = caught(1)
     second = ExceptionInfo((first.type, first.exception, first.tb))

@@ -74,7 +74,7 @@ class BaseProcess(process.BaseProcess):
         finally:
             # multiprocessing's spawn settles its default start method as a side effect. It is not ours to settle:
             # a later multiprocessing.set_start_method() of the application would fail.
-            if self._multiprocessing_start_method is None:
+            if self._multiprocessing_start_method is None and default._actual_context is default._default_context:
                 default._actual_context = None
         self._sentinel = self._popen.sentinel
         # A reference cycle through the target would keep the finished process alive.
