@@ -23,7 +23,7 @@ from billiard.exceptions import (
 )
 from billiard.pool import MaybeEncodingError
 
-PROMPT_S = 1.0  # far above what it takes, far below the seconds of a missed event
+PROMPT_S = 2.0  # far above what it takes, far below the seconds of a missed event
 
 
 @pytest.fixture

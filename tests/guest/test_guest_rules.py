@@ -177,6 +177,45 @@ class TestLaxBoundedSemaphore:
         assert semaphore._value == 2
 
 
+class TestWorker:
+    @pytest.fixture
+    def worker(self, monkeypatch):
+        monkeypatch.setattr("billiard.pool.os._exit", mock.Mock())
+        worker = billiard.pool.Worker(mock.Mock(), mock.Mock())
+        worker.inqW_fd = 5
+        return worker
+
+    def test_death_is_told_with_the_terminating_signal_blocked(self, worker):
+        blocked = []
+        worker.outq.put.side_effect = lambda message: blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        worker._do_exit(7, 155)
+        worker.outq.put.assert_called_once_with((billiard.pool.DEATH, (7, 155)))
+        assert signal.SIGTERM in blocked[0]
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        billiard.pool.os._exit.assert_called_once_with(155)
+
+    def test_nothing_follows_half_a_result(self, worker):
+        worker.outq.send_payload.side_effect = SystemExit(-241)
+        with pytest.raises(SystemExit):
+            worker._reply(1, None, True, "x" * 100_000)
+        worker._do_exit(7, 1)
+        worker.outq.put.assert_not_called()
+
+    def test_death_follows_a_small_result_that_was_not_sent(self, worker):
+        worker.outq.send_payload.side_effect = SystemExit(-241)
+        with pytest.raises(SystemExit):
+            worker._reply(1, None, True, "x")
+        worker._do_exit(7, 1)
+        worker.outq.put.assert_called_once()
+
+    def test_an_exit_callback_that_raises_does_not_keep_it(self, worker):
+        worker.on_exit = mock.Mock(side_effect=ValueError)
+        worker._do_exit(7, None, ValueError())
+        worker.on_exit.assert_called_once_with(7, 1)
+        billiard.pool.os._exit.assert_called_once_with(1)
+
+
 class TestTimeoutHandler:
     def test_hard_wins_and_soft_strikes_once(self):
         cache = {}

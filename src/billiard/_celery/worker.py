@@ -63,6 +63,10 @@ class Worker:
     #: A number shared with the parent (see `_on_soft_signal`), set by the pool before the process starts.
     soft_target: Any = None
 
+    #: True while a large result is being sent. A worker told to go in the middle of it may send nothing more: the parent
+    #: would take that for the rest of the result.
+    _torn = False
+
     inqW_fd: int
     synqW_fd: int | None
 
@@ -275,8 +279,10 @@ class Worker:
             except Exception as exc:
                 outcome = Sealed((False, failure(MaybeEncodingError(exc, value.exception if not ok else value))))
         message = ForkingPickler.dumps((READY, (job, i, outcome, self.inqW_fd)))
+        large = self._torn = len(message) > ATOMIC_BYTES
         self.outq.send_payload(message)
-        return len(message) > ATOMIC_BYTES
+        self._torn = False
+        return large
 
     def _is_over_memory(self) -> bool:
         limit = self.max_memory_per_child
@@ -322,7 +328,8 @@ class Worker:
                 log.error("Pool process %r: on_process_exit raised %r", pid, error, exc_info=True)
         with _blocked(common.TERM_SIGNAL):
             try:
-                self.outq.put((DEATH, (pid, exitcode)))
+                if not self._torn:
+                    self.outq.put((DEATH, (pid, exitcode)))
             except (OSError, ValueError):
                 pass  # the parent is gone, or has closed the pipe: nobody is left to tell
             for stream in (sys.stdout, sys.stderr):
