@@ -9,6 +9,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import util
@@ -35,6 +36,7 @@ CLOSE: Final = 1
 TERMINATE: Final = 2
 
 _NOT_GIVEN: Final = object()
+_PID_WAIT_S: Final = 1.0
 _EXIT_WAIT_S: Final = 5.0  # longer than SIGTERM, its grace and SIGKILL take together
 _serials = itertools.count(1)
 
@@ -262,8 +264,21 @@ class Pool:
         try:
             return pickling.dumps(payload, self._snapshot)
         except Exception as exc:
-            exc.add_note(f"while pickling a call of {story.name_of(func)} for a worker")
+            exc.add_note(f"while pickling {self._unpicklable(payload)} of a call of {story.name_of(func)} for a worker")
             raise
+
+    def _unpicklable(self, payload: Any) -> str:
+        """Which argument it is that cannot be pickled."""
+        args, kwds = payload, {}
+        if isinstance(payload, tuple) and len(payload) >= 2 and isinstance(payload[-1], dict):
+            args, kwds = payload[-2:]
+        named = [*enumerate(args)] if isinstance(args, list | tuple) else []
+        for name, value in [*((f"args[{i}]", arg) for i, arg in named), *kwds.items()]:
+            try:
+                pickling.dumps(value, self._snapshot)
+            except Exception:
+                return f"argument {name}"
+        return "the function"
 
     def _function_id(self, func: Any) -> int:
         """The number that calls name `func` by, or 0 when each call must carry it."""
@@ -412,8 +427,18 @@ class Pool:
 
     @property
     def _pool(self) -> list[WorkerHandle]:
+        self._wait_for_pids()
         workers = sorted(self._engine.core.staff.workers.values(), key=lambda worker: worker.index)
         return [self._handle(worker) for worker in workers if worker.active and worker.pid is not None]
+
+    def _wait_for_pids(self) -> None:
+        """A worker's pid is known a millisecond or two after it was ordered; whoever asks for it waits that long."""
+        until = time.monotonic() + _PID_WAIT_S
+        while not self._engine.closed and time.monotonic() < until:
+            workers = list(self._engine.core.staff.workers.values())
+            if all(worker.pid is not None for worker in workers if worker.active):
+                return
+            self._engine.turn(0.01)
 
     def _check_running(self) -> None:
         if self._engine.core.staff.standing or self._engine.closed:

@@ -64,7 +64,10 @@ def _error(fate: Fate, func: Any, job: int, item: int | None) -> Exception:
     if fate.cause is Cause.TIME_LIMIT:
         return TimeLimitExceeded(fate.limit_s, f"{which}: over its time limit of {fate.limit_s}s in {worker}", **story)
     if fate.cause is Cause.TERMINATED:
-        return Terminated(-(fate.status or 0), f"{which}: terminated" + (f" in {worker}{after}" if pid else ""), **story)
+        # its only argument is the signal's number: Celery makes a number of str() of it
+        terminated = Terminated(-(fate.status or 0), **story)
+        terminated.add_note(f"{which}: terminated" + (f" in {worker}{after}" if pid else ""))
+        return terminated
     if fate.cause is Cause.POOL_TERMINATED:
         return WorkerLostError(f"{which}: the pool was terminated{after}", **story)
     if fate.cause is Cause.RESTARTS:

@@ -21,6 +21,7 @@ from .restarts import RestartIntensity
 from .state import Blow, Cause, Fate, Job, Phase, Worker
 
 FAILED_STARTS: Final = 3  # so many more than the pool is large, in a row, and the pool is declared broken
+_KILLED_FROM_OUTSIDE: Final = (-9, -15)
 FAILED_SPAWNS: Final = 12  # in a row, with no worker left
 SPAWN: Final = "spawn"  # orders; KILL and INTERRUPT are in billiard._core.blows
 RETIRE: Final = "retire"
@@ -60,7 +61,7 @@ class Staff:
         self._quota = max_tasks_per_child
         self._restarts = restarts
         self._idents = count(1)
-        self._failed_starts = 0
+        self._failed_starts = 0.0
         self._failed_spawns = 0
         self._respawn_at = 0.0
         self._bench: deque[Worker] = deque()  # up, but without a seat
@@ -146,7 +147,7 @@ class Staff:
         self.restless = True
         if worker.phase is Phase.STARTING:
             worker.phase = Phase.UP
-            self._failed_starts = self._failed_spawns = 0
+            self._failed_starts, self._failed_spawns = 0.0, 0
             self._blows.notices.append((UP, worker, None))
         if worker.phase is Phase.UP and worker not in self._bench:
             self._bench.append(worker)
@@ -222,7 +223,8 @@ class Staff:
             return
         terminated_by_user = worker.blow is not None and worker.blow.cause is Cause.TERMINATED
         if failed_start:
-            self._failed_starts += 1
+            # killed from outside says little about whether a worker can start at all
+            self._failed_starts += 0.2 if status in _KILLED_FROM_OUTSIDE else 1
             if self._failed_starts >= FAILED_STARTS + self.size:
                 self.break_down(Fate(Cause.UNSTARTABLE, worker, status, detail=failure))
                 return
