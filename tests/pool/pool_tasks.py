@@ -1,0 +1,302 @@
+"""What the tests of the pool have workers do. Importable, so that spawned workers find it."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def add(a, b=0):
+    return a + b
+
+
+def echo(x):
+    return x
+
+
+def square(x):
+    return x * x
+
+
+def pid(*_):
+    return os.getpid()
+
+
+def nap(seconds, value=None):
+    time.sleep(seconds)
+    return value
+
+
+def snooze(seconds):
+    """Runs in Python all the while, so that a signal's handler gets its turn."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.001)
+    return "slept"
+
+
+def fail(text="broken"):
+    raise ValueError(text)
+
+
+def kwargs(**kwds):
+    return kwds
+
+
+def die(signum=signal.SIGKILL):
+    os.kill(os.getpid(), signum)
+    time.sleep(60)
+
+
+def leave(code=3):
+    os._exit(code)
+
+
+def quit_politely(code=4):
+    sys.exit(code)
+
+
+def stop_self():
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return "continued"
+
+
+def hold_gil(seconds):
+    """A C call that does not let go of the interpreter."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+def ignore_term(seconds):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def note(path, text):
+    """Append a line: a record that survives the worker."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, f"{text}\n".encode())
+    os.close(fd)
+
+
+def noted(path):
+    return Path(path).read_text().split("\n")[:-1] if Path(path).exists() else []
+
+
+def record(path, text):
+    note(path, text)
+    return text
+
+
+def record_and_nap(path, text, seconds):
+    note(path, text)
+    time.sleep(seconds)
+    return text
+
+
+def square_or_die(x, victim):
+    if x == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x * x
+
+
+def die_once(path):
+    """Kills the first worker that runs it."""
+    if not noted(path):
+        note(path, "died")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+def soft_or_value(seconds):
+    from billiard import SoftTimeLimitExceeded
+
+    try:
+        snooze(seconds)
+    except SoftTimeLimitExceeded:
+        return "soft"
+    return "hard to say"
+
+
+def spawn_child(path, seconds=60):
+    """Leave a child of one's own running, and say who it is."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    note(path, child)
+    return child
+
+
+def child_and_nap(path, seconds):
+    spawn_child(path, seconds)
+    time.sleep(seconds)
+
+
+def allocate(megabytes):
+    block = bytearray(megabytes << 20)
+    for at in range(0, len(block), 4096):
+        block[at] = 1
+    return os.getpid()
+
+
+def threads_here():
+    return threading.active_count()
+
+
+def in_a_pool(n):
+    """A pool inside a worker."""
+    from billiard import Pool
+
+    with Pool(2) as pool:
+        return pool.map(square, range(n))
+
+
+class TwoArguments(Exception):
+    """Pickles, and cannot be rebuilt from its args."""
+
+    def __init__(self, a, b):
+        super().__init__(a)
+        self.b = b
+
+
+def raise_two_arguments():
+    raise TwoArguments(1, 2)
+
+
+class LocalError(Exception):
+    def __reduce__(self):
+        raise RuntimeError("I will not travel")
+
+
+def raise_unpicklable():
+    raise LocalError("here")
+
+
+class WontPickle:
+    def __reduce__(self):
+        raise RuntimeError("I will not travel")
+
+
+class WontUnpickle:
+    def __reduce__(self):
+        return _refuse, ()
+
+
+def _refuse():
+    raise RuntimeError("I will not be rebuilt")
+
+
+class KillsReader:
+    """Kills the process that unpickles it, unless that is the one that made it."""
+
+    def __init__(self):
+        self.maker = os.getpid()
+
+    def __reduce__(self):
+        return kill_unless, (self.maker,)
+
+
+def kill_unless(maker):
+    if os.getpid() != maker:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillsWriter:
+    """Kills the process that pickles it."""
+
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+        return echo, (0,)
+
+
+class SlowToPickle:
+    def __reduce__(self):
+        time.sleep(0.3)
+        return echo, ("slow",)
+
+
+def make(name, *args):
+    """An object of this module made in the worker, to be its result."""
+    return globals()[name](*args)
+
+
+def generator():
+    return (x for x in range(3))
+
+
+class Exiting(SystemExit):
+    pass
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt
+
+
+def init_fails():
+    raise LookupError("no such thing to initialise")
+
+
+def init_dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def init_notes(path):
+    note(path, os.getpid())
+
+
+STATE = {}
+
+
+def init_state(value):
+    STATE["value"] = value
+
+
+def state():
+    return STATE.get("value")
+
+
+def exit_notes(path_holder):
+    return path_holder
+
+
+class ExitNote:
+    """An on_process_exit that writes what it was told."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, pid, exitcode):
+        note(self.path, f"{pid} {exitcode}")
+
+
+def swallow_in_del(seconds):
+    """A soft limit that comes while `__del__` runs ends there."""
+    from billiard import SoftTimeLimitExceeded
+
+    class Slow:
+        def __del__(self):
+            snooze(seconds)
+
+    try:
+        slow = Slow()
+        del slow
+        snooze(5)
+    except SoftTimeLimitExceeded:
+        return "soft"
+    return "nothing came"
+
+
+def reads_stdin():
+    return sys.stdin.read()
+
+
+def warn_and_pid():
+    import warnings
+
+    warnings.warn("from a worker", UserWarning, stacklevel=1)
+    return os.getpid()
