@@ -27,7 +27,7 @@ import sysconfig
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,15 +184,22 @@ def survey_disturbed(files: list[Path], processes: int, limit_s: float) -> Outco
     started = time.perf_counter()
     with billiard.Pool(processes, on_process_up=up, on_process_down=down) as pool:
         ordered = in_good_order(pool.imap_unordered(size_of, files, chunksize=64))
-        calls: list[tuple[Callable[[Path], Report], Path, float]] = [(analyse, path, limit_s) for path in ordered]
-        calls.insert(len(calls) // 4, (hang_in_a_regex, Path("(the task that hangs)"), HANG_LIMIT_S))
-        calls.insert(len(calls) // 3, (crash, Path("(the task that crashes)"), limit_s))
-        waiting = [(path, pool.apply_async(task, (path,), timeout=limit)) for task, path, limit in calls]
-        progress = Progress("billiard", len(files))
-        again = []
-        for place, (path, handle) in enumerate(waiting):
-            if place == len(waiting) // 2:
-                murder_one(workers)
+        hanging: list[int] = []  # the worker that hangs, which is not the one to murder
+        quarter, third = len(ordered) // 4, len(ordered) // 3
+        waiting, bad = [], []
+        for place, path in enumerate(ordered):
+            if place == quarter:
+                on = Path("(the task that hangs)")
+                told = {"accept_callback": lambda pid, _: hanging.append(pid)}
+                bad.append((on, pool.apply_async(hang_in_a_regex, (on,), timeout=HANG_LIMIT_S, **told)))
+            if place == third:
+                on = Path("(the task that crashes)")
+                bad.append((on, pool.apply_async(crash, (on,), timeout=limit_s)))
+            waiting.append((path, pool.apply_async(analyse, (path,), timeout=limit_s)))
+        progress, again, murdered = Progress("billiard", len(files)), [], False
+        for place, (path, handle) in enumerate([*waiting, *bad]):
+            if place >= len(waiting) // 2 and not murdered:
+                murdered = murder_one(workers, hanging)
             if not collect(outcome, path, handle) and path.is_absolute():
                 again.append(path)
             progress.show(outcome.total.counts["files"] + len(outcome.refused))
@@ -203,11 +210,16 @@ def survey_disturbed(files: list[Path], processes: int, limit_s: float) -> Outco
     return outcome
 
 
-def murder_one(workers: dict[int, Any]) -> None:
-    """Kill a worker the way an operator or the kernel's OOM killer would."""
-    victim = next(iter(workers.copy().values()))
-    print(f"  (killing worker {victim} from outside)", flush=True)
-    os.kill(victim, signal.SIGKILL)
+def murder_one(workers: dict[int, Any], spared: list[int]) -> bool:
+    """Kill a worker the way an operator or the kernel's OOM killer would; False if there is none just now."""
+    for victim in [worker for pid, worker in workers.copy().items() if pid not in spared]:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:  # it has just gone, and we are not told yet
+            continue
+        print(f"  (killed worker {victim} from outside)", flush=True)
+        return True
+    return False
 
 
 def collect(outcome: Outcome, path: Path, handle: Any) -> bool:
@@ -243,6 +255,14 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(STDLIB)) if path.is_absolute() else str(path)
 
 
+def why(error: Any) -> str:
+    """What an error of the pool tells about a lost task."""
+    end = f"died of {error.signal_name}" if error.signal_name else f"left with exit code {error.exitcode}"
+    if isinstance(error, TimeLimitExceeded):
+        end = "was killed at the task's limit"
+    return f"{type(error).__name__}: worker {error.pid} {end}, {error.runtime_s:.2f} s into {error.function}"
+
+
 def end_of(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         return f"killed by {signal.Signals(-exitcode).name}"
@@ -274,7 +294,7 @@ def report(ours: Outcome, calm: Outcome, peer: Outcome, processes: int) -> None:
     table("Longest functions (lines)", [(f.lines, f.where) for f in ours.total.longest])
     table("Most branching functions (ways through)", [(f.branches, f.where) for f in ours.total.branching])
     table("Not valid source, and reported as such", sorted(ours.refused))
-    table("Lost, and why", [(name, f"{type(error).__name__}: {error}") for name, error in ours.lost])
+    table("Lost, and why", [(name, why(error)) for name, error in ours.lost])
     table("Workers that went down", [(text,) for text in ours.deaths])
     table(f"Time with {processes} workers (s)", [
         (ours.seconds, f"billiard, three murders and a task hanging for {HANG_LIMIT_S:g} s included"),
@@ -295,8 +315,9 @@ def faults_of(ours: Outcome, calm: Outcome, peer: Outcome) -> list[str]:
     bystanders = [name for name, _ in ours.lost if not name.startswith("(")]
     if len(bystanders) > 1:  # none, if the worker was struck between two tasks
         faults.append(f"one murder from outside cost {len(bystanders)} files: {', '.join(bystanders)}")
-    if len(ours.deaths) < 3:
-        faults.append(f"three workers died, the pool told of {len(ours.deaths)}")
+    violent = [text for text in ours.deaths if "SIGKILL" in text or "SIGSEGV" in text]
+    if len(violent) != 3:
+        faults.append(f"three workers died by violence, the pool told of {len(violent)}")
     return faults
 
 
