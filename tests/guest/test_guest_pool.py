@@ -285,6 +285,16 @@ class TestDeaths:
                 result.get()
         assert pool.statuses == [-signal.SIGTERM] * 10
 
+    def test_term_at_any_moment_of_a_worker_s_life(self, make_pool):
+        """Most of these meet it between its start and its first job, or on its way out."""
+        pool = make_pool(2)
+        for step in range(60):
+            process = pool.run_until(lambda: pool._pool and pool._pool[0])
+            time.sleep(step % 20 * 0.0005)  # not to wait for anything: to strike at another moment each time
+            process.terminate_controlled()
+            pool.run_until(lambda process=process: process not in pool._pool)
+        assert set(pool.statuses) == {-signal.SIGTERM}
+
     def test_terminating_nobody(self, make_pool):
         assert make_pool(1).terminate_job(1) is None
 

@@ -210,9 +210,9 @@ class TestWorker:
         worker.outq.put.assert_called_once()
 
     def test_an_exit_callback_that_raises_does_not_keep_it(self, worker):
-        worker.on_exit = mock.Mock(side_effect=ValueError)
+        worker.on_exit = on_exit = mock.Mock(side_effect=ValueError)
         worker._do_exit(7, None, ValueError())
-        worker.on_exit.assert_called_once_with(7, 1)
+        on_exit.assert_called_once_with(7, 1)
         billiard.pool.os._exit.assert_called_once_with(1)
 
 

@@ -138,10 +138,19 @@ class Worker:
     def __call__(self) -> None:
         """Run until told to stop. Does not return: the process leaves by `_do_exit`."""
         pid = os.getpid()
-        self._make_child_methods()
-        # Errors up to here are the initializer's: they belong on stderr, from the process's own bootstrap.
-        self.after_fork()
-        self.on_loop_start(pid=pid)
+        try:
+            self._make_child_methods()
+            self.after_fork()
+            self.on_loop_start(pid=pid)
+            self._work_and_leave(pid)
+        except SystemExit as exc:
+            # A terminating signal can strike between any two lines, also on the way out. It does so only once: its
+            # handler gives way to the default. Whatever else comes here is the initializer's, and belongs on stderr.
+            if not common.terminate_handler_fired():
+                raise
+            self._do_exit(pid, _status_of(exc))
+
+    def _work_and_leave(self, pid: int) -> None:
         status: int | None = None
         error: BaseException | None = None
         try:
@@ -321,9 +330,10 @@ class Worker:
         """Say DEATH and leave with `exitcode` (None: 1 after an error, else 0), or by the signal that is behind it."""
         if exitcode is None:
             exitcode = EX_FAILURE if exc is not None else EX_OK
-        if self.on_exit is not None:
+        on_exit, self.on_exit = self.on_exit, None  # a signal on the way out brings us here twice
+        if on_exit is not None:
             try:
-                self.on_exit(pid, exitcode)
+                on_exit(pid, exitcode)
             except Exception as error:
                 log.error("Pool process %r: on_process_exit raised %r", pid, error, exc_info=True)
         with _blocked(common.TERM_SIGNAL):
