@@ -59,6 +59,7 @@ class Pool:
     """
 
     _state_names = ("RUN", "CLOSE", "TERMINATE", "TERMINATE")
+    _engine_class: type[Engine] = Engine
 
     def __init__(
         self,
@@ -88,8 +89,8 @@ class Pool:
         proc_alive_timeout: Any = _NOT_GIVEN,
         sched_strategy: Any = _NOT_GIVEN,
     ) -> None:
-        # Celery passes the last two to the pool of brokers without an event loop. They have no meaning here, but who
-        # passes them sets the limits independently of each other and may start with no process at all.
+        # Celery passes the last two. Who passes them sets the limits independently of each other, may start with no
+        # process at all, means a worker's memory and not its growth, and gives a worker one task at a time (its -O fair).
         celery = proc_alive_timeout is not _NOT_GIVEN or sched_strategy is not _NOT_GIVEN
         if processes is None:
             processes = self.cpu_count()
@@ -119,14 +120,16 @@ class Pool:
         self._down_with_status = _takes_two(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
         settings = WorkerSettings(
-            initializer, tuple(initargs), on_process_exit, None if memory_kb is None else int(memory_kb)
-        )
+            initializer, tuple(initargs), on_process_exit, None if memory_kb is None else int(memory_kb),
+            memory_in_total=celery,
+        )  # fmt: skip
         # with synack a worker waits for the answer to the call it took: nothing may be queued in between
+        alone = synack or (celery and sched_strategy not in ("fast", "fcfs"))
         core = Core(
             processes, quota, None if restarts is None else RestartIntensity(restarts, period_s),
-            max_window=1 if synack else MAX_WINDOW,
+            max_window=1 if alone else MAX_WINDOW,
         )  # fmt: skip
-        self._engine = Engine(core, self._launcher_maker(settings), _weakly(self), self.threads, _pool_name())
+        self._engine = self._engine_class(core, self._launcher_maker(settings), _weakly(self), self.threads, _pool_name())
         self._snapshot = self._engine.launcher.snapshot
         self._function_ids = self._engine.functions.ids
         # whether a call has options even if it was given none

@@ -201,8 +201,15 @@ class Engine:
 
     def turn(self, timeout: float = 0.0) -> None:
         """Poll for at most `timeout` seconds (-1: until the next deadline), then deal with everything that happened."""
-        events = self._polled(self._poll_timeout(timeout))
+        try:
+            events = self._polled(self._poll_timeout(timeout))
+        except ValueError:
+            if self.closed:
+                return
+            raise
         with self._crank:
+            if self.closed:
+                return  # another thread was first to see the end, and has given up the descriptors
             self._process(events, time.monotonic())
         dispatch = self.core.dispatch
         if dispatch.backlog and (dispatch.idle or dispatch.open):

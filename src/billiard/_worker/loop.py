@@ -17,7 +17,7 @@ from typing import Any
 from .._wire import errors, frames, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, STARTED, Board
 from .._wire.frames import HEADER, HEADER_SIZE
-from ..exceptions import PayloadError
+from ..exceptions import PayloadError, SoftTimeLimitExceeded
 from .memory import PeakGrowth
 from .settings import EX_OK, EX_RECYCLE, WorkerSettings
 from .signals import SoftLimit, Termination
@@ -45,7 +45,7 @@ class Loop:
         self.termination = Termination()
         self._soft = SoftLimit(board.cells, self._ask_again)
         self._memory_limit_kb = settings.max_memory_kb
-        self._growth = PeakGrowth() if settings.max_memory_kb is not None else None
+        self._growth = PeakGrowth(settings.memory_in_total) if settings.max_memory_kb is not None else None
 
     def run(self) -> int:
         """Serve; returns the exit status to leave with. Raises SystemExit on SIGTERM."""
@@ -63,6 +63,7 @@ class Loop:
         functions, honoured = self._functions, self._honoured
         plain, dumps, pack, sendall = pickling.PLAIN, pickle.dumps, HEADER.pack, self._sock.sendall
         control = frames.STARMAP
+        payload: Any = None
         for kind, tag, number, body in stream:
             if (kind & 0x1F) > control:  # frames.KIND
                 if kind == frames.RESUME:
@@ -91,8 +92,10 @@ class Loop:
             try:
                 soft.running = number
                 if kind == 1 and tag in functions:  # frames.CALL
-                    value = functions[tag](*loads(body))
+                    payload = loads(body)
+                    value = functions[tag](*payload)
                 else:
+                    payload = ()
                     value = self._run_rare(kind, tag, body)
                 soft.running = 0
             except BaseException as exc:
@@ -101,6 +104,8 @@ class Loop:
                     raise
                 # our own frame is no part of the user's story
                 exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
+                if payload is None:
+                    exc = _unread(exc)
                 reply = errors.encode(exc, self._snapshot)
             run_us = (clock() - started) // 1000
             if run_us > _MAX_TAG:
@@ -111,7 +116,7 @@ class Loop:
             else:
                 self._reply(number, run_us, value, reply)
             # waiting for the next frame must not pin this call's arguments and result
-            value = reply = body = None
+            value = reply = body = payload = None
             if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):
                 self._sock.sendall(frames.about(frames.LEAVING, number))
                 return EX_RECYCLE
@@ -177,7 +182,7 @@ class Loop:
                 del self._unloaded[tag]
             payload = pickling.loads(*frames.unpack_large(body)) if kind & frames.LARGE else pickling.loads(body)
         except Exception as exc:
-            raise PayloadError(f"the call could not be rebuilt in the worker: {exc!r}") from exc
+            raise _unread(exc)  # noqa: B904 - it sets its cause itself, or is the very error
         kind &= frames.KIND
         if kind == frames.CALL:
             return self._functions[tag](*payload)
@@ -197,6 +202,15 @@ class Loop:
             append(func(*item) if starred else func(item))
         soft.item = 0
         return results
+
+
+def _unread(exc: BaseException) -> BaseException:
+    """What a call failed with before it began: a limit that struck is what it is, any other error is the payload's."""
+    if not isinstance(exc, Exception) or isinstance(exc, SoftTimeLimitExceeded):
+        return exc
+    error = PayloadError(f"the call could not be rebuilt in the worker: {exc!r}")
+    error.__cause__ = exc
+    return error
 
 
 def _receive(sock: socket.socket) -> Iterator[_Frame]:

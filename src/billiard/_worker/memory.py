@@ -17,14 +17,14 @@ _RESET_PEAK = "5"
 
 
 class PeakGrowth:
-    """Call it for the kilobytes gained at the peak."""
+    """Call it for the kilobytes gained at the peak; with `in_total`, for the kilobytes resident at the peak."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_total: bool = False) -> None:
         try:
             _CLEAR_REFS.write_text(_RESET_PEAK)
         except OSError:
             pass  # no /proc, or it may not be written: the peak before this moment is the base then
-        self._base_kb = peak_kb()
+        self._base_kb = 0 if in_total else peak_kb()
 
     def __call__(self) -> int:
         return peak_kb() - self._base_kb
