@@ -28,7 +28,9 @@ class IMapIterator:
 
     _job: int
 
-    def __init__(self, pool: Pool, func: Any, function_id: int) -> None:
+    def __init__(self, pool: Pool, func: Any, function_id: int, forget: int) -> None:
+        """`forget`: number of a function that travels for this iteration alone, or 0."""
+        self._forget = forget
         self._pool = pool
         self._func = func
         self._job = next(job_counter)
@@ -106,6 +108,11 @@ class IMapIterator:
 
     def chunk_settled(self, chunk: Chunk) -> None:
         """Under the engine's lock; whoever waits for this chunk was woken by the chunk."""
+
+    def __del__(self) -> None:
+        # every chunk under way holds us: there is none
+        if self._forget:
+            self._pool._engine.functions.unneeded.append(self._forget)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._job} pending:{self._pending}>"

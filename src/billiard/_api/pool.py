@@ -338,12 +338,18 @@ class Pool:
         items = iterable if isinstance(iterable, list | tuple | range) else list(iterable)
         if chunksize is None:
             chunksize = max(1, -(-len(items) // (4 * max(self._processes, 1))))
-        result = MapResult(self, func)
+        function_id = self._map_function_id(func)
+        result = MapResult(self, func, function_id if id(func) not in self._function_ids else 0)
         if callback or error_callback:
             result.callbacks = Callbacks()
             result.callbacks.success, result.callbacks.error = callback, error_callback
         # pickled before the first is submitted: an item that cannot be pickled leaves nothing behind
-        chunks = list(self._chunks(result, func, _sliced(items, chunksize), kind, single=chunksize == 1))
+        slices = _sliced(items, chunksize)
+        try:
+            chunks = list(self._chunks(result, func, function_id, slices, kind, single=chunksize == 1))
+        except BaseException:
+            result.complete()  # nobody will hear of it, but the function's number is given up
+            raise
         for chunk in chunks:
             result.add(chunk)
         submit = self._engine.submit
@@ -353,10 +359,10 @@ class Pool:
         return result
 
     def _chunks(
-        self, group: Any, func: Any, slices: Iterable[Any], kind: int, *, single: bool
+        self, group: Any, func: Any, function_id: int, slices: Iterable[Any], kind: int, *, single: bool
     ) -> Iterator[Chunk]:
         """A `Chunk` for each slice. `single`: a slice is one item, and is sent as a plain call."""
-        function_id, first = self._map_function_id(func), 0
+        first = 0
         soft_s, hard_s = self.soft_timeout, self.timeout
         for items in slices:
             payload: Any = items
@@ -413,9 +419,9 @@ class Pool:
         validate.integer("chunksize", chunksize, 1)
         validate.number("lost_worker_timeout", lost_worker_timeout)
         function_id = self._map_function_id(func)
-        result = kind(self, func, function_id)
+        result = kind(self, func, function_id, function_id if id(func) not in self._function_ids else 0)
         slices = _batched(iter(iterable), chunksize)
-        result.begin(self._chunks(result, func, slices, frames.MAP, single=chunksize == 1))
+        result.begin(self._chunks(result, func, function_id, slices, frames.MAP, single=chunksize == 1))
         return result
 
     # -- the pool's life

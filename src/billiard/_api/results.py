@@ -247,9 +247,11 @@ class Chunk(Job):
 class MapResult(Handle):
     """All calls of one map. `get` returns the list of their values; if any failed, the first error in input order."""
 
-    def __init__(self, pool: Any, func: Any) -> None:
+    def __init__(self, pool: Any, func: Any, forget: int) -> None:
+        """`forget`: number of a function that travels for this map alone, or 0."""
         self._pool = pool
         self._func = func
+        self._forget = forget
         self._job = next(job_counter)
         self._chunks: list[Chunk] = []
         self._left = 1  # one more than there are chunks, until all are submitted
@@ -272,6 +274,9 @@ class MapResult(Handle):
             self._finish()
 
     def _finish(self) -> None:
+        if self._forget:
+            self._pool._engine.functions.unneeded.append(self._forget)
+            self._forget = 0
         if not self.state:
             self.body, self.state = None, frames.RESULT
         self.announce()

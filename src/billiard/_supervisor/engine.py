@@ -305,11 +305,25 @@ class Engine:
         while settled:
             settled[0].announce()  # type: ignore[attr-defined]  # of the API's jobs, see Target
             settled.popleft()
+        while self.functions.unneeded:
+            self._forget_function(self.functions.unneeded[0])
+            self.functions.unneeded.popleft()
         if self.end.wakers and self.end.state:
             for wake in self.end.wakers:
                 wake()
         if self.driver.pilot_elsewhere:
             self.wake()
+
+    def _forget_function(self, number: int) -> None:
+        """No call names this function any more: the parent's pickle of it and the workers' copies can go."""
+        self.functions.pickles.pop(number, None)
+        self.core.dispatch.forget_function(number)
+        for worker in self.core.staff.workers.values():
+            hands: Hands | None = worker.hands
+            if hands is not None and number in hands.known:
+                # goes along with the next call: not worth a wake-up
+                hands.control += (frames.frame(frames.FORGET, number, 0),)
+                hands.known.discard(number)
 
     def _write_all(self) -> None:
         unwritten = self.core.dispatch.unwritten

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from typing import Any
 
 from .._core.state import Job, Phase, Worker
@@ -23,21 +24,19 @@ class Functions:
     def __init__(self) -> None:
         self.ids: dict[int, int] = {}  # id(function) -> its number
         self.pickles: dict[int, bytes] = {}
+        self.unneeded: deque[int] = deque()  # numbers that no further call names
         self._kept: list[Any] = []
         self._next = 1
 
     def add(self, func: Any, pickled: bytes, remember: bool = True) -> int:
-        """Number a function. With `remember` False the same object gets another number the next time."""
+        """Number a function. With `remember` False the same object gets another number the next time, and this one is to
+        be forgotten when its last call has ended."""
         number, self._next = self._next, self._next + 1
         self.pickles[number] = pickled
         if remember:
             self._kept.append(func)
             self.ids[id(func)] = number
         return number
-
-    def forget(self, number: int) -> None:
-        """No call will name this number again."""
-        self.pickles.pop(number, None)
 
     def __len__(self) -> int:
         return len(self.ids)
