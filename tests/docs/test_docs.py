@@ -1,7 +1,8 @@
 """Every Python block in the documentation and the README runs.
 
 A page's blocks, in order, are one program: a fresh interpreter in an empty directory, with a time limit and warnings as
-errors. The program has the blocks on the lines they have in the page, so a traceback names the line to mend.
+errors. A block with a title is a program of its own, in a file of that name. A program has its blocks on the lines they
+have in the page, so a traceback names the line to mend.
 A fence marked `text title="Output"` is what the program must print: the page's output blocks must appear in order, with
 `…` standing for whatever differs from run to run (a pid). A block that must not run is `text`, never `python`.
 """
@@ -48,13 +49,25 @@ def blocks_of(page):
     return found
 
 
+TITLED = re.compile(r'python title="(\w+\.py)"$')
+
+
 def program_of(blocks):
-    """The Python blocks as one program, each on its own lines of the page."""
+    """The untitled Python blocks as one program, each on its own lines of the page."""
     lines = []
     for block in blocks:
-        if block.info.split(" ")[0] == "python":
+        if block.info == "python":
             lines += [""] * (block.line - len(lines)) + block.text.splitlines()
     return "\n".join(lines) + "\n"
+
+
+def programs_of(blocks):
+    """Every program of the page: file name and text."""
+    found = {"page.py": program_of(blocks)}
+    for block in blocks:
+        if titled := TITLED.match(block.info):
+            found[titled[1]] = "\n" * block.line + block.text + "\n"
+    return {name: text for name, text in found.items() if text.strip()}
 
 
 def assert_prints(out, blocks):
@@ -68,8 +81,8 @@ def assert_prints(out, blocks):
             place = match.end()
 
 
-def run(text, directory):
-    script = directory / "page.py"
+def run(text, directory, name="page.py"):
+    script = directory / name
     script.write_text(text)
     return subprocess.run(
         [sys.executable, "-W", "error", script.name], cwd=directory,
@@ -85,14 +98,31 @@ def test_the_pages_were_found():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page(page, tmp_path):
     blocks = blocks_of(page.read_text())
-    strange = [f"line {block.line}: {block.info!r}" for block in blocks if block.info.split(" ")[0] not in LANGUAGES]
+    strange = [f"line {block.line}: {block.info!r}" for block in blocks if not is_understood(block.info)]
     assert strange == [], "a fence says which language it holds, and `text` if it must not run"
-    program = program_of(blocks)
-    if program.strip():
-        done = run(program, tmp_path)
+    out = ""
+    for name, text in programs_of(blocks).items():
+        done = run(text, tmp_path, name)
         if done.returncode:
-            pytest.fail(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
-        assert_prints(done.stdout, blocks)
+            pytest.fail(f"{name}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
+        out += done.stdout
+    assert_prints(out, blocks)
+
+
+def is_understood(info):
+    """A Python block is plain or titled as a file: anything else would be a block that is not run in silence."""
+    language = info.split(" ")[0]
+    return language in LANGUAGES and (language != "python" or info == "python" or TITLED.match(info))
+
+
+def test_a_titled_block_is_a_program_of_its_own(tmp_path):
+    page = "```python\nx = 1\n```\n\n```python title=\"own.py\"\nassert 'x' not in globals()\nassert False\n```\n"
+    programs = programs_of(blocks_of(page))
+    assert list(programs) == ["page.py", "own.py"]
+    done = run(programs["own.py"], tmp_path, "own.py")
+    assert done.returncode == 1
+    assert 'own.py", line 7' in done.stderr
+    assert not is_understood("python linenums=1")
 
 
 def test_a_failing_block_is_noticed(tmp_path):
