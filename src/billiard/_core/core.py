@@ -45,9 +45,10 @@ class Core:
 
     def decide(self, now: float) -> None:
         """Bring the number of workers to what it should be, and give out jobs."""
-        staff = self.staff
-        staff.staff(now)
-        self.assign(now)
+        if self.staff.restless:
+            self.staff.staff(now)
+        if self.dispatch.backlog:
+            self.assign(now)
 
     def assign(self, now: float) -> None:
         """Give out jobs where there is room, and watch over what was given."""

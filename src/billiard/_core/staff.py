@@ -54,7 +54,7 @@ class Staff:
         self.broken_by: Fate | None = None
         self.workers: dict[int, Worker] = {}  # by ident; all that are not GONE
         self.orders: deque[tuple[str, Worker, int]] = deque()
-        self.restless = True  # something changed since `staff` last found everything as it should be
+        self.restless = True  # something changed since `staff` last found everything as it should be: call it
         self.worker_died = False  # ever, unbidden: what `did_start_ok` asks
         self._dispatch = dispatch
         self._blows = blows
@@ -89,8 +89,6 @@ class Staff:
         if self.standing in (Standing.TERMINATE, Standing.BROKEN):
             if self._dispatch.backlog:
                 self._fail_all(self.broken_by or Fate(Cause.POOL_TERMINATED))
-            return
-        if not self.restless:
             return
         if self.standing is Standing.CLOSE:
             if self._finished():
@@ -272,12 +270,12 @@ class Staff:
     def break_down(self, fate: Fate) -> None:
         """No worker can be kept alive: fail every job, those to come too, instead of hanging."""
         if self.standing in (Standing.RUN, Standing.CLOSE):
-            self.broken_by, self.standing = fate, Standing.BROKEN
+            self.broken_by, self.standing, self.restless = fate, Standing.BROKEN, True
         self._fail_all(fate)
 
     def terminate(self) -> None:
         """End now: whatever has no result yet never will."""
-        self.standing = Standing.TERMINATE
+        self.standing, self.restless = Standing.TERMINATE, True
         self._fail_all(Fate(Cause.POOL_TERMINATED))
 
     def _fail_all(self, fate: Fate) -> None:

@@ -89,39 +89,41 @@ class Driver:
         """Drive, or wait for the one who does, until `target` is settled. False when `timeout` seconds were too few."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not target.state:
-            pilot = TryLock(self._pilot)
+            held: list[bool] = []  # a TryLock without its calls: every `apply` comes along here
             try:
-                if pilot.__enter__():
-                    if not self._fly(target, deadline):
-                        return False
-                    continue
+                held.extend(map(self._pilot.acquire, (False,)))
+                if held[0]:
+                    return self._fly(target, deadline)
             finally:
-                self._left(pilot)
+                if held and held[0]:
+                    self._leave()
             if not self._sleep(target, deadline):
                 return bool(target.state)
         return True
 
     def _fly(self, target: Target, deadline: float | None) -> bool:
+        # before the first look at the target: see `pilot_elsewhere`
         self._pilot_ident = threading.get_ident()
+        turn = self._turn
         while not target.state:
-            timeout = _FOREVER
-            if deadline is not None:
-                timeout = deadline - time.monotonic()
-                if timeout <= 0:
-                    self._turn(0.0)  # a timeout of 0 asks what is known now, and that takes a look
-                    return bool(target.state)
-            self._turn(timeout)
+            if deadline is None:
+                turn(_FOREVER)
+                continue
+            timeout = deadline - time.monotonic()
+            if timeout <= 0:
+                turn(0.0)  # a timeout of 0 asks what is known now, and that takes a look
+                return bool(target.state)
+            turn(timeout)
         return True
 
-    def _left(self, pilot: TryLock) -> None:
-        if not pilot.held:
-            return
+    def _leave(self) -> None:
         self._pilot_ident = 0
-        pilot.__exit__()
         self._last_left = time.monotonic()
-        for lock in list(self._waiting.values()):
-            _release(lock)  # somebody who waits takes over
-            return
+        self._pilot.release()
+        if self._waiting:
+            for lock in list(self._waiting.values()):
+                _release(lock)  # somebody who waits takes over
+                return
         if self._parked:
             _release(self._park)  # it naps on, but not for ever
 

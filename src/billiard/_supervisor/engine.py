@@ -88,6 +88,7 @@ class Engine:
         self._exits: dict[Worker, None] = {}
         self._unfinished = False
         self._since_look = 0
+        self.accepting = False  # calls that want to be told of their start have been submitted
         self._terminate_wanted = False
         self._grace_over: float | None = None
         self.closed = False
@@ -201,15 +202,8 @@ class Engine:
 
     def turn(self, timeout: float = 0.0) -> None:
         """Poll for at most `timeout` seconds (-1: until the next deadline), then deal with everything that happened."""
-        try:
-            events = self._polled(self._poll_timeout(timeout))
-        except ValueError:
-            if self.closed:
-                return
-            raise
+        events = self._polled(timeout)
         with self._crank:
-            if self.closed:
-                return  # another thread was first to see the end, and has given up the descriptors
             self._process(events, time.monotonic())
         dispatch = self.core.dispatch
         if dispatch.backlog and (dispatch.idle or dispatch.open):
@@ -218,40 +212,41 @@ class Engine:
             self.announcer.release()
             self.announcer.run_here()
 
-    def _poll_timeout(self, timeout: float) -> float:
-        if timeout == 0.0 or self._unfinished or self._terminate_wanted:
-            return 0.0
-        self._poll_until = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
-        deadline = self.core.timers.next()
-        if timeout < 0:
-            if deadline is None:
-                return -1.0
-            timeout = NEVER_S
-        now = time.monotonic()
-        if deadline is not None and deadline - now < timeout:
-            timeout = max(0.0, deadline - now)
-        if timeout > WATCH_SUSPENSION_S and self._limits_run():
-            timeout = WATCH_SUSPENSION_S
-        self._poll_until = now + timeout
-        return timeout
-
-    def _limits_run(self) -> bool:
-        return any(core_blows.LIMIT in worker.due for worker in self.core.staff.workers.values())
-
     def _polled(self, timeout: float) -> list[tuple[int, int]]:
+        """What the poll set reports within `timeout`."""
         if self._poll is None:
             return []
-        if timeout <= 0.0 or not self._limits_run():
-            events = self._poll.poll(timeout)
+        if timeout == 0.0 or self._unfinished or self._terminate_wanted:
+            return self._poll.poll(0.0)
+        self._poll_until = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
+        deadline = self.core.timers.next()
+        if deadline is not None or timeout > 0.0:
+            events = self._poll_bounded(timeout, deadline)
         else:
-            before, cpu = time.monotonic(), time.process_time()
-            # a millisecond is the kernel's unit here, and rounding down would spin
-            events = self._poll.poll(timeout)
-            late = time.monotonic() - before - timeout
-            if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
-                with self._crank:
-                    self.core.blows.excuse(list(self.core.staff.workers.values()), late)
+            events = self._poll.poll(-1.0)
         self._poll_until = 0.0
+        return events
+
+    def _poll_bounded(self, timeout: float, deadline: float | None) -> list[tuple[int, int]]:
+        now = time.monotonic()
+        if timeout < 0.0:
+            timeout = NEVER_S
+        if deadline is not None and deadline - now < timeout:
+            timeout = max(0.0, deadline - now)
+        limited = any(core_blows.LIMIT in worker.due for worker in list(self.core.staff.workers.values()))
+        if limited and timeout > WATCH_SUSPENSION_S:
+            timeout = WATCH_SUSPENSION_S
+        self._poll_until = now + timeout
+        poll: Any = self._poll
+        if not limited:
+            return poll.poll(timeout)  # type: ignore[no-any-return]  # epoll is optional for the type checker
+        cpu = time.process_time()
+        events: list[tuple[int, int]] = poll.poll(timeout)
+        late = time.monotonic() - now - timeout
+        if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
+            # the machine, or we and our workers, stood still: nobody could run in that time
+            with self._crank:
+                self.core.blows.excuse(list(self.core.staff.workers.values()), late)
         return events
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
@@ -270,8 +265,9 @@ class Engine:
                 _drain(fd)
             else:
                 self._on_launcher(fd, now)
-        for worker in list(self._exits):
-            self._bury(worker, now)
+        if self._exits:
+            for worker in list(self._exits):
+                self._bury(worker, now)
         deadline = self.core.timers.next()
         if deadline is not None and deadline <= now:
             self._run_timers(now)
@@ -295,7 +291,8 @@ class Engine:
             orders = staff_orders or blow_orders
             self._obey(*orders[0], now)
             orders.popleft()
-        self._write_all()
+        if core.dispatch.unwritten:
+            self._write_all()
         if core.staff.standing is Standing.BROKEN and self._grace_over is None:
             self._strike_all(signal.SIGKILL, Cause.RESTARTS, now)
         while notices:
@@ -369,6 +366,11 @@ class Engine:
                 return
 
     def _apply(self, worker: Worker, received: list[Any]) -> None:
+        if self.accepting:
+            # before the results, which may have come with them and take their calls out of flight
+            for kind, _, number, body in received:
+                if kind == frames.ACCEPTED and not number:
+                    self._accepted(worker, body)
         for kind, tag, _, body in self.core.dispatch.results(worker, received):
             self._apply_rare(worker, kind, tag, body)
         if worker.phase >= Phase.RETIRING:
@@ -382,11 +384,10 @@ class Engine:
         if kind == frames.FAILED:
             worker.hands.failure = body
             return
-        number, value = frames.read_about(body)
+        number, _ = frames.read_about(body)
         job = worker.inflight.get(number)
         if kind == frames.ACCEPTED:
-            if job is not None:
-                core.blows.notices.append((core_blows.ACCEPTED, job, (worker.pid, value / 1e9)))
+            pass  # dealt with before the results
         elif kind == frames.SKIPPED:
             core.blows.skipped(worker, number)
         elif kind == frames.REARM:
@@ -402,6 +403,12 @@ class Engine:
             core.dispatch.released(worker)
         else:
             raise FrameError(f"no frame is of kind {kind}")
+
+    def _accepted(self, worker: Worker, body: bytes) -> None:
+        number, started_ns = frames.read_about(body)
+        job = worker.inflight.get(number)
+        if job is not None:
+            self.core.blows.notices.append((core_blows.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
 
     def _distrust(self, worker: Worker, exc: FrameError) -> None:
         """What it sends is no frame: kill it, and let its call fail."""
