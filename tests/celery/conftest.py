@@ -47,9 +47,7 @@ Starter = Callable[..., LiveWorker]
 
 
 @pytest.fixture(scope="module")
-def start_worker(
-    kind: PoolKind, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Starter]:
+def start_worker(kind: PoolKind, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Start workers; at the end stop those still running, and read every log."""
     started: list[LiveWorker] = []
 

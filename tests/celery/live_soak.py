@@ -54,9 +54,7 @@ def is_pool_process(process: psutil.Process) -> bool:
 
 
 @pytest.mark.timeout(1800)
-def test_soak(
-    start_worker: Callable[..., LiveWorker], pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_soak(start_worker: Callable[..., LiveWorker], pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> None:
     count = pytestconfig.getoption("--soak-tasks")
     worker = start_worker("-c", "2", conf={"worker_prefetch_multiplier": 16, "worker_max_tasks_per_child": 500})
     warm_up = [worker.send("add", number, 1) for number in range(200)]
@@ -85,9 +83,7 @@ def test_soak(
         else:
             lost += 1
             assert type(value).__name__ == "WorkerLostError", repr(value)
-            assert number % 2 == 0, (
-                f"task {number} was acknowledged late and rejected on loss, and yet it failed: {value!r}"
-            )
+            assert number % 2 == 0, f"task {number} was acknowledged late and rejected on loss, and yet it failed: {value!r}"
     took = time.monotonic() - start
     murderer.done.set()
     murderer.join()

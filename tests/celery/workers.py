@@ -111,19 +111,13 @@ class LiveWorker:
     def start(self, limit_s: float = 30.0) -> None:
         command = [sys.executable, "-P", "-m", "celery", "-A", "tasks_app", "worker", "-l", "INFO"]
         command += ["-n", f"{self.name}@live", "--without-gossip", "--without-mingle", *self.kind.arguments]
-        command += (
-            self.arguments
-            if "-c" in self.arguments or "--autoscale" in self.arguments
-            else ("-c", "2", *self.arguments)
-        )
+        command += self.arguments if "-c" in self.arguments or "--autoscale" in self.arguments else ("-c", "2", *self.arguments)
         env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | self.environment
         with self.log_path.open("a") as log:
             self.process = subprocess.Popen(
                 command, cwd=HERE, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        wait_until(
-            lambda: self.is_ready() or self.process.poll() is not None, limit_s, f"{self.name} ready\n{self.log()}"
-        )
+        wait_until(lambda: self.is_ready() or self.process.poll() is not None, limit_s, f"{self.name} ready\n{self.log()}")
         assert self.process.poll() is None, f"{self.name} did not start:\n{self.log()}"
 
     def is_ready(self) -> bool:
@@ -149,9 +143,7 @@ class LiveWorker:
             # The children end with their parent; those that must be waited for are a finding of their own.
             wait_until(lambda: not alive(family), 5, "the worker is gone, and so are its children")
         except subprocess.TimeoutExpired:
-            raise AssertionError(
-                f"{self.name} was still there {limit_s} s after its signal:\n{self.log()[-3000:]}"
-            ) from None
+            raise AssertionError(f"{self.name} was still there {limit_s} s after its signal:\n{self.log()[-3000:]}") from None
         finally:
             self.kill(family)
         return time.monotonic() - start
