@@ -13,6 +13,54 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs more than all the rest of this import
     from typing import Any
 
+    # What `__getattr__` finds, for those who read without running. At run time Pool is a method that makes one.
+    from ._stdlib.context import DefaultContext
+    from .context import Process
+    from .exceptions import (
+        AuthenticationError,
+        BufferTooShort,
+        ProcessError,
+        SoftTimeLimitExceeded,
+        TimeLimitExceeded,
+        TimeoutError,
+        WorkerLostError,
+    )
+    from .pool import Pool
+    from .process import active_children
+
+    _default = DefaultContext.__new__(DefaultContext)
+    Array = _default.Array
+    Barrier = _default.Barrier
+    BoundedSemaphore = _default.BoundedSemaphore
+    Condition = _default.Condition
+    Event = _default.Event
+    JoinableQueue = _default.JoinableQueue
+    Lock = _default.Lock
+    Manager = _default.Manager
+    Pipe = _default.Pipe
+    Queue = _default.Queue
+    RLock = _default.RLock
+    RawArray = _default.RawArray
+    RawValue = _default.RawValue
+    Semaphore = _default.Semaphore
+    SimpleQueue = _default.SimpleQueue
+    Value = _default.Value
+    allow_connection_pickling = _default.allow_connection_pickling
+    cpu_count = _default.cpu_count
+    current_process = _default.current_process
+    forking_enable = _default.forking_enable
+    forking_is_enabled = _default.forking_is_enabled
+    freeze_support = _default.freeze_support
+    get_all_start_methods = _default.get_all_start_methods
+    get_context = _default.get_context
+    get_logger = _default.get_logger
+    get_start_method = _default.get_start_method
+    log_to_stderr = _default.log_to_stderr
+    parent_process = _default.parent_process
+    set_executable = _default.set_executable
+    set_forkserver_preload = _default.set_forkserver_preload
+    set_start_method = _default.set_start_method
+
 VERSION = (5, 0, 0, "")
 __version__ = "5.0.0"
 __author__ = "The billiard authors"
@@ -25,7 +73,7 @@ __docformat__ = "restructuredtext"
 SUBDEBUG = 5
 SUBWARNING = 25
 
-__all__ = [  # noqa: PLE0604,RUF100,F822 - looked up lazily, below
+__all__ = [
     "Array",
     "AuthenticationError",
     "Barrier",

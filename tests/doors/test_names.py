@@ -170,3 +170,15 @@ def test_default_start_method_of_the_platform():
             "import billiard; print(billiard.get_start_method(), billiard.forking_is_enabled())"
         )
         assert run(code) == f"{method} {forking}\n"
+
+
+@pytest.mark.parametrize("name", ["Process", "Pool", "Queue", "context.Process", "process.Process", "process.BaseProcess"])
+def test_names_can_be_replaced_and_put_back(name):
+    from unittest import mock
+
+    module, _, attribute = f"billiard.{name}".rpartition(".")
+    door = importlib.import_module(module)
+    before = getattr(door, attribute)
+    with mock.patch(f"billiard.{name}") as replaced:
+        assert getattr(door, attribute) is replaced
+    assert getattr(door, attribute) == before
