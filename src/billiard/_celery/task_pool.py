@@ -1,0 +1,223 @@
+"""The engine as Celery's worker wants its pool: one descriptor and one deadline in kombu's hub, or a supervisor thread.
+
+    hub  --readable(fileno)-->  turn  -->  callbacks of requests (on_accepted, on_success, on_failure, on_timeout)
+     ^                           |
+     +------ one timer <---------+---- next_deadline(), looked at after whatever may have moved it
+
+May: know what Celery calls and what its callbacks do. May not: import Celery or kombu in the parent (`billiard.celery`
+brings both), nor decide anything about jobs and workers, which is the core's.
+
+Without a deadline of the engine's (no limits, nobody being struck) nothing is armed and an idle pool costs nothing: there
+is no periodic maintenance.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from .._api import story
+from .._api.handles import WorkerHandle
+from .._api.pool import TERMINATE, Pool
+from .._api.results import ApplyResult, Handle
+from .._core import fates
+from .._core.staff import Standing
+from .._core.state import FATE, Cause
+from ..common import human_status
+from .task_pool_child import initialize
+from .task_pool_engine import CeleryEngine
+
+log: Final = logging.getLogger("celery.pool")
+
+
+class CeleryPool(Pool):
+    """`Pool` with the methods and manners that Celery expects of its prefork pool."""
+
+    _engine_class = CeleryEngine
+    _engine: CeleryEngine
+
+    def __init__(self, processes: int, initializer: Callable[..., Any], initargs: Any = (), **kwargs: Any) -> None:
+        self._hub: Any = None
+        self._alarm: Any = None  # the hub's timer entry for our next deadline, and when it is due
+        self._alarm_at = 0.0
+        self._ending = False  # `join` or `terminate` drives now, and not the hub
+        self._strategy = kwargs.get("sched_strategy")
+        self._accepted_by: Counter[int] = Counter()  # tasks by index of the worker that took them
+        self._pids: dict[int, int] = {}  # of workers that are up: their index
+        kwargs.update(on_process_up=self._count_in, on_process_down=_tell_of_exit)
+        super().__init__(processes, initialize, (initializer, *initargs), **kwargs)
+
+    # -- the event loop
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Have `hub` drive this pool. Called again after each loss of the broker's connection, with an emptied hub."""
+        self._hub = hub
+        hub.add_reader(self.fileno(), self._on_readable)
+        if self._alarm is not None:
+            # Celery cancels all timers that were made while it registered for a connection that is now lost
+            self._alarm.cancel()
+            self._alarm = None
+        self._arm()
+
+    def _on_readable(self) -> None:
+        try:
+            if not self._engine.closed:
+                self._engine.turn(0.0)
+        finally:
+            # also when a callback raised SystemExit, by which Celery ends its worker: others may wait behind it
+            self._arm()
+        if self._engine.core.staff.standing is Standing.BROKEN and self._hub is not None and not self._ending:
+            # not from here: an exception that leaves a timer is logged by the hub, and that is all
+            self._hub.call_soon(self._give_up)
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        # While the pool is joined Celery has a second thread fire the hub's timers; the joining one drives
+        if not self._ending:
+            self._on_readable()
+
+    def _arm(self) -> None:
+        """Have the hub call us at the engine's next deadline, unless it will call earlier anyway."""
+        hub, engine = self._hub, self._engine
+        if hub is None or self._ending or engine.closed:
+            return
+        deadline = 0.0 if engine.postponed or engine.announcer.pending else engine.next_deadline()
+        if deadline is None:
+            return
+        if self._alarm is not None:
+            if self._alarm_at <= deadline and not self._alarm.canceled:
+                return
+            self._alarm.cancel()
+        self._alarm_at = deadline
+        self._alarm = hub.call_at(deadline or time.monotonic(), self._on_alarm)
+
+    def _give_up(self) -> None:
+        """No worker can be kept alive: end Celery's worker too, instead of failing every task there is."""
+        broken_by = self._engine.core.staff.broken_by
+        if broken_by is not None:
+            exception = story.tell(broken_by, "any task", -1).exception
+            raise getattr(exception, "exc", exception)
+
+    # -- tasks
+
+    def apply_async(self, *args: Any, **kwargs: Any) -> ApplyResult | None:  # type: ignore[override]  # see below
+        """`Pool.apply_async`; None once the pool is closed. A task that comes while the worker shuts down is thus left
+        unacknowledged, and its broker gives it to another worker."""
+        if self._engine.closed or self._engine.core.staff.standing in (Standing.CLOSE, Standing.TERMINATE):
+            return None
+        job = super().apply_async(*args, **kwargs)
+        self._arm()
+        return job
+
+    def _accepted(self, job: ApplyResult, pid: int, time_accepted: float) -> None:
+        self._accepted_by[self._pids.get(pid, -1)] += 1
+        super()._accepted(job, pid, time_accepted)
+
+    def _ended(self, job: Handle) -> None:
+        """Before the request's callback is called: make room for the next task, and see who has to be told."""
+        if not self.threads and self._putlock is not None:
+            # Celery acquires a slot before it submits, and leaves it to the pool to release it
+            self._putlock.release()
+        super()._ended(job)
+        callbacks = job.callbacks
+        if callbacks is not None and job.state == FATE:
+            cause = job.body.cause
+            unstarted = cause in (Cause.RESTARTS, Cause.UNSTARTABLE) and not job.body.started
+            if cause is Cause.POOL_TERMINATED or unstarted:
+                # Telling would have Celery acknowledge the message, or store a failure. Untold, the message stays
+                # with the broker, which gives the task to a worker that can run it.
+                callbacks.error = None
+
+    def flush(self) -> None:
+        """The connection to the broker was lost, or the worker shuts down: forget what no worker was given.
+
+        The broker delivers those again. What workers have goes on; nothing of it needs the connection.
+        """
+        if self._state != TERMINATE and not self._engine.closed:
+            self._engine.withdraw()
+
+    def terminate_job(self, pid: int, sig: int | None = None) -> None:
+        super().terminate_job(pid, sig)
+        self._arm()
+
+    # -- the pool's life
+
+    def grow(self, n: int = 1) -> None:
+        super().grow(n)
+        self._arm()
+
+    def shrink(self, n: int = 1) -> None:
+        super().shrink(n)
+        self._arm()
+
+    def maintain_pool(self) -> None:
+        """What there is to maintain is done at once, by the turn; this only makes sure of one."""
+        if not self._ending:
+            self._on_readable()
+
+    def close(self) -> None:
+        if self._engine.core.staff.standing is Standing.RUN and hasattr(self._putlock, "clear"):
+            self._putlock.clear()  # tasks that wait for a slot will not get one
+        super().close()
+
+    def join(self) -> None:
+        self._engine.now_or_later(self._join)
+
+    def _join(self) -> None:
+        self._leave_hub()
+        super().join()
+
+    def terminate(self) -> None:
+        self._engine.terminate_later()
+        self._engine.now_or_later(self._terminate)
+
+    def _terminate(self) -> None:
+        self._leave_hub()
+        super().terminate()
+        if self._engine.end.state:
+            super().join()
+
+    def _leave_hub(self) -> None:
+        """Before the descriptor is closed: its number may be that of another file a moment later."""
+        self._ending = True
+        hub, self._hub = self._hub, None
+        if hub is not None and not self._engine.closed:
+            hub.remove_reader(self.fileno())
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    # -- what `celery inspect stats` shows
+
+    def human_write_stats(self) -> dict[str, Any]:
+        """How the tasks were spread over the workers."""
+        counts = [count for _, count in sorted(self._accepted_by.items())]
+        total = sum(counts)
+        workers = list(self._engine.core.staff.workers.values())
+        return {
+            "total": total,
+            "avg": f"{1 / len(counts):.2f}" if counts else "0.00",
+            "all": ", ".join(f"{count / total:.2f}" for count in counts),
+            "raw": ", ".join(map(str, counts)),
+            "strategy": "fcfs" if self._strategy in ("fast", "fcfs") else "fair",
+            "inqueues": {
+                "total": sum(worker.active for worker in workers),
+                "active": sum(bool(worker.inflight) for worker in workers),
+            },
+        }
+
+    def _count_in(self, handle: WorkerHandle) -> None:
+        alive = {worker.pid for worker in self._engine.core.staff.workers.values()}
+        self._pids = {pid: index for pid, index in self._pids.items() if pid in alive}
+        if handle.pid is not None:
+            self._pids[handle.pid] = handle.index
+
+
+def _tell_of_exit(handle: WorkerHandle) -> None:
+    """Log the exits that nobody ordered and that do not belong to a worker's normal life."""
+    blow = handle._worker.blow
+    if not fates.is_expected(handle.exitcode, ordered=blow is not None and blow.struck):
+        log.error("Process %r pid:%r exited with %r", handle.name, handle.pid, human_status(handle.exitcode))
