@@ -86,6 +86,8 @@ class Loop:
                 if kind & frames.SYNACK:
                     body = bytes(body)  # waiting for the verdict reads on, over the memory this view is of
                 if not self._accept(kind, number, started, stream):
+                    if self._retire is not None:
+                        return self._retire
                     continue
                 kind &= ~(frames.ACCEPT | frames.SYNACK)
             value = reply = None
@@ -117,10 +119,18 @@ class Loop:
                 self._reply(number, run_us, value, reply)
             # waiting for the next frame must not pin this call's arguments and result
             value = reply = body = payload = None
-            if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):
-                self._sock.sendall(frames.about(frames.LEAVING, number))
-                return EX_RECYCLE
+            if self._may_leave and (status := self._leaves(number)) is not None:
+                return status
         return EX_OK  # end of stream: the parent is gone
+
+    def _leaves(self, number: int) -> int | None:
+        """Whether call `number` was the last: the status to leave with."""
+        if self._retire is not None:
+            return self._retire
+        if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):
+            self._sock.sendall(frames.about(frames.LEAVING, number))
+            return EX_RECYCLE
+        return None
 
     def _reply(self, number: int, run_us: int, value: Any, error: bytes | None) -> None:
         if error is not None:
@@ -163,7 +173,12 @@ class Loop:
                     return True
                 self._sock.sendall(frames.about(frames.DROPPED, number))
                 return False
-            self._control(answer, tag, body)
+            if answer == frames.RETIRE:
+                # it is written right behind the last call of a quota, before the verdict: dropped, the worker would
+                # wait for ever, and the pool's end for it
+                self._retire, self._may_leave = tag, True
+            else:
+                self._control(answer, tag, body)
         raise SystemExit(EX_OK)
 
     def _control(self, kind: int, tag: int, body: Any) -> None:
