@@ -152,8 +152,9 @@ _DOORS = frozenset(
 
 # Objects pickled under the name of a spawned child's main module must be found in the parent, whose main module has
 # another name (multiprocessing does the same).
+# Only if the name is free: a spawned child is just running its main module under it when that module imports us.
 if "__main__" in sys.modules:
-    sys.modules["__mp_main__"] = sys.modules["__main__"]
+    sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
 
 
 def __getattr__(name: str) -> Any:

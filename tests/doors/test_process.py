@@ -317,3 +317,31 @@ def test_maybe_flush():
 
     for file in (sys.stderr, None, Broken()):
         assert billiard.process._maybe_flush(file) is None
+
+
+def test_importing_billiard_does_not_hide_a_spawned_childs_main_module():
+    # dataclass looks ClassVar up in the module that is just being run
+    script = textwrap.dedent(
+        """
+        from __future__ import annotations
+        from dataclasses import dataclass, fields
+        from typing import ClassVar
+        import billiard
+
+        @dataclass
+        class Point:
+            count: ClassVar[int] = 0
+            x: int = 1
+
+        def tell():
+            print([field.name for field in fields(Point)], flush=True)
+
+        if __name__ == "__main__":
+            tell()
+            process = billiard.get_context("spawn").Process(target=tell)
+            process.start()
+            process.join()
+        """
+    )
+    done = run_script(script)
+    assert done.stdout == "['x']\n['x']\n", done.stderr
