@@ -1,6 +1,7 @@
 """What the tests of the pool have workers do. Importable, so that spawned workers find it."""
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -47,6 +48,7 @@ def kwargs(**kwds):
 
 
 def die(signum=signal.SIGKILL):
+    faulthandler.disable()  # it would fill the tests' output with stacks
     os.kill(os.getpid(), signum)
     time.sleep(60)
 

@@ -224,6 +224,7 @@ class Pool:
         hooked = limited and (self.on_timeout_set is not None or self.on_timeout_cancel is not None)
         if accept_callback is not None or hooked or self.synack:
             job.kind |= frames.ACCEPT | (frames.SYNACK if self.synack else 0)
+            self._engine.accepting = True
         if callback or error_callback or accept_callback or timeout_callback or wanted or hooked or callbacks_propagate:
             callbacks = Callbacks()
             callbacks.success, callbacks.error = callback, error_callback

@@ -174,15 +174,14 @@ class Engine:
                 held.extend(map(self._crank.acquire, (False,)))
                 if not held[0]:
                     return
-                self._unfinished = True
                 self.core.assign(time.monotonic())
                 self._write_all()
-                self._unfinished = False
             finally:
                 if held and held[0]:
                     self._crank.release()
-            if self._deadline_moved():
-                self.wake()
+                # also when an exception cut this short: the next turn writes what is unwritten
+                if dispatch.unwritten or self._deadline_moved():
+                    self.wake()
             # jobs may have come between our last look and our letting go
             if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
                 return
@@ -191,8 +190,6 @@ class Engine:
         with TryLock(self._crank) as mine:
             if mine:
                 self._process(self._polled(0.0), time.monotonic())
-        if self.announcer.pending:
-            self.announcer.release()
 
     def _deadline_moved(self) -> bool:
         deadline = self.core.timers.next()
@@ -203,13 +200,16 @@ class Engine:
     def turn(self, timeout: float = 0.0) -> None:
         """Poll for at most `timeout` seconds (-1: until the next deadline), then deal with everything that happened."""
         events = self._polled(timeout)
-        with self._crank:
-            self._process(events, time.monotonic())
+        try:
+            with self._crank:
+                self._process(events, time.monotonic())
+        finally:
+            if self._unfinished:  # cut short: whoever polls next must not wait for news
+                self.wake()
         dispatch = self.core.dispatch
         if dispatch.backlog and (dispatch.idle or dispatch.open):
             self.kick()
         if self.announcer.pending:
-            self.announcer.release()
             self.announcer.run_here()
 
     def _polled(self, timeout: float) -> list[tuple[int, int]]:
@@ -305,6 +305,8 @@ class Engine:
         while self.functions.unneeded:
             self._forget_function(self.functions.unneeded[0])
             self.functions.unneeded.popleft()
+        if self.announcer.pending:
+            self.announcer.release()
         if self.end.wakers and self.end.state:
             for wake in self.end.wakers:
                 wake()
@@ -551,49 +553,49 @@ class Engine:
 
     def terminate_job(self, job: Job, signum: int) -> None:
         """End one job, queued or running, and no other."""
-        with self._crank:
-            self._unfinished = True
-            now = time.monotonic()
-            if signum == signal.SIGUSR1 and job.holder is not None and job.holder.board is not None:
+
+        def decide() -> None:
+            board = job.holder.board if job.holder is not None else None
+            if signum == signal.SIGUSR1 and board is not None and job.holder is not None:
                 # the soft-limit signal: it is delivered to this job like a soft limit
-                job.holder.board.aim(job.number, job.holder.board.see().item)
+                board.aim(job.number, board.see().item)
                 self.core.blows.orders.append((core_blows.INTERRUPT, job.holder, job.number))
             elif job.state == PENDING:
-                self.core.blows.terminate(job, signum, now)
-            self._carry_out(now)
-            self._unfinished = False
-        self._after_change()
+                self.core.blows.terminate(job, signum, time.monotonic())
+
+        self.change(decide)
 
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on; if it is on none, the worker."""
-        with self._crank:
-            current = worker.board.see().current if worker.board is not None else 0
-            job = worker.inflight.get(current)
+        current = worker.board.see().current if worker.board is not None else 0
+        job = worker.inflight.get(current)
         if job is not None:
             self.terminate_job(job, signum)
             return
-        with self._crank:
+
+        def decide() -> None:
             now = time.monotonic()
             if not worker.inflight:
                 self.core.blows.condemn(worker, signum, Cause.TERMINATED, now)
             else:  # between two calls: whichever it comes to
                 self.core.blows.strike(worker, Blow(0, 0, signum, Cause.TERMINATED), now)
-            self._carry_out(now)
-        self._after_change()
+
+        self.change(decide)
 
     def change(self, decide: Callable[[], None]) -> None:
         """Run `decide` (a change to the core) under the lock, and carry out what follows from it."""
-        with self._crank:
-            self._unfinished = True
-            decide()
-            self._carry_out(time.monotonic())
-            self._unfinished = False
-        self._after_change()
-
-    def _after_change(self) -> None:
-        if self._deadline_moved():
-            self.wake()
-        self.announcer.release()
+        try:
+            with self._crank:
+                rest, self._unfinished = self._unfinished, True
+                decide()
+                self._carry_out(time.monotonic())
+                self._unfinished = rest
+        finally:
+            if self._unfinished or self._deadline_moved():
+                self.wake()
+        dispatch = self.core.dispatch
+        if dispatch.backlog and (dispatch.idle or dispatch.open):
+            self.kick()
 
     def close_later(self) -> None:
         """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
