@@ -260,6 +260,8 @@ def why(error: Any) -> str:
     end = f"died of {error.signal_name}" if error.signal_name else f"left with exit code {error.exitcode}"
     if isinstance(error, TimeLimitExceeded):
         end = "was killed at the task's limit"
+    if error.runtime_s is None:
+        return f"{type(error).__name__}: {error}"
     return f"{type(error).__name__}: worker {error.pid} {end}, {error.runtime_s:.2f} s into {error.function}"
 
 
