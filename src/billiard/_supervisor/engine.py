@@ -381,7 +381,10 @@ class Engine:
     def _apply_rare(self, worker: Worker, kind: int, tag: int, body: bytes) -> None:
         core = self.core
         if kind == frames.READY:
-            core.staff.ready(worker)
+            if worker.pid is None:
+                worker.hands.ready_early = True  # it was faster than the news of its start, which tells its pid
+            else:
+                core.staff.ready(worker)
             return
         if kind == frames.FAILED:
             worker.hands.failure = body
@@ -497,6 +500,8 @@ class Engine:
             hands.started()
             if hands.kill_on_start:
                 self._kill(worker, hands.kill_on_start)
+            if hands.ready_early:
+                self.core.staff.ready(worker)
         elif what == EXITED:
             hands.exited, hands.exit_status = True, value
             self._exits[worker] = None

@@ -56,6 +56,7 @@ class Hands:
         "kill_on_start",
         "known",
         "pidfd",
+        "ready_early",
         "registered",
         "retired",
         "theirs",
@@ -86,6 +87,7 @@ class Hands:
         self.failure: bytes | None = None  # what the worker said of its initializer
         self.kill_on_start = 0
         self.pidfd = -1
+        self.ready_early = False
 
     def started(self) -> None:
         """The worker has its ends now; ours of them go, or its death would leave the channel open."""

@@ -46,6 +46,8 @@ class Loop:
         self._soft = SoftLimit(board.cells, self._ask_again)
         self._memory_limit_kb = settings.max_memory_kb
         self._growth = PeakGrowth(settings.memory_in_total) if settings.max_memory_kb is not None else None
+        self._retire: int | None = None  # told to leave, with this status, while a call waited for its verdict
+        self._may_leave = self._growth is not None  # whether to look, after each call, if it was the last
 
     def run(self) -> int:
         """Serve; returns the exit status to leave with. Raises SystemExit on SIGTERM."""
