@@ -79,7 +79,7 @@ def interpreter_version(python: str) -> str:
     return run_checked([python, "-c", code], 30).strip()
 
 
-def make_environment(cache: Path, python: str, real: bool) -> Environment:
+def make_environment(cache: Path, python: str, real: bool, source: Path = CHECKOUT) -> Environment:
     version = interpreter_version(python)
     stamp = hashlib.sha256("\n".join(REQUIREMENTS).encode()).hexdigest()[:10]
     place = cache / f"venv-{version}-{'real' if real else 'base'}-{stamp}"
@@ -93,16 +93,16 @@ def make_environment(cache: Path, python: str, real: bool) -> Environment:
             if not real:
                 run_checked([str(inside), "-m", "pip", "uninstall", "-q", "-y", "billiard"], 120)
             (place / "complete").touch()
-    return Environment(inside if real else overlay(cache, inside, version), real, version)
+    return Environment(inside if real else overlay(cache, inside, version, source), real, version)
 
 
-def overlay(cache: Path, base: Path, version: str) -> Path:
+def overlay(cache: Path, base: Path, version: str, source: Path) -> Path:
     """A small environment that holds a snapshot of this checkout, and sees all of `base` behind it.
 
     One per state of the sources, never changed once made: the checkout may be edited, and other runs started, while a
     suite still spawns interpreters. The wheel's copy is judged, not `src/`: a module missing from it must show here.
     """
-    place = cache / f"ours-{version}-{source_hash()}"
+    place = cache / f"ours-{version}-{source_hash(source)}"
     inside = place / "bin" / "python"
     with locked(cache / f"ours-{version}.lock"):
         if not (place / "complete").exists():
@@ -116,15 +116,30 @@ def overlay(cache: Path, base: Path, version: str) -> Path:
             behind.write_text(f"import site; site.addsitedir({str(library)!r})\n")
             # --no-deps: Celery 5.7 declares billiard<5, and pip would refuse.
             pip = [str(base), "-m", "pip", "--python", str(inside), "install", "-q", "--no-deps", "--ignore-installed"]
-            run_checked([*pip, str(CHECKOUT)], 300)
+            run_checked([*pip, str(source)], 300)
             (place / "complete").touch()
     return inside
 
 
-def source_hash() -> str:
+def last_commit(cache: Path) -> Path:
+    """The sources as last committed, for a judgement that no half-made edit can colour."""
+    commit = run_checked(["git", "rev-parse", "HEAD"], 30, cwd=CHECKOUT).strip()
+    place = cache / "commits" / commit
+    with locked(cache / "commits.lock"):
+        if not (place / "pyproject.toml").exists():
+            place.mkdir(parents=True, exist_ok=True)
+            archive = place / "sources.tar"
+            run_checked(["git", "archive", "-o", str(archive), commit], 60, cwd=CHECKOUT)
+            with tarfile.open(archive) as tar:
+                tar.extractall(place, filter="data")
+            archive.unlink()
+    return place
+
+
+def source_hash(source: Path) -> str:
     digest = hashlib.sha256()
-    for file in [CHECKOUT / "pyproject.toml", *sorted((CHECKOUT / "src").rglob("*.py"))]:
-        digest.update(str(file.relative_to(CHECKOUT)).encode() + b"\0" + file.read_bytes())
+    for file in [source / "pyproject.toml", *sorted((source / "src").rglob("*.py"))]:
+        digest.update(str(file.relative_to(source)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 
 

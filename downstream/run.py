@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import cpython
-from environments import CHECKOUT, Environment, SetUpError, interpreter_version, make_environment
+from environments import CHECKOUT, Environment, SetUpError, interpreter_version, last_commit, make_environment
 from judge import HERE, Baseline, Outcome, compare, load_allowed, save_baseline
 from redis_server import RedisMissingError
 from suites import SUITES, run_live, run_suite
@@ -24,6 +24,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", choices=[*SUITES, "cpython", "celery-live"])
     parser.add_argument("--real", action="store_true", help="judge billiard 4.3.2 instead of this checkout")
+    parser.add_argument("--head", action="store_true", help="judge the last commit, not the files as they lie")
     parser.add_argument("--stdlib", action="store_true", help="cpython: the same harness on the standard library")
     parser.add_argument("--start-method", action="append", choices=cpython.START_METHODS)
     parser.add_argument("--python", default=sys.executable)
@@ -79,7 +80,8 @@ def run_cpython(options: argparse.Namespace, environment: Environment) -> bool:
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
-        environment = make_environment(options.cache, options.python, options.real)
+        source = last_commit(options.cache) if options.head else CHECKOUT
+        environment = make_environment(options.cache, options.python, options.real, source)
         print(environment.check(), flush=True)
         if options.suite == "celery-live":
             return run_live(environment, options.extra)

@@ -80,9 +80,7 @@ def run_suite(suite: Suite, environment: Environment, cache: Path, extra: list[s
     return outcome
 
 
-def run_recorded(
-    suite: Suite, command: list[str], tree: Path, env: dict[str, str], results: Path
-) -> tuple[int | None, float]:
+def run_recorded(suite: Suite, command: list[str], tree: Path, env: dict[str, str], results: Path) -> tuple[int | None, float]:
     (results / "record.jsonl").unlink(missing_ok=True)
     log = results / "log.txt"
     start = time.monotonic()

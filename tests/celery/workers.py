@@ -28,6 +28,7 @@ from celery import Celery
 
 HERE = Path(__file__).resolve().parent
 EXITED = re.compile(r"Process .* pid:\S+ exited with ['\"]?(.*?)['\"]?$", re.MULTILINE)
+CRASHED = re.compile(r"Process \S*PoolWorker-\d+:\s*$")  # how an uncaught exception in a pool process begins
 # What a healthy pool never says, whatever was done to its children.
 NEVER = ("CRITICAL", "Timed out waiting for UP", " crashed", "Pool callback raised exception", "Unrecoverable error")
 
@@ -227,7 +228,7 @@ class LiveWorker:
     def complaints(self) -> list[str]:
         """Lines the log should not have: alarms, and exit statuses that nobody ordered."""
         text = self.log()
-        found = [line for line in text.splitlines() if any(word in line for word in NEVER)]
+        found = [line for line in text.splitlines() if any(word in line for word in NEVER) or CRASHED.search(line)]
         unordered = Counter(EXITED.findall(text)) - self.ordered
         return found + [f"{count} x exited with {status!r}, not ordered" for status, count in unordered.items()]
 
