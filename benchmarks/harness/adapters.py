@@ -270,9 +270,7 @@ class Mpire(PoolStyle):
         self.pool.stop_and_join()
 
 
-LIBRARIES: dict[str, type[Library]] = {
-    cls.name: cls for cls in (Ours, Billiard4, MpPool, Ppe, Pebble, Loky, Mpire, Deadpool)
-}
+LIBRARIES: dict[str, type[Library]] = {cls.name: cls for cls in (Ours, Billiard4, MpPool, Ppe, Pebble, Loky, Mpire, Deadpool)}
 PEERS = [name for name in LIBRARIES if name != "ours"]
 
 

@@ -21,9 +21,7 @@ def arguments(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def family(
-    name: str, doc: str, make: Callable[[bool], Sequence[Row]], argv: Sequence[str] | None = None
-) -> list[Measured]:
+def family(name: str, doc: str, make: Callable[[bool], Sequence[Row]], argv: Sequence[str] | None = None) -> list[Measured]:
     """Measures one family, prints its tables, keeps its JSON."""
     options = arguments(doc).parse_args(argv)
     chosen = [_narrow(row, options.libraries) for row in make(options.quick) if options.only in row.key]

@@ -48,11 +48,27 @@ def python_of(env: str, *, fresh: bool = False) -> Path:
     print(f"making the environment {env!r} ({', '.join(REQUIREMENTS[env])})", file=sys.stderr, flush=True)
     shutil.rmtree(home, ignore_errors=True)
     venv.create(home, with_pip=True)
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--upgrade", *REQUIREMENTS[env]], check=True, timeout=600
-    )
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", *REQUIREMENTS[env]], check=True, timeout=600)
     stamp.write_text(json.dumps(REQUIREMENTS[env]))
     return python
+
+
+def source() -> Path:
+    """Where ours is imported from: the checkout, or what $BILLIARD_BENCH_COMMIT had under src/.
+
+    A commit is measured while the checkout is being edited, and two commits can be compared, each by a run of its own.
+    """
+    commit = os.environ.get("BILLIARD_BENCH_COMMIT")
+    if not commit:
+        return CHECKOUT / "src"
+    home = cache_dir() / "commits" / commit
+    if not (home / "src").exists():
+        part = home.with_name(f"{commit}.part-{os.getpid()}")
+        part.mkdir(parents=True)
+        archive = subprocess.run(["git", "archive", commit, "src"], cwd=CHECKOUT, check=True, capture_output=True)
+        subprocess.run(["tar", "-x", "-C", part], input=archive.stdout, check=True)
+        part.rename(home)
+    return home / "src"
 
 
 def variables_of(env: str) -> dict[str, str]:
@@ -60,7 +76,7 @@ def variables_of(env: str) -> dict[str, str]:
     variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS")}
     path = [str(BENCHMARKS)]
     if env == "ours":
-        path.insert(0, str(CHECKOUT / "src"))
+        path.insert(0, str(source()))
     variables["PYTHONPATH"] = os.pathsep.join(path)
     variables["PYTHONDONTWRITEBYTECODE"] = ""  # byte code must be cached, or start-up figures measure the compiler
     return variables
@@ -97,5 +113,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _commit() -> str:
+    if named := os.environ.get("BILLIARD_BENCH_COMMIT"):
+        return named
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"

@@ -73,9 +73,7 @@ class Measured:
 
     def ratio(self, against: str) -> float | None:
         """How many times better ours is, as the median of the rounds in which both gave a figure."""
-        pairs = [
-            (a, b) for a, b in zip(self.rounds.get("ours", ()), self.rounds.get(against, ()), strict=False) if a and b
-        ]
+        pairs = [(a, b) for a, b in zip(self.rounds.get("ours", ()), self.rounds.get(against, ()), strict=False) if a and b]
         if not pairs:
             return None
         return statistics.median(b / a if self.row.lower_is_better else a / b for a, b in pairs)
