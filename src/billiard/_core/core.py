@@ -47,7 +47,7 @@ class Core:
         """Bring the number of workers to what it should be, and give out jobs."""
         if self.staff.restless:
             self.staff.staff(now)
-        if self.dispatch.backlog:
+        if self.dispatch.backlog or self.dispatch.limited:
             self.assign(now)
 
     def assign(self, now: float) -> None:

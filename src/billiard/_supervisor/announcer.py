@@ -12,7 +12,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-Announcement = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class _Announcement:
+    """One call of user code. Once: a batch that was handed over and not yet struck off is handed over again."""
+
+    __slots__ = ("arguments", "done", "function")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.done = False
+
+    def __call__(self) -> None:
+        if not self.done:
+            self.done = True
+            self.function(*self.arguments)
 
 
 class Announcer:
@@ -22,43 +37,44 @@ class Announcer:
         self._threaded = threaded
         self._name = name
         self._thread: threading.Thread | None = None
-        self._queue: queue.SimpleQueue[list[Announcement] | None] = queue.SimpleQueue()
-        self.pending: deque[Announcement] = deque()
+        self._queue: queue.SimpleQueue[list[_Announcement] | None] = queue.SimpleQueue()
+        self.pending: deque[_Announcement] = deque()
 
     def add(self, function: Callable[..., Any], *args: Any) -> None:
         """Announce later: at `release`, or in `run_here`."""
-        self.pending.append((function, args))
+        self.pending.append(_Announcement(function, args))
 
     def release(self) -> None:
-        """Let the thread run what was added. One hand-over a turn, however many results it brought."""
-        if self._threaded and self.pending:
-            batch: list[Announcement] = []
-            pending = self.pending
-            while pending:
-                batch.append(pending[0])
-                pending.popleft()
-            self._queue.put(batch)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+        """Let the thread run what was added. One hand-over a turn, however many results it brought. Under the pool's lock."""
+        if not self._threaded:
+            return
+        batch = list(self.pending)
+        self._queue.put(batch)
+        for _ in batch:
+            self.pending.popleft()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
 
     def run_here(self) -> None:
         """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
-        pending = self.pending
-        while pending and not self._threaded:
-            function, args = pending.popleft()
-            function(*args)
+        while self.pending and not self._threaded:
+            try:
+                announcement = self.pending.popleft()
+            except IndexError:  # another thread turns too
+                return
+            announcement()
 
     def _run(self) -> None:
         while True:
             batch = self._queue.get()
             if batch is None:
                 return
-            for function, args in batch:
+            for announcement in batch:
                 try:
-                    function(*args)
+                    announcement()
                 except BaseException as exc:  # a callback's SystemExit must not silence those behind it
-                    log_callback_error(function, exc)
+                    log_callback_error(announcement.function, exc)
             del batch
 
     def stop(self) -> None:
