@@ -149,6 +149,11 @@ class Blows:
         if worker.board is None or worker.phase is Phase.GONE:
             return
         if not worker.recalled:
+            if worker.board.see().current < worker.since > 1:
+                # It is still letting calls of the last recall be, and would run those not reached yet if the board named
+                # a later number. It will soon have read the RESUME.
+                self._timers.set(worker, FENCE, now + FENCE_S)
+                return
             worker.recalled = number
             self._dispatch.open.pop(worker, None)
             self._dispatch.idle.pop(worker, None)
@@ -158,8 +163,9 @@ class Blows:
 
     def skipped(self, worker: Worker, number: int) -> None:
         """The worker says that the recall kept `number` from running."""
-        self._take_back(worker, number - 1)
-        self._dispatch.released(worker)
+        if 0 < worker.recalled <= number:  # else it is the echo of a recall that is over: what it holds came after that
+            self._take_back(worker, number - 1)
+            self._dispatch.released(worker)
 
     def _take_back(self, worker: Worker, current: int) -> None:
         """Everything behind `current` is certain not to start: back to the backlog with it."""
@@ -178,17 +184,24 @@ class Blows:
         blow = worker.blow
         if blow is None or blow.struck:
             return
+        if not worker.recalled and blow.number in worker.inflight:
+            self.recall(worker, min(sight.current, blow.number) + 1, now)  # it had to wait: see `recall`
+            return
         moved_on = blow.number and (sight.current != blow.number or blow.number not in worker.inflight)
         in_time = blow.number and blow.cause is Cause.TIME_LIMIT and sight.item != blow.item
         if moved_on or in_time:
-            self._missed(worker, now)
+            self._missed(worker, sight.current, now)
         else:
             self._land(worker, blow, now)
 
-    def _missed(self, worker: Worker, now: float) -> None:
+    def _missed(self, worker: Worker, current: int, now: float) -> None:
         # it finished in time after all, and has been kept from starting another: nothing was harmed
         worker.blow = None
         self.given_limited_again(worker, now)
+        job = worker.inflight.get(current)
+        if job is not None and job.terminate_signal:
+            # wanted while the other blow was under way
+            self.strike(worker, Blow(current, 0, job.terminate_signal, Cause.TERMINATED), now)
 
     # -- blows
 
@@ -213,8 +226,12 @@ class Blows:
 
     def condemn(self, worker: Worker, signum: int, cause: Cause, now: float) -> None:
         """Send a lethal signal at once, whatever the worker is on."""
-        if worker.phase is not Phase.GONE:
-            self._land(worker, Blow(0, 0, signum, cause), now)
+        if worker.phase is Phase.GONE:
+            return
+        blow = Blow(0, 0, signum, cause)
+        if worker.blow is None or not worker.blow.struck:
+            worker.blow = blow  # what it ends of, and not a blow to one call that never landed
+        self._land(worker, blow, now)
 
     def terminate(self, job: Job, signum: int, now: float) -> None:
         """End this job and no other: before it starts if it has not, with `signum` if it has."""

@@ -79,8 +79,9 @@ class Dispatch:
         if not worker.inflight:
             self.open.pop(worker, None)
             if worker.recalled:
-                # nothing it could still skip: what comes next follows a RESUME
-                worker.resume, worker.recalled = worker.recalled, 0
+                # what comes next follows a RESUME, and its numbers lie beyond the recall: see `Worker.since`
+                since = max(worker.next_number, worker.recalled + 1)
+                worker.resume, worker.recalled, worker.next_number, worker.since = worker.recalled, 0, since, since
             self.idle[worker] = None
         elif not worker.recalled:
             self.open[worker] = None

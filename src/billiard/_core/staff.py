@@ -244,7 +244,9 @@ class Staff:
                 self._dispatch.settle(job, self._fate(worker, job, status, sight, now))
             elif job.holder is worker or job.holder is None:
                 unstarted.append(job)
-        if unstarted and worker.phase is not Phase.RETIRING and not self._struck(worker):
+        # told to leave by the call's own quota it may still die of reading it
+        left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
+        if unstarted and not left and not self._struck(worker):
             # it may have been reading this one when it died
             unstarted[0].deaths += 1
             if unstarted[0].deaths >= fates.MAX_DEATHS_AT_RECEIPT:

@@ -131,6 +131,7 @@ class Worker:
         "resume",
         "retire_status",
         "seated",
+        "since",
         "soft_sent",
         "stalled_at",
         "status",
@@ -150,6 +151,7 @@ class Worker:
         self.hands: Any = None  # whatever the supervisor keeps about this worker
         self.recalled = 0  # the recall in force; 0: none. While one is, the worker is given nothing
         self.resume = 0  # the recall to be declared over before the next call
+        self.since = 1  # calls from this number on follow the latest RESUME; earlier ones may still be being skipped
         self.blow: Blow | None = None
         self.soft_sent = (0, 0)
         self.excused: tuple[int, int, float] = (0, 0, 0.0)  # (number, item): seconds in which nobody could run
