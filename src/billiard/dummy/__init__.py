@@ -1,5 +1,6 @@
-"""Door: the API of this package over threads. ``multiprocessing``'s own."""
+"""Door: the API of this package over threads. ``multiprocessing``'s own, and a pool that can be joined."""
 
+from collections.abc import Callable, Iterable
 from multiprocessing.dummy import (
     Array,
     Barrier,
@@ -12,7 +13,6 @@ from multiprocessing.dummy import (
     Manager,
     Namespace,
     Pipe,
-    Pool,
     Process,
     Queue,
     RLock,
@@ -23,6 +23,7 @@ from multiprocessing.dummy import (
     freeze_support,
     shutdown,
 )
+from typing import Any
 
 from .._stdlib.mirror import mirror
 
@@ -51,3 +52,10 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = mirror("dummy")
+
+
+def Pool(processes: int | None = None, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()) -> Any:  # noqa: N802 - the published name
+    """A pool of threads, with the methods of :class:`multiprocessing.pool.Pool`."""
+    from .._stdlib.thread_pool import ThreadPool
+
+    return ThreadPool(processes, initializer, initargs)
