@@ -121,6 +121,8 @@ def compare(suite: str, outcome: Outcome, baseline: Baseline, allowed: dict[str,
         reasons.append(f"{len(regressions)} fail that pass on the reference")
     if passes < least:
         reasons.append(f"{passes} pass, {least} must")
+    if (vanished := sum(baseline.counts.values()) - len(outcome.tests)) > 0:
+        reasons.append(f"{vanished} tests did not run")
     if len(allowed) > most_allowed:
         reasons.append(f"{len(allowed)} failures are allowed, at most {most_allowed} may be")
     lines.append(f"{suite}: " + ("bar NOT met: " + "; ".join(reasons) if reasons else "bar met"))
