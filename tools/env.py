@@ -6,7 +6,7 @@
 
 Standard library only, since it runs before anything is installed. The groups are read from pyproject.toml here rather
 than with `pip install --group`, which only pip 25.1 and later has and a fresh venv of an older Python does not.
-A stamp (hash of pyproject.toml and the interpreter) makes the second run cost nothing but the hash; a lock makes two
+A stamp (hash of what pyproject.toml requires and of the interpreter) makes the second run cost nothing but the hash; a lock makes two
 runs at once wait for each other instead of installing into the same directory.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,9 @@ def requirements(groups: dict[str, list[Any]], name: str) -> list[str]:
 
 def stamp_of(names: list[str]) -> str:
     """What the environment depends on: if any of it changes, the environment is made anew."""
-    parts = [(ROOT / "pyproject.toml").read_text(), sys.version, sys.base_prefix, str(ROOT), *names]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    tables = [project["project"], project["build-system"], project["dependency-groups"]]  # not the settings of tools
+    parts = [json.dumps(tables, sort_keys=True), sys.version, sys.base_prefix, str(ROOT), *names]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
