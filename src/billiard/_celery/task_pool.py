@@ -132,12 +132,20 @@ class CeleryPool(Pool):
                 callbacks.error = None
 
     def flush(self) -> None:
-        """The connection to the broker was lost, or the worker shuts down: forget what no worker was given.
+        """The connection to the broker was lost, or the worker shuts down: forget every task that is not yet accepted.
 
-        The broker delivers those again. What workers have goes on; nothing of it needs the connection.
+        Its broker delivers it again, and an acknowledgement would go to a connection that is no more. Accepted
+        tasks go on. Without an event loop Celery expects nothing of the kind.
         """
-        if self._state != TERMINATE and not self._engine.closed:
-            self._engine.withdraw()
+        if self.threads or self._state == TERMINATE or self._engine.closed:
+            return
+        self._engine.withdraw()
+        for worker in list(self._engine.core.staff.workers.values()):
+            for job in list(worker.inflight.values()):
+                if isinstance(job, ApplyResult) and job._accepted_at is None and job.callbacks is not None:
+                    callbacks = job.callbacks
+                    callbacks.told = True
+                    callbacks.accept = callbacks.timeout = None
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         super().terminate_job(pid, sig)

@@ -7,6 +7,7 @@ and its event loop. Both are the parent's affair.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,12 +25,11 @@ def initialize(initializer: Callable[..., Any], *initargs: Any) -> None:
 
 
 def _leave_event_loop() -> None:
-    from kombu.asynchronous import get_event_loop, set_event_loop
-
-    hub = get_event_loop()
-    if hub is not None:
+    kombu = sys.modules.get("kombu.asynchronous")
+    hub = kombu.get_event_loop() if kombu is not None else None
+    if kombu is not None and hub is not None:
         # Only the descriptor: unregistering would change the poll set itself, which the parent polls.
         poller = getattr(hub, "_poller", None)
         if poller is not None:
             poller.close()
-        set_event_loop(None)
+        kombu.set_event_loop(None)
