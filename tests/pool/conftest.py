@@ -6,12 +6,13 @@ import os
 import select
 import signal
 import time
+from pathlib import Path
 
 import pool_tasks
 import pytest
 
 import billiard
-from billiard import Pool
+from billiard.pool import Pool
 
 WITHIN_S = 20.0
 
@@ -110,7 +111,7 @@ class Driven:
 
     def error(self, result):
         self._wait(self.pool, [result])
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the test's business
+        with pytest.raises(Exception) as caught:
             result.get(0)
         assert not isinstance(caught.value, billiard.TimeoutError), "it never ended"
         return caught.value
@@ -182,8 +183,7 @@ def pool(make_pool):
 def is_running(pid):
     """Whether a process runs: a zombie does not."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

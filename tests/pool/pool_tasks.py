@@ -158,7 +158,7 @@ def in_a_pool(n):
         return pool.map(square, range(n))
 
 
-class TwoArguments(Exception):
+class TwoArgumentsError(Exception):
     """Pickles, and cannot be rebuilt from its args."""
 
     def __init__(self, a, b):
@@ -167,7 +167,7 @@ class TwoArguments(Exception):
 
 
 def raise_two_arguments():
-    raise TwoArguments(1, 2)
+    raise TwoArgumentsError(1, 2)
 
 
 class LocalError(Exception):

@@ -120,8 +120,8 @@ class Pool:
         self._down_with_status = _takes_two(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
         settings = WorkerSettings(
-            initializer, tuple(initargs), on_process_exit, None if memory_kb is None else int(memory_kb),
-            memory_in_total=celery,
+            initializer, tuple(validate.items("initargs", initargs)), on_process_exit,
+            None if memory_kb is None else int(memory_kb), memory_in_total=celery,
         )  # fmt: skip
         # with synack a worker waits for the answer to the call it took: nothing may be queued in between
         alone = synack or (celery and sched_strategy not in ("fast", "fcfs"))
@@ -229,7 +229,7 @@ class Pool:
             callbacks = Callbacks()
             callbacks.success, callbacks.error = callback, error_callback
             callbacks.accept, callbacks.timeout = accept_callback, timeout_callback
-            callbacks.propagate = tuple(callbacks_propagate or ())
+            callbacks.propagate = tuple(validate.items("callbacks_propagate", callbacks_propagate or ()))
             job.callbacks, job.watched = callbacks, True
             if wanted:
                 self._acquire_slot()
@@ -248,12 +248,12 @@ class Pool:
         """A job whatever the function and the arguments are."""
         validate.function(func)
         function_id = function_id or self._function_id(func)
-        args, kind = tuple(args), frames.KWCALL
+        args, kind = args if type(args) is tuple else tuple(validate.items("args", args)), frames.KWCALL
         payload: Any = args
         if not function_id:
-            payload = (func, args, dict(kwds))
+            payload = (func, args, validate.mapping("kwds", kwds))
         elif kwds:
-            payload = (args, dict(kwds))
+            payload = (args, validate.mapping("kwds", kwds))
         else:
             kind = frames.CALL
         call: Any
@@ -336,7 +336,7 @@ class Pool:
         validate.optional_integer("chunksize", chunksize, 1)
         validate.callable_or_none("callback", callback)
         validate.callable_or_none("error_callback", error_callback)
-        items = iterable if isinstance(iterable, list | tuple | range) else list(iterable)
+        items = iterable if isinstance(iterable, list | tuple | range) else list(validate.items("iterable", iterable))
         if chunksize is None:
             chunksize = max(1, -(-len(items) // (4 * max(self._processes, 1))))
         function_id = self._map_function_id(func)
@@ -421,7 +421,7 @@ class Pool:
         validate.number("lost_worker_timeout", lost_worker_timeout)
         function_id = self._map_function_id(func)
         result = kind(self, func, function_id, function_id if id(func) not in self._function_ids else 0)
-        slices = _batched(iter(iterable), chunksize)
+        slices = _batched(iter(validate.items("iterable", iterable)), chunksize)
         result.begin(self._chunks(result, func, function_id, slices, frames.MAP, single=chunksize == 1))
         return result
 

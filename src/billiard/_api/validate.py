@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -36,6 +36,23 @@ def callable_or_none(name: str, value: Any) -> Callable[..., Any] | None:
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable or None, not {type(value).__name__}: {value!r}")
     return value  # type: ignore[no-any-return]  # checked just above
+
+
+def items(name: str, value: Any) -> Iterable[Any]:
+    """Something that can be iterated."""
+    try:
+        iter(value)
+    except TypeError:
+        raise TypeError(f"{name} must be iterable, not {type(value).__name__}: {value!r}") from None
+    return value  # type: ignore[no-any-return]  # checked just above
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """Keyword arguments."""
+    try:
+        return dict(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a mapping, not {type(value).__name__}: {value!r}") from None
 
 
 def function(value: Any) -> None:

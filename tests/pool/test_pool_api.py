@@ -1,0 +1,242 @@
+"""Signature for signature what the document publishes, positionally and by keyword."""
+
+import inspect
+import os
+import pickle
+
+import pool_tasks as t
+import pytest
+
+import billiard
+import billiard.pool
+from billiard.pool import Pool
+
+PARAMETERS = {
+    "__init__": (
+        "processes initializer initargs maxtasksperchild timeout soft_timeout lost_worker_timeout max_restarts "
+        "max_restart_freq on_process_up on_process_down on_timeout_set on_timeout_cancel threads semaphore putlocks allow_restart synack "
+        "on_process_exit context max_memory_per_child enable_timeouts"
+    ),
+    "apply": "func args kwds",
+    "map": "func iterable chunksize",
+    "starmap": "func iterable chunksize",
+    "apply_async": (
+        "func args kwds callback error_callback accept_callback timeout_callback waitforslot soft_timeout timeout "
+        "lost_worker_timeout callbacks_propagate correlation_id"
+    ),
+    "map_async": "func iterable chunksize callback error_callback",
+    "starmap_async": "func iterable chunksize callback error_callback",
+    "imap": "func iterable chunksize lost_worker_timeout",
+    "imap_unordered": "func iterable chunksize lost_worker_timeout",
+    "close": "",
+    "terminate": "",
+    "join": "",
+    "restart": "",
+    "grow": "n",
+    "shrink": "n",
+    "terminate_job": "pid sig",
+    "maintain_pool": "",
+    "send_ack": "response job i fd",
+    "did_start_ok": "",
+    "on_job_ready": "job i obj inqW_fd",
+    "cpu_count": "",
+}
+DEFAULTS = {
+    "__init__": {
+        "initargs": (), "max_restart_freq": 1, "threads": True, "putlocks": False, "allow_restart": False, "synack": False,
+        "enable_timeouts": False,
+    },
+    "apply": {"args": (), "kwds": {}},
+    "apply_async": {"args": (), "kwds": {}},
+    "imap": {"chunksize": 1},
+    "imap_unordered": {"chunksize": 1},
+    "grow": {"n": 1},
+    "shrink": {"n": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_signature(name):
+    parameters = list(inspect.signature(getattr(Pool, name)).parameters.values())[1:]
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == PARAMETERS[name].split()
+    required = {"func", "iterable", "pid", "response", "job", "i", "fd", "obj", "inqW_fd"}
+    for parameter in parameters:
+        if parameter.name in required:
+            assert parameter.default is inspect.Parameter.empty
+        elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            assert parameter.default == DEFAULTS.get(name, {}).get(parameter.name)
+
+
+def test_every_door_gives_the_same_pool(make_pool):
+    assert str(inspect.signature(billiard.Pool)).startswith("(processes")
+    direct = billiard.Pool(1)
+    assert isinstance(direct, Pool)
+    direct.terminate()
+    direct.join()
+    from_context = billiard.get_context("fork").Pool(1, synack=False, max_memory_per_child=1 << 20, enable_timeouts=True)
+    assert isinstance(from_context, Pool)
+    from_context.terminate()
+    from_context.join()
+    made = make_pool(
+        1, None, (), 5, 10, 5, 1, 3, 1, None, None, None, None, True, None, False, True, False, None, None, None, True
+    )  # fmt: skip
+    assert made.apply(t.add, (1, 2)) == 3
+
+
+def test_a_context_keeps_its_start_method(lasting_helpers):
+    with billiard.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(os.getppid) == os.getpid()
+
+
+def test_apply(pool):
+    assert pool.apply(t.add, (1,), {"b": 2}) == 3
+    assert pool.apply(t.add, [1, 2]) == 3
+    assert pool.apply(func=t.kwargs, args=(), kwds={"x": 1}) == {"x": 1}
+    assert pool.apply(t.pid) != os.getpid()
+
+
+def test_a_lambda_and_a_closure_work(pool):
+    base = 10
+    assert pool.apply(lambda x: x + base, (1,)) == 11
+    assert pool.map(lambda x: x * 2, range(5)) == [0, 2, 4, 6, 8]
+    assert list(pool.imap(lambda x: x + base, range(3))) == [10, 11, 12]
+    captured = [1]
+    first = pool.apply(lambda: list(captured))
+    captured.append(2)
+    assert (first, pool.apply(lambda: list(captured))) == ([1], [1, 2])
+
+
+def test_a_bound_method_works(pool):
+    assert pool.apply("abc".upper) == "ABC"
+    assert pool.map([3, 4, 5].index, [4, 5]) == [1, 2]
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 3, 100])
+def test_map_and_starmap(pool, chunksize):
+    assert pool.map(t.square, range(10), chunksize) == [x * x for x in range(10)]
+    assert pool.map(t.square, iter(range(10)), chunksize=chunksize) == [x * x for x in range(10)]
+    assert pool.starmap(t.add, [(i, 1) for i in range(10)], chunksize) == list(range(1, 11))
+    assert pool.map_async(t.square, [], chunksize).get(5) == []
+    assert pool.starmap_async(t.add, iter([(1, 2)]), chunksize).get(5) == [3]
+
+
+def test_map_raises_the_first_error_in_input_order(pool):
+    with pytest.raises(ValueError, match=r"^0$"):
+        pool.map(t.fail, ["0", "1", "2"], chunksize=1)
+
+
+def test_result_object(pool):
+    result = pool.apply_async(t.nap, (0.3, "x"), correlation_id="mine")
+    assert not result.ready()
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    with pytest.raises(AssertionError):  # as billiard always had it
+        result.successful()
+    with pytest.raises(billiard.TimeoutError):
+        result.get(0.01)
+    with pytest.raises(billiard.TimeoutError):
+        result.get(timeout=0)
+    result.wait(0.01)
+    assert not result.ready()
+    result.wait()
+    assert result.ready()
+    assert result.successful()
+    assert result.get() == result.get(timeout=0) == "x"
+    assert result.correlation_id == "mine"
+    failed = pool.apply_async(t.fail)
+    failed.wait(10)
+    assert failed.ready()
+    assert not failed.successful()
+    assert "ready:True" in repr(failed)
+
+
+def test_the_same_error_object_each_time(pool):
+    failed = pool.apply_async(t.fail)
+    caught = []
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken") as info:
+            failed.get(10)
+        caught.append(info.value)
+    assert caught[0] is caught[1]
+
+
+def test_map_result_is_an_apply_results_kin(pool):
+    result = pool.map_async(t.nap, [0.05, 0.05])
+    result.wait(10)
+    assert result.ready()
+    assert result.successful()
+    assert result.get() == [None, None]
+
+
+def test_accepted_and_worker_pids(pool):
+    result = pool.apply_async(t.nap, (0.5,))
+    while not result.accepted():
+        result.wait(0.005)
+    assert result.worker_pids()[0] in {int(handle) for handle in pool._pool}
+    result.get(10)
+
+
+def test_cpu_count(pool):
+    assert pool.cpu_count() == len(os.sched_getaffinity(0))
+    with Pool() as default:
+        assert len(default._pool) <= default.cpu_count() == default._processes
+
+
+def test_a_pool_does_not_pickle(pool):
+    with pytest.raises(NotImplementedError):
+        pickle.dumps(pool)
+
+
+def test_repr_tells_the_state(pool):
+    assert "RUN" in repr(pool)
+    assert "pool_size=2" in repr(pool)
+    pool.close()
+    assert "CLOSE" in repr(pool)
+    pool.join()
+
+
+def test_process_sentinels(pool):
+    pool.map(t.pid, range(4))
+    sentinels = pool.process_sentinels
+    assert len(sentinels) == 2
+    assert billiard.connection.wait(sentinels, 0) == []
+    pool.close()
+    pool.join()
+    assert pool.process_sentinels == []
+
+
+def test_did_start_ok(make_pool):
+    good = make_pool(1)
+    good.apply(t.pid)
+    assert good.did_start_ok()
+    bad = make_pool(1)
+    bad.apply_async(t.die).wait(10)
+    assert not bad.did_start_ok()
+
+
+def test_fileno_and_next_deadline(make_pool):
+    pool = make_pool(1, threads=False)
+    assert pool.fileno() >= 0
+    pool.apply(t.pid)
+    assert pool.next_deadline() is None
+    pool.apply_async(t.nap, (0.2,), timeout=5)
+    assert pool.next_deadline() is not None
+
+
+def test_on_job_ready_and_send_ack_are_there(pool):
+    assert pool.on_job_ready(0, None, (True, 1), None) is None
+    finished = pool.apply_async(t.pid)
+    finished.get(10)
+    pool.send_ack(0, finished, None, None)  # nothing waits for it: no harm
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_initializer_and_names(start, lasting_helpers):
+    with Pool(1, t.init_state, ("given",), context=billiard.get_context(start)) as pool:
+        assert pool.apply(t.state) == "given"
+        assert "PoolWorker-" in pool.apply(process_name)
+
+
+def process_name():
+    return billiard.current_process().name
