@@ -6,8 +6,8 @@
 
 Standard library only, since it runs before anything is installed. The groups are read from pyproject.toml here rather
 than with `pip install --group`, which only pip 25.1 and later has and a fresh venv of an older Python does not.
-A stamp (hash of what pyproject.toml requires and of the interpreter) makes the second run cost nothing but the hash; a lock makes two
-runs at once wait for each other instead of installing into the same directory.
+A stamp (hash of what pyproject.toml requires and of the interpreter) makes the second run cost nothing but the hash; a
+lock makes two runs at once wait for each other instead of installing into the same directory.
 """
 
 from __future__ import annotations
