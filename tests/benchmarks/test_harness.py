@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import growth
+import guards
 from harness import adapters, rows, runner
 from harness.rows import Bar, Case, Measured, Row
 
@@ -129,3 +130,11 @@ def test_every_library_names_an_environment_and_what_it_can():
         assert cls.name == name
         assert cls.env in ("ours", "billiard4", "peers")
         assert cls.can
+
+
+def test_every_budget_has_a_figure_below_it():
+    budgets = json.loads(guards.BUDGETS.read_text())
+    for what in guards.MARGIN:
+        assert len(budgets[what]) >= len(guards.KINDS)
+        for figures in budgets[what].values():
+            assert 0 < figures["measured"] <= figures["budget"]
