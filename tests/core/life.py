@@ -92,7 +92,6 @@ class Life(World):
         rng = self.rng
         for _ in range(rng.choice((1, 1, 2, 3, 6))):
             job = SimJob(self, len(self.jobs))
-            self.jobs.append(job)
             job.function_id = rng.choice((0, 1, 1, 1, 2))
             job.size = 70_000 if rng.random() < 0.05 else 60
             job.watched = rng.random() < 0.7
@@ -121,6 +120,7 @@ class Life(World):
                     f" soft {job.soft_s}, hard {job.hard_s}, murderer {job.murderer}, poison {job.poison}"
                 )
             dispatch = self.core.dispatch
+            self.jobs.append(job)
             dispatch.backlog.append(job)
             if dispatch.idle or dispatch.open:
                 self.driver.kick()
@@ -259,6 +259,8 @@ class Life(World):
         if staff.standing is Standing.BROKEN:
             return staff.over
         workers = staff.workers.values()
+        if len(self.processes) != len(workers) or any(process.outbox for process in self.processes):
+            return False
         return len(workers) == staff.size and all(w.phase is Phase.UP and w.seated and not w.inflight for w in workers)
 
     def _come_to_rest(self) -> None:
@@ -266,8 +268,6 @@ class Life(World):
             waiting = [(job, job.holder) for job in self.jobs if not job.state]
             raise Violation(f"no rest: {waiting} wait, {list(self.core.staff.workers.values())}, size {self.core.staff.size}")
         staff = self.core.staff
-        if staff.standing is Standing.RUN and len(self.processes) != staff.size:
-            raise Violation(f"{len(self.processes)} processes in a pool of {staff.size}")
         # an idle pool wakes nobody, in the end: what is left on the heap comes up once and is gone
         before = self.driver.turns
         self._drive(self.now + 2 * 3600.0, lambda: not len(self.core.timers))

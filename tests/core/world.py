@@ -158,6 +158,7 @@ class Process:
         self.term_on_continue = False
         self.soft_pending = False
         self.ready = self.buried = False
+        self.poisoned_by: SimJob | None = None
         self.retire: int | None = None  # told to while a call waited for its verdict
         self.ran = 0
         self.idle_since: float | None = None
@@ -267,8 +268,8 @@ class Process:
                 return tag
             if kind != CALL:
                 continue
-            if job.poison and world.hostile:
-                job.receipt_deaths += 1
+            if job.poison and world.hostile and not honoured < self.load(RECALLED) <= number:
+                self.poisoned_by = job
                 return -11
             self.store(STARTED, int(world.now * 1e9))
             started = self.run_from = world.now
@@ -350,10 +351,10 @@ class Process:
         for item in range(job.items or 1):
             if job.items:
                 self.store(STARTED, int(world.now * 1e9))
-                self.run_from, self.paused_s = world.now, 0.0
+                begun = world.now
                 yield world.delay()
                 self.store(ITEM, item)
-                self.soft_item = item
+                self.soft_item, self.run_from, self.paused_s = item, begun, 0.0
                 yield world.delay()
             rest = job.duration_s
             while rest > 1e-7:
@@ -508,6 +509,9 @@ class Driver:
                 self.core.assign(self.world.now)
                 self.point()
                 self._write_all()
+            except Interrupted:
+                self.unfinished = True
+                raise
             finally:
                 if dispatch.unwritten:
                     self.readable = True
@@ -1015,6 +1019,8 @@ class World:
         if process.buried:
             return
         process.buried = True
+        if process.poisoned_by is not None and not (worker.blow is not None and worker.blow.struck):
+            process.poisoned_by.receipt_deaths += 1
         for number, job in worker.inflight.items():
             if job.touched.get(process.ident) != number:
                 job.deaths_held += 1  # type: ignore[attr-defined]

@@ -95,11 +95,19 @@ class Blows:
     def _check_stall(self, worker: Worker, sight: Sight, now: float) -> None:
         if len(worker.inflight) < 2 or worker.recalled:
             return
-        if worker.stalled_at == sight.current and sight.current in worker.inflight:
-            self.recall(worker, sight.current + 1, now)
+        current = sight.current
+        if current in worker.inflight and (worker.stalled_at == current or self._hoards(worker, current)):
+            self.recall(worker, current + 1, now)
         else:
-            worker.stalled_at = sight.current
+            worker.stalled_at, worker.held_to = current, worker.next_number
             self._timers.set(worker, STALL, now + STALL_S)
+
+    def _hoards(self, worker: Worker, current: int) -> bool:
+        """Whether calls have waited here since the last look while another worker has nothing to do: none of those before
+        them was slow enough to be a stall, but all of them are slower than what their window was measured by."""
+        if not self._dispatch.idle:
+            return False
+        return any(current < number < worker.held_to for number in worker.inflight)
 
     def _check_limits(self, worker: Worker, sight: Sight, now: float) -> None:
         job = worker.inflight.get(sight.current)
@@ -188,7 +196,8 @@ class Blows:
             self.recall(worker, min(sight.current, blow.number) + 1, now)  # it had to wait: see `recall`
             return
         moved_on = blow.number and (sight.current != blow.number or blow.number not in worker.inflight)
-        in_time = blow.number and blow.cause is Cause.TIME_LIMIT and sight.item != blow.item
+        # another item of the chunk may run by now, or the wait for a verdict may just have ended
+        in_time = blow.limit_s is not None and self.run_time(worker, sight, now) < blow.limit_s
         if moved_on or in_time:
             self._missed(worker, sight.current, now)
         else:

@@ -119,6 +119,7 @@ class Worker:
         "due",
         "excused",
         "hands",
+        "held_to",
         "ident",
         "index",
         "inflight",
@@ -155,7 +156,8 @@ class Worker:
         self.blow: Blow | None = None
         self.soft_sent = (0, 0)
         self.excused: tuple[int, int, float] = (0, 0, 0.0)  # (number, item): seconds in which nobody could run
-        self.stalled_at = 0
+        self.stalled_at = 0  # the call it was on when a stall was last looked for ...
+        self.held_to = 0  # ... and the first number that it did not hold then
         self.leaving_from: int | None = None  # it said that it runs nothing after this number
         self.retire_status = 0
         self.due: dict[str, float] = {}

@@ -176,10 +176,14 @@ class Engine:
                     return
                 self.core.assign(time.monotonic())
                 self._write_all()
+            except BaseException:
+                # cut short, perhaps before what was given out is known as unwritten: the next turn looks at everything
+                self._unfinished = True
+                self.wake()
+                raise
             finally:
                 if held and held[0]:
                     self._crank.release()
-                # also when an exception cut this short: the next turn writes what is unwritten
                 if dispatch.unwritten or self._deadline_moved():
                     self.wake()
             # jobs may have come between our last look and our letting go
