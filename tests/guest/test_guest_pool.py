@@ -8,12 +8,14 @@ import re
 import signal
 import time
 from pathlib import Path
+from unittest import mock
 
 import guest_tasks as tasks
 import pytest
 
 import billiard
 import billiard.pool
+from billiard import common
 from billiard.exceptions import (
     RestartFreqExceeded,
     SoftTimeLimitExceeded,
@@ -266,6 +268,35 @@ class TestDeaths:
             result.get()
         assert pool.statuses == [-signal.SIGKILL] * 3
         assert pool.run(tasks.double, 1) == 2
+
+    def test_a_worker_that_left_of_its_own_accord_proves_nothing(self, make_pool):
+        pool = make_pool(0)
+        job = billiard.pool.ApplyResult({}, None)
+        for exitcode in (155, 0, 155, -9, 155, -9):
+            worker = mock.Mock(exitcode=exitcode, _controlled_termination=False, **{"_is_alive.return_value": False})
+            for _again in range(2):  # settled at each maintenance, until the job is written anew
+                pool._settle_unstarted(job, worker, written=True)
+        assert not job.ready()
+        pool._settle_unstarted(job, mock.Mock(exitcode=-9, _controlled_termination=False, pid=1), written=True)
+        assert job.ready()
+
+    def test_slots_come_back(self, make_pool):
+        pool = make_pool(2, putlocks=True)
+        assert pool._putlock._value == 2
+        lost, done = pool.apply_async(os._exit, (1,)), pool.apply_async(tasks.double, (1,))
+        assert pool._putlock._value == 0
+        pool.run_until(lambda: lost.ready() and done.ready())
+        pool.run_until(lambda: len(pool._pool) == 2)
+        assert pool._putlock._value == 2
+        with pytest.raises(Exception, match="pickle"):
+            pool.apply_async(tasks.take, (lambda: None,))
+        assert pool._putlock._value == 2
+
+    def test_a_fork_in_the_midst_of_the_parent_s_end_is_a_worker_like_any_other(self, make_pool, monkeypatch):
+        monkeypatch.setattr(common, "_should_have_exited", [True])
+        pool = make_pool(1)
+        with pytest.raises(ValueError, match="told"):
+            pool.run(tasks.fail, "told")
 
     def test_a_terminated_job_says_so(self, make_pool, errors):
         pool = make_pool(1)

@@ -14,6 +14,7 @@ import pytest
 import billiard.pool
 from billiard._celery import wire
 from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_expected, signal_behind, spends_restart
+from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.queues import _SimpleQueue
 
 
@@ -152,6 +153,15 @@ class TestApplyResult:
         result._ack(None, 1.0, 7, 5)
         assert answers == [(billiard.pool.ACK, 7, result._job, 5)]
 
+    def test_a_limit_is_set_at_acceptance_and_cancelled_at_the_end(self):
+        calls = mock.Mock()
+        result = billiard.pool.ApplyResult(
+            {}, None, soft_timeout=1, timeout=2, on_timeout_set=calls.set, on_timeout_cancel=calls.cancel
+        )
+        result._ack(None, 1.0, 7, None)
+        result._set(None, (True, None))
+        assert calls.mock_calls == [mock.call.set(result, 1, 2), mock.call.cancel(result)]
+
     def test_a_cancelled_job_is_refused(self):
         answers = []
         result = billiard.pool.ApplyResult({}, None, send_ack=lambda *args: answers.append(args))
@@ -202,6 +212,32 @@ class TestWorker:
         worker._do_exit(7, 1)
         worker.outq.put.assert_not_called()
 
+    def test_a_soft_signal_between_acceptance_and_start_is_kept_for_the_task(self, worker):
+        ran = mock.Mock()
+        worker._coming = 6
+        worker._on_soft_signal(signal.SIGUSR1, None)
+        ok, einfo, leave = worker._run(5, mock.Mock(fun=ran, args=(), kwargs={}))
+        assert not ok
+        assert einfo.type is SoftTimeLimitExceeded
+        assert leave is None
+        ran.assert_not_called()
+
+    def test_a_soft_signal_for_an_earlier_job_is_not_kept(self, worker):
+        worker._coming, worker.soft_target = 6, mock.Mock(value=5)
+        worker._on_soft_signal(signal.SIGUSR1, None)
+        assert worker._run(5, mock.Mock(fun=int, args=(), kwargs={})) == (True, 0, None)
+        assert worker.soft_target.value == 0
+
+    def test_keeps_only_its_own_ends(self, worker, monkeypatch):
+        """Else it would never see the parent's death as an end of file."""
+        monkeypatch.setattr("billiard.common.reset_signals", mock.Mock())
+        monkeypatch.setattr("billiard.common.maybe_setsignal", mock.Mock())
+        worker.after_fork()
+        worker.inq._writer.close.assert_called_once_with()
+        worker.outq._reader.close.assert_called_once_with()
+        worker.inq._reader.close.assert_not_called()
+        worker.outq._writer.close.assert_not_called()
+
     def test_death_follows_a_small_result_that_was_not_sent(self, worker):
         worker.outq.send_payload.side_effect = SystemExit(-241)
         with pytest.raises(SystemExit):
@@ -214,6 +250,49 @@ class TestWorker:
         worker._do_exit(7, None, ValueError())
         on_exit.assert_called_once_with(7, 1)
         billiard.pool.os._exit.assert_called_once_with(1)
+
+
+class TestResultHandler:
+    @pytest.fixture
+    def handler(self):
+        state = mock.Mock(R=5)
+        return billiard.pool.ResultHandler(None, None, {}, None, None, mock.Mock(), state, None, mock.Mock())
+
+    def test_a_result_frees_a_slot_before_it_is_set(self, handler):
+        result = billiard.pool.ApplyResult(handler.cache, None)
+        handler.putlock.release.side_effect = lambda: order.append(result.ready())
+        order = []
+        handler.on_state_change((billiard.pool.READY, (result._job, None, (True, 1), 7)))
+        assert order == [False]
+        assert result.get(0) == 1
+        handler.on_job_ready.assert_called_once_with(result._job, None, (True, 1), 7)
+
+    def test_a_second_result_is_nothing(self, handler):
+        result = billiard.pool.ApplyResult(handler.cache, None)
+        for value in (1, 2):
+            handler.on_state_change((billiard.pool.READY, (result._job, None, (True, value), 7)))
+        assert result.get(0) == 1
+        assert handler.putlock.release.call_count == 1
+        assert handler.on_job_ready.call_count == 2
+
+    def test_an_accepted_job_forgives_restarts(self, handler):
+        handler.on_state_change((billiard.pool.ACK, (99, None, 1.0, 7, None)))
+        assert handler.restart_state.R == 0
+        assert handler.has_accepted(7)
+        handler.on_worker_exit(7)
+        assert not handler.has_accepted(7)
+
+    def test_the_last_result_of_a_recycled_worker_does_not_free_it(self, handler):
+        handler.maxtasks = 2
+        handler.on_ready_counters[7] = mock.Mock(value=0)
+        for job in (1, 2):
+            handler.on_state_change((billiard.pool.ACK, (job, None, 1.0, 7, None)))
+            handler.on_state_change((billiard.pool.READY, (job, None, (True, None), 30)))
+        assert [call.args[3] for call in handler.on_job_ready.call_args_list] == [30, None]
+        assert handler.on_ready_counters[7].value == 2
+
+    def test_unknown_messages_are_nothing(self, handler):
+        handler.on_state_change((77, ()))
 
 
 class TestTimeoutHandler:
