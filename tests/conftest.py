@@ -19,7 +19,7 @@ import pytest
 collect_ignore = ["celery"]
 
 LEFT_WITHIN_S = 5.0
-_ROOMS = {"pool", "wire", "worker", "faults"}  # the other rooms have fixtures of their own
+_ROOMS = {"pool", "task_pool", "wire", "worker", "faults"}  # the other rooms have fixtures of their own
 
 
 def pytest_report_header():

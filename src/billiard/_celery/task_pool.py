@@ -99,7 +99,7 @@ class CeleryPool(Pool):
         broken_by = self._engine.core.staff.broken_by
         if broken_by is not None:
             exception = story.tell(broken_by, "any task", -1).exception
-            raise getattr(exception, "exc", exception)
+            raise exception
 
     # -- tasks
 

@@ -1,0 +1,330 @@
+"""Celery's pool on a hub: nobody calls it but the hub, and only when its descriptor or its deadline says so."""
+
+import logging
+import os
+import signal
+import time
+
+import pytest
+
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.pool import CLOSE, RUN
+
+
+def add(x, y):
+    return x + y
+
+
+def fail():
+    raise LookupError("on purpose")
+
+
+def meet(begun, go):
+    """Say that it runs, and run until it may end."""
+    os.write(begun, b"x")
+    os.read(go, 1)
+    return os.getpid()
+
+
+def block(begun):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    os.write(begun, b"x")
+    time.sleep(60)
+
+
+def sleep():
+    time.sleep(60)
+
+
+def handler_of(signum):
+    return signal.getsignal(signum) == signal.SIG_DFL
+
+
+def eat(size):
+    return len(bytearray(size))
+
+
+@pytest.fixture
+def pipes():
+    """Two pipes that the workers inherit: `begun`, `go`."""
+    fds = [*os.pipe(), *os.pipe()]
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+class Meeting:
+    def __init__(self, pool, hub, told, pipes):
+        self.pool, self.hub, self.told = pool, hub, told
+        self.begun_read, self.begun, self.go_read, self._go = pipes
+
+    def start(self, name, **options):
+        job = self.pool.apply_async(meet, (self.begun, self.go_read), {}, **self.told.callbacks(name), **options)
+        self.hub.until(lambda: "accepted" in self.told.of(name), what=f"{name} accepted")
+        os.read(self.begun_read, 1)
+        return job
+
+    def go(self):
+        os.write(self._go, b"x")
+
+
+@pytest.fixture
+def meeting(hub, told, pipes):
+    return lambda pool: Meeting(pool, hub, told, pipes)
+
+
+def test_callbacks_in_order_and_nothing_armed(make_pool, hub, told):
+    pool = make_pool()
+    pool.apply_async(add, (1, 2), {}, **told.callbacks("good"))
+    pool.apply_async(fail, (), {}, **told.callbacks("bad"))
+    hub.until(lambda: told.of("good") == ["accepted", "success"] and told.of("bad") == ["accepted", "failure"])
+    assert told.value("good", "success") == 3
+    assert type(told.value("bad", "failure").exception) is LookupError
+    hub.once(0.0)
+    assert pool.next_deadline() is None
+    assert hub.alarms == [], "an idle pool needs no timer"
+
+
+def test_hard_limit_comes_by_its_deadline(make_pool, hub, told, pipes):
+    pool = make_pool(1)
+    pool.apply_async(block, (pipes[1],), {}, timeout=0.3, **told.callbacks("blocked"))
+    start = time.monotonic()
+    hub.until(lambda: "failure" in told.of("blocked"), within_s=5)
+    assert 0.3 <= time.monotonic() - start < 3
+    assert sorted(told.of("blocked")) == ["accepted", "failure", "timeout"]
+    assert told.value("blocked", "timeout") == {"soft": False, "timeout": 0.3}
+    assert isinstance(told.value("blocked", "failure").exception, TimeLimitExceeded)
+
+
+def test_soft_limit_above_the_hard_one(make_pool, hub, told):
+    pool = make_pool(1)
+    pool.apply_async(sleep, (), {}, soft_timeout=30, timeout=0.2, **told.callbacks("late"))
+    hub.until(lambda: "failure" in told.of("late"), within_s=5)
+    assert isinstance(told.value("late", "failure").exception, TimeLimitExceeded)
+
+
+def test_limits_go_on_after_a_reconnection(make_pool, hub, told, meeting):
+    pool = make_pool(1)
+    meeting(pool).start("limited", timeout=0.5)
+    hub.reset()
+    pool.flush()
+    assert hub.alarms == []
+    pool.register_with_event_loop(hub)
+    hub.until(lambda: "failure" in told.of("limited"), within_s=5, what="the limit")
+    assert isinstance(told.value("limited", "failure").exception, TimeLimitExceeded)
+
+
+def test_a_slot_is_given_back_once_and_before_the_callback(make_pool, hub, told):
+    semaphore_at = []
+    pool = make_pool(1)
+    semaphore = pool._putlock
+
+    def submit(name):
+        options = told.callbacks(name)
+        options["callback"] = lambda value: semaphore_at.append((name, semaphore.released))
+        pool.apply_async(add, (1, 1), {}, **options)
+
+    for name in ("first", "second", "third"):
+        semaphore.acquire(submit, name)  # the second and third are submitted from within a release
+    hub.until(lambda: len(semaphore_at) == 3)
+    assert semaphore_at == [("first", 1), ("second", 2), ("third", 3)]
+    assert semaphore.value == 1
+
+
+def test_system_exit_leaves_the_hub_and_nobody_is_forgotten(make_pool, hub, told):
+    pool = make_pool(1)
+
+    def leave(value):
+        raise SystemExit(7)
+
+    pool.apply_async(add, (1, 1), {}, callback=leave)
+    second = pool.apply_async(add, (2, 2), {}, **told.callbacks("second"))
+    with pytest.raises(SystemExit) as raised:
+        hub.until(second.ready)
+    assert raised.value.code == 7
+    hub.until(lambda: told.of("second") == ["accepted", "success"])
+
+
+def test_flush_forgets_what_has_not_begun(make_pool, hub, told, meeting):
+    pool = make_pool(1)
+    running = meeting(pool)
+    running.start("running")
+    for name in ("second", "third"):
+        pool.apply_async(add, (1, 1), {}, **told.callbacks(name))
+    pool.flush()
+    running.go()
+    hub.until(lambda: told.of("running") == ["accepted", "success"])
+    fourth = pool.apply_async(add, (2, 2), {}, **told.callbacks("fourth"))
+    hub.until(lambda: told.of("fourth") == ["accepted", "success"])
+    assert told.of("second") == told.of("third") == []
+    assert fourth.get() == 4
+
+
+def test_revoked_while_it_runs(make_pool, hub, told, meeting, caplog):
+    pool = make_pool(1)
+    job = meeting(pool).start("revoked")
+    (pid,) = job.worker_pids()
+    pool.terminate_job(pid, signal.SIGTERM)
+    job.terminate(signal.SIGTERM)  # Celery says it twice
+    hub.until(lambda: "failure" in told.of("revoked"))
+    assert isinstance(told.value("revoked", "failure").exception, Terminated)
+    after = pool.apply_async(add, (1, 1), {}, **told.callbacks("after"))
+    hub.until(after.ready)
+    assert pool._pool[0].pid != pid
+    assert "exited with" not in caplog.text, "an exit that was ordered is no incident"
+
+
+def test_a_worker_that_is_on_no_task_is_not_struck(make_pool, hub, told):
+    pool = make_pool(1)
+    first = pool.apply_async(os.getpid, (), {}, **told.callbacks("first"))
+    hub.until(lambda: told.of("first") == ["accepted", "success"])
+    pool.terminate_job(first.get(), signal.SIGKILL)
+    second = pool.apply_async(os.getpid, (), {}, **told.callbacks("second"))
+    hub.until(lambda: told.of("second") == ["accepted", "success"])
+    assert second.get() == first.get()
+
+
+def test_a_dead_worker_is_told_of_logged_and_replaced(make_pool, hub, told, meeting, caplog):
+    pool = make_pool(1)
+    job = meeting(pool).start("lost")
+    (pid,) = job.worker_pids()
+    with caplog.at_level(logging.ERROR, "celery.pool"):
+        start = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        hub.until(lambda: "failure" in told.of("lost"))
+        again = pool.apply_async(add, (1, 1), {})
+        hub.until(again.ready)
+        assert time.monotonic() - start < 2
+    assert isinstance(told.value("lost", "failure").exception, WorkerLostError)
+    assert f"pid:{pid} exited with 'signal 9 (SIGKILL)'" in caplog.text
+
+
+def test_recycling_is_no_incident(make_pool, hub, told, caplog):
+    pool = make_pool(2, maxtasksperchild=1)
+    jobs = [pool.apply_async(os.getpid, (), {}) for _ in range(10)]
+    hub.until(lambda: all(job.ready() for job in jobs), within_s=10)
+    assert len({job.get() for job in jobs}) == 10
+    assert caplog.text == ""
+
+
+def test_memory_limit_is_about_what_is_resident(make_pool, hub):
+    with open("/proc/self/status") as status:  # noqa: PTH123
+        resident_kb = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    pool = make_pool(1, max_memory_per_child=resident_kb + 50_000)
+
+    def pid_after(func, *args):
+        job = pool.apply_async(func, args, {})
+        hub.until(job.ready)
+        pid = pool.apply_async(os.getpid, (), {})
+        hub.until(pid.ready)
+        return pid.get()
+
+    first = pid_after(add, 1, 1)
+    assert pid_after(eat, 1 << 20) == first
+    assert pid_after(eat, 100 << 20) != first
+
+
+def test_grow_from_none_and_back(make_pool, hub, told):
+    pool = make_pool(0)
+    job = pool.apply_async(add, (1, 1), {}, **told.callbacks("first"))
+    pool.grow(2)
+    hub.until(job.ready)
+    assert pool._processes == 2
+    pool.shrink(2)
+    assert pool._processes == 0
+    hub.until(lambda: pool._pool == [])
+
+
+def test_warm_shutdown(make_pool, hub, told, meeting):
+    pool = make_pool(1)
+    running = meeting(pool)
+    running.start("running")
+    assert pool._state == RUN
+    pool._putlock.acquire(lambda: None)
+    pool._putlock.acquire(lambda: pytest.fail("a waiting task was submitted to a closed pool"))
+    pool.close()
+    assert pool._state == CLOSE
+    assert pool.apply_async(add, (1, 1), {}, **told.callbacks("late")) is None
+    running.go()
+    pool.join()
+    assert told.of("running") == ["accepted", "success"]
+    assert told.of("late") == []
+    assert hub.readers == {}
+    assert hub.alarms == []
+
+
+def test_cold_shutdown_tells_nobody(make_pool, hub, told, meeting):
+    """To be told would have Celery acknowledge the message, and the task would be lost."""
+    pool = make_pool(1)
+    meeting(pool).start("running")
+    pool.apply_async(add, (1, 1), {}, **told.callbacks("waiting"))
+    pool.terminate()
+    assert told.of("running") == ["accepted"]
+    assert told.of("waiting") == []
+    assert pool._engine.closed
+
+
+def test_from_a_signal_handler_in_the_midst_of_a_turn(make_pool, hub, told, meeting):
+    """Celery's SIGQUIT handler cancels tasks and joins the pool, also while the interrupted frame holds the lock."""
+    pool = make_pool(2)
+    job = meeting(pool).start("running")
+    (pid,) = job.worker_pids()
+
+    def handler():
+        pool.terminate_job(pid, signal.SIGTERM)
+        job.terminate(signal.SIGTERM)
+        pool.close()
+        pool.join()
+
+    with pool._engine._crank:  # the interrupted frame
+        handler()
+    assert not job.ready()
+    hub.until(lambda: pool._engine.closed)
+    assert told.of("running") == ["accepted", "failure"]
+    assert isinstance(told.value("running", "failure").exception, Terminated)
+
+
+def cannot_start():
+    raise RuntimeError("no licence")
+
+
+def test_workers_that_cannot_start_end_celerys_worker(make_pool, hub, told):
+    pool = make_pool(1, initializer=cannot_start)
+    pool.apply_async(add, (1, 1), {}, **told.callbacks("never"))
+    with pytest.raises(WorkerLostError, match="no licence"):
+        hub.until(lambda: False, what="the end")
+    assert told.of("never") == [], "it has not run, and stays with its broker"
+    assert not pool.did_start_ok()
+
+
+def test_the_parents_cold_shutdown_is_not_run_in_a_child(make_pool, hub):
+    before = signal.signal(signal.SIGQUIT, lambda *args: None)
+    try:
+        pool = make_pool(1)
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+    job = pool.apply_async(handler_of, (signal.SIGQUIT,), {})
+    hub.until(job.ready)
+    assert job.get()
+
+
+def test_write_stats(make_pool, hub, told):
+    pool = make_pool(2)
+    assert pool.human_write_stats()["total"] == 0
+    jobs = [pool.apply_async(add, (1, 1), {}, **told.callbacks(number)) for number in range(10)]
+    hub.until(lambda: all(job.ready() for job in jobs))
+    stats = pool.human_write_stats()
+    assert stats["total"] == sum(map(int, stats["raw"].split(", "))) == 10
+    assert stats["strategy"] == "fair"
+    assert stats["inqueues"] == {"total": 2, "active": 0}
+
+
+def test_without_an_event_loop(make_pool, told):
+    pool = make_pool(2, threads=True, semaphore=None, max_restarts=None)
+    jobs = [pool.apply_async(add, (1, number), {}, waitforslot=True, **told.callbacks(number)) for number in range(10)]
+    assert [job.get(10) for job in jobs] == list(range(1, 11))
+    pool.flush()
+    pool.close()
+    assert pool.apply_async(add, (1, 1), {}) is None
+    pool.join()
+    assert all(told.of(number) == ["accepted", "success"] for number in range(10))
