@@ -113,3 +113,13 @@ def test_a_baseline_is_what_was_seen(tmp_path: Path) -> None:
     assert baseline is not None
     assert baseline.not_passing == {"old": "failed", "windows": "skipped"}
     assert baseline.passes() == 3
+
+
+def test_a_second_recording_keeps_what_passed_in_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    judge.save_baseline(path, "reference", outcome(a="error"))
+    judge.save_baseline(path, "reference", outcome(b="failed"))
+    baseline = Baseline.load(path)
+    assert baseline is not None
+    assert baseline.not_passing == {"old": "failed", "windows": "skipped"}
+    assert baseline.passes() == 3

@@ -27,6 +27,7 @@ STEPS: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)  # step -> 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pool", action="append", choices=list(POOLS), help="only this pool (may be repeated)")
+    parser.addoption("--patience", type=float, default=1.0, help="stretch the steps' limits on a crowded machine")
     parser.addoption("--soak-tasks", type=int, default=2000, help="tasks of the soak")
     parser.addoption("--soak-kill-every", type=float, default=1.0, help="seconds between two kills of the soak")
 
@@ -81,11 +82,12 @@ def key(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def within(kind: PoolKind) -> Callable[..., Any]:
+def within(kind: PoolKind, pytestconfig: pytest.Config) -> Callable[..., Any]:
     """`with within("name", 2.0):` fails when the block takes longer; every duration goes into the table at the end."""
 
     @contextlib.contextmanager
     def step(name: str, limit_s: float) -> Iterator[None]:
+        limit_s *= pytestconfig.getoption("--patience")
         start = time.monotonic()
         yield
         took = time.monotonic() - start
