@@ -28,7 +28,7 @@ def machine_text() -> str:
     parts = [
         f"This page: Python {machine['python']}, {machine['cores']} cores ({machine['cpu']})",
         f"{machine['memory_gb']} GB, Linux {machine['kernel']}, `net.core.wmem_max` {machine['wmem_max']:,}",
-        f"commit `{machine['commit']}`, {document['rounds']} rounds",
+        f"commit `{machine['commit']}`, {document['rounds']} rounds, load average at their end {machine['load_1min']}",
     ]
     return f"{', '.join(parts)}. {listed}."
 
