@@ -204,6 +204,7 @@ class Chunk(Job):
 
     counted = False
     fetched = False
+    _accepted_pid: int | None = None  # maps have no accept callback: the board is asked
     call: Any
     _wakers: tuple[Callable[[], None], ...] = ()
 
@@ -215,6 +216,9 @@ class Chunk(Job):
         self.size = size
         self.first = first  # index in the whole input of its first item
         self.watched = True
+
+    def _running(self) -> bool:
+        return ApplyResult._running(self)  # type: ignore[arg-type]  # it needs what every Job has
 
     def announce(self) -> None:
         for wake in self._wakers:

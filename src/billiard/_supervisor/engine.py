@@ -139,6 +139,8 @@ class Engine:
 
     def wake(self) -> None:
         """Make whoever polls look again."""
+        if self.closed:
+            return  # the number may be somebody else's by now
         try:
             os.write(self._wake_write, b"\1\0\0\0\0\0\0\0")
         except (BlockingIOError, OSError):
@@ -184,7 +186,8 @@ class Engine:
             finally:
                 if held and held[0]:
                     self._crank.release()
-                if dispatch.unwritten or self._deadline_moved():
+                if dispatch.unwritten or self.core.staff.orders or self._deadline_moved():
+                    # orders: a worker was given its last call, and its replacement is to start now
                     self.wake()
             # jobs may have come between our last look and our letting go
             if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
@@ -192,7 +195,7 @@ class Engine:
 
     def _quick_turn(self) -> None:
         with TryLock(self._crank) as mine:
-            if mine:
+            if mine and not self.closed:
                 self._process(self._polled(0.0), time.monotonic())
 
     def _deadline_moved(self) -> bool:
@@ -206,7 +209,8 @@ class Engine:
         events = self._polled(timeout)
         try:
             with self._crank:
-                self._process(events, time.monotonic())
+                if not self.closed:  # else another thread saw the end first, and what was polled is stale
+                    self._process(events, time.monotonic())
         finally:
             if self._unfinished:  # cut short: whoever polls next must not wait for news
                 self.wake()
