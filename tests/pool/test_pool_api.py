@@ -14,7 +14,8 @@ from billiard.pool import Pool
 PARAMETERS = {
     "__init__": (
         "processes initializer initargs maxtasksperchild timeout soft_timeout lost_worker_timeout max_restarts "
-        "max_restart_freq on_process_up on_process_down on_timeout_set on_timeout_cancel threads semaphore putlocks allow_restart synack "
+        "max_restart_freq on_process_up on_process_down on_timeout_set on_timeout_cancel threads semaphore "
+        "putlocks allow_restart synack "
         "on_process_exit context max_memory_per_child enable_timeouts"
     ),
     "apply": "func args kwds",

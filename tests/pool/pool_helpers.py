@@ -1,0 +1,30 @@
+"""Waiting, looking, killing."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+WITHIN_S = 20.0
+
+
+def wait_until(true, within_s=WITHIN_S, what="it"):
+    """For what no event tells: ask again and again, until a deadline."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, f"{what} did not come about within {within_s} s"
+        time.sleep(0.002)
+
+
+def is_running(pid):
+    """Whether a process runs: a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def kill(pid, signum=signal.SIGKILL):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(pid), signum)

@@ -1,0 +1,209 @@
+"""Callbacks and hooks: in order, out of the pool's way, whatever they raise."""
+
+import threading
+import time
+
+import pool_tasks as t
+import pytest
+from pool_helpers import wait_until
+
+import billiard
+from billiard import TimeLimitExceeded
+from billiard.einfo import ExceptionInfo
+
+
+def test_success_and_error(pool):
+    told = []
+    pool.apply_async(t.add, (1, 2), callback=told.append, error_callback=told.append).wait(10)
+    pool.apply_async(t.fail, callback=told.append, error_callback=told.append).wait(10)
+    wait_until(lambda: len(told) == 2)
+    assert told[0] == 3
+    assert isinstance(told[1], ExceptionInfo)
+    assert type(told[1].exception) is ValueError
+    assert "ValueError: broken" in told[1].traceback
+
+
+def test_in_the_order_of_the_results(make_pool):
+    pool, told = make_pool(1), []
+    results = [pool.apply_async(t.echo, (i,), callback=told.append) for i in range(200)]
+    results[-1].get(10)
+    wait_until(lambda: len(told) == 200)
+    assert told == list(range(200))
+
+
+def test_accept_comes_first(make_pool):
+    pool, told = make_pool(1), {i: [] for i in range(50)}
+    for i, mine in told.items():
+        pool.apply_async(t.echo, (i,), callback=mine.append, accept_callback=lambda pid, at, mine=mine: mine.append((pid, at)))
+    wait_until(lambda: all(len(mine) == 2 for mine in told.values()))
+    for i, ((pid, at), value) in told.items():
+        assert value == i
+        assert pid == int(pool._pool[0])
+        assert abs(time.monotonic() - at) < 60
+
+
+def test_timeout_callback(pool):
+    told = []
+    pool.apply_async(
+        t.ignore_term, (20,), soft_timeout=0.1, timeout=0.3, timeout_callback=lambda **said: told.append(said)
+    ).wait(10)
+    wait_until(lambda: told)
+    assert {"soft": True, "timeout": 0.1} in told
+    pool.apply_async(t.nap, (20,), timeout=0.1, timeout_callback=lambda soft, timeout: told.append((soft, timeout))).wait(10)
+    wait_until(lambda: (False, 0.1) in told)
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, MemoryError])
+def test_a_raising_callback_harms_nobody(pool, error):
+    def bad(_):
+        raise error("from a callback")
+
+    told = []
+    for _ in range(3):
+        assert pool.apply_async(t.add, (1, 2), callback=bad).get(10) == 3
+    pool.apply_async(t.add, (1, 2), callback=told.append)
+    wait_until(lambda: told)
+    assert pool.apply(t.add, (2, 2)) == 4
+
+
+def test_callbacks_propagate_leaves_the_turn(make_pool):
+    pool = make_pool(1, threads=False)
+
+    def bad(_):
+        raise LookupError("let me out")
+
+    result = pool.apply_async(t.add, (1, 2), callback=bad, callbacks_propagate=(LookupError,))
+    with pytest.raises(LookupError, match="let me out"):
+        while True:
+            pool.turn(1)
+    assert result.get(10) == 3
+    assert pool.apply(t.add, (1, 1)) == 2
+
+
+def test_a_slow_callback_delays_no_limit(make_pool):
+    pool, go = make_pool(2), threading.Event()
+    pool.apply_async(t.pid, callback=lambda _: go.wait(20)).get(10)
+    began = time.monotonic()
+    with pytest.raises(TimeLimitExceeded):
+        pool.apply_async(t.nap, (20,), timeout=0.2).get(10)
+    assert time.monotonic() - began < 2
+    go.set()
+
+
+def test_a_callback_may_use_its_pool(pool):
+    told = []
+    pool.apply_async(t.add, (1, 2), callback=lambda value: told.append(pool.apply(t.add, (value, 1))))
+    wait_until(lambda: told)
+    assert told == [4]
+
+
+def test_a_callback_may_end_its_pool(make_pool):
+    pool = make_pool(1)
+    pool.apply_async(t.pid, callback=lambda _: (pool.close(), pool.join())).get(10)
+    wait_until(lambda: "RUN" not in repr(pool))
+    pool.join()
+
+
+def test_map_callbacks(pool):
+    told = []
+    pool.map_async(t.square, range(5), callback=told.append).get(10)
+    pool.map_async(t.fail, ["x"], error_callback=lambda einfo: told.append(type(einfo.exception))).wait(10)
+    pool.starmap_async(t.add, [(1, 2)], callback=told.append).get(10)
+    wait_until(lambda: len(told) == 3)
+    assert told == [[0, 1, 4, 9, 16], ValueError, [3]]
+
+
+def test_join_waits_for_callbacks(make_pool):
+    pool, told = make_pool(1), []
+    pool.apply_async(t.pid, callback=lambda _: (time.sleep(0.2), told.append(1)))
+    pool.close()
+    pool.join()
+    assert told == [1]
+
+
+def test_hooks_for_workers(make_pool):
+    ups, downs = [], []
+    pool = make_pool(2, on_process_up=ups.append, on_process_down=downs.append)
+    wait_until(lambda: len(ups) == 2)
+    pids = {int(handle) for handle in ups}
+    assert pids == {int(handle) for handle in pool._pool}
+    assert sorted(handle.index for handle in ups) == [0, 1]
+    assert {str(handle) for handle in ups} == {str(pid) for pid in pids}
+    assert all(handle.exitcode is None and handle.is_alive() for handle in ups)
+    victim = ups[0]
+    import os
+    import signal
+
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: downs)
+    assert downs[0] is victim
+    assert (victim.exitcode, victim.is_alive()) == (-9, False)
+    wait_until(lambda: len(ups) == 3)
+    assert ups[2].index == victim.index
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda told: lambda pid, exitcode: told.append((int(pid), exitcode)),
+        lambda told: lambda pid, exitcode, *, more=None: told.append((int(pid), exitcode)),
+        lambda told: lambda handle: told.append((int(handle), handle.exitcode)),
+        lambda told: lambda *args: told.append((int(args[0]), args[0].exitcode)),
+    ],
+    ids=["pid and code", "keyword only", "handle", "star"],
+)
+def test_on_process_down_in_both_forms(make_pool, form):
+    told = []
+    pool = make_pool(1, on_process_down=form(told))
+    pid = pool.apply(t.pid)
+    pool.apply_async(t.leave, (5,)).wait(10)
+    wait_until(lambda: told)
+    assert told[0] == (pid, 5)
+
+
+def test_on_process_exit_runs_in_the_worker(make_pool, tmp_path):
+    pool = make_pool(1, on_process_exit=t.ExitNote(str(tmp_path / "exits")))
+    pid = pool.apply(t.pid)
+    pool.close()
+    pool.join()
+    assert t.noted(tmp_path / "exits") == [f"{pid} 0"]
+
+
+@pytest.mark.parametrize("name", ["on_process_up", "on_process_down"])
+def test_raising_hooks_harm_nobody(make_pool, name):
+    pool = make_pool(1, maxtasksperchild=2, **{name: lambda _: 1 / 0})
+    assert pool.map(t.square, range(6), 1) == [x * x for x in range(6)]
+
+
+def test_timeout_hooks(make_pool):
+    told = []
+    pool = make_pool(
+        1, on_timeout_set=lambda job, soft, hard: told.append(("set", job, soft, hard)),
+        on_timeout_cancel=lambda job: told.append(("cancel", job)),
+    )  # fmt: skip
+    result = pool.apply_async(t.pid, soft_timeout=5, timeout=10)
+    result.get(10)
+    pool.apply_async(t.pid).get(10)
+    wait_until(lambda: len(told) == 2)
+    assert told == [("set", result, 5, 10), ("cancel", result)]
+
+
+def test_no_callback_under_a_lock(make_pool):
+    """A callback that blocks until another thread has used the pool."""
+    pool, done = make_pool(2), []
+
+    def callback(_):
+        worker = threading.Thread(target=lambda: done.append(pool.apply(t.add, (1, 2))))
+        worker.start()
+        worker.join(10)
+
+    pool.apply_async(t.pid, callback=callback).get(10)
+    wait_until(lambda: done == [3])
+
+
+def test_billiards_timeout_error_is_multiprocessings(pool):
+    import multiprocessing
+
+    with pytest.raises(multiprocessing.TimeoutError):
+        pool.apply_async(t.nap, (0.2,)).get(0.01)
+    assert billiard.TimeoutError is multiprocessing.TimeoutError
