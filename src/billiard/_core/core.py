@@ -49,6 +49,8 @@ class Core:
             self.staff.staff(now)
         if self.dispatch.backlog or self.dispatch.limited:
             self.assign(now)
+            if self.staff.restless:  # a worker was given its last call: its replacement must not wait for another event
+                self.staff.staff(now)
 
     def assign(self, now: float) -> None:
         """Give out jobs where there is room, and watch over what was given."""
