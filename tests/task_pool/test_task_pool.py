@@ -308,6 +308,21 @@ def test_the_parents_cold_shutdown_is_not_run_in_a_child(make_pool, hub):
     assert job.get()
 
 
+def test_a_signal_to_all_processes_does_not_hit_the_template(make_pool, hub, told, meeting):
+    """`pkill -HUP celery` finds it too; a template that ends, or runs Celery's handlers, takes all tasks with it."""
+    pool = make_pool(1)
+    running = meeting(pool)
+    running.start("running")
+    template = pool._engine.launcher._pid
+    for signum in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(template, signum)
+    pool.grow(1)
+    hub.until(lambda: len(pool._pool) == 2)  # it still forks
+    running.go()
+    hub.until(lambda: told.of("running") == ["accepted", "success"])
+    assert pool._engine.launcher._pid == template
+
+
 def test_write_stats(make_pool, hub, told):
     pool = make_pool(2)
     assert pool.human_write_stats()["total"] == 0

@@ -61,6 +61,7 @@ class Template:
         self._alive: dict[int, int] = {}  # pid -> ident; not yet seen to have exited
         self._pids: dict[int, int] = {}  # ident -> pid; not yet reaped
         self._lifelines: dict[int, int] = {}  # ident -> the end whose closing kills the worker
+        self._inherited: dict[int, Any] = {}  # signals that we ignore: what the workers do on them
 
     def run(self) -> NoReturn:
         """Serve the parent until it is gone."""
@@ -82,6 +83,7 @@ class Template:
         # inherited wakeup fd writes our signals into the parent's event loop.
         signal.set_wakeup_fd(-1)
         signals.before_initializer()
+        self._inherited = _ignore_all()
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
@@ -141,8 +143,13 @@ class Template:
                 raise OSError(24, "the worker's descriptors were dropped on the way")
             lifeline_read, lifeline_write = os.pipe()
             util._flush_std_streams()  # type: ignore[attr-defined]  # or the worker writes our buffers again
+            # what reaches the worker before it has handlers of its own must wait, and not be ignored as it would be here
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._inherited)
             pid = os.fork()
+            if pid:
+                signal.pthread_sigmask(signal.SIG_SETMASK, [])
         except OSError as exc:
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
             _close_all([lifeline_read, lifeline_write, *fds])
             self._tell(NOT_STARTED, ident, exc.errno or 0)
             return
@@ -160,6 +167,9 @@ class Template:
         code = EX_FAILURE
         try:
             signal.set_wakeup_fd(-1)
+            for signum, handler in self._inherited.items():
+                signal.signal(signum, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
             # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death.
             _close_all([lifeline_write, self._wake_write, getattr(self, "_parent_fd", -1), *self._lifelines.values()])
             self._control.close()
@@ -193,6 +203,19 @@ class Template:
 
     def _tell(self, operation: int, ident: int, value: int) -> None:
         self._control.sendall(MESSAGE.pack(operation, ident, value, 0))
+
+
+def _ignore_all() -> dict[int, Any]:
+    """Ignore what a signal to all processes of a program (``pkill -HUP program``) would do to the template: end it, and with
+    it every worker, or run the parent's handler in it. Returns what was in force, for the workers."""
+    usual = {signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1}
+    inherited = {}
+    for signum in signal.valid_signals():
+        handler = signal.getsignal(signum)
+        if (signum in usual or callable(handler)) and signum != signal.SIGCHLD and handler is not None:
+            inherited[int(signum)] = handler
+            signal.signal(signum, signal.SIG_IGN)
+    return inherited
 
 
 def _close_all(fds: list[int]) -> None:
