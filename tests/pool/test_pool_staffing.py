@@ -105,7 +105,7 @@ def test_max_restarts(make_pool):
             seen.append(type(exc))
     assert seen[0] is WorkerLostError
     assert seen[-1] is RestartFreqExceeded
-    with pytest.raises(RestartFreqExceeded, match="not run|restart"):
+    with pytest.raises(RestartFreqExceeded, match=r"not run|restart"):
         pool.apply_async(t.pid)
 
 

@@ -1,0 +1,142 @@
+"""An error is what it says it is, and carries the story."""
+
+import pickle
+import signal
+import traceback
+
+import pool_tasks as t
+import pytest
+from pool_helpers import wait_until
+
+from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import PayloadError, TaskError, Terminated
+
+
+def caught(result):
+    with pytest.raises(Exception) as info:
+        result.get(20)
+    return info.value
+
+
+@pytest.mark.parametrize(
+    ("func", "args", "exitcode", "name"),
+    [(t.die, (signal.SIGKILL,), -9, "SIGKILL"), (t.die, (signal.SIGSEGV,), -11, "SIGSEGV"), (t.leave, (3,), 3, None),
+     (t.leave, (0,), 0, None)],
+)  # fmt: skip
+def test_worker_lost(pool, func, args, exitcode, name):
+    result = pool.apply_async(func, args)
+    wait_until(lambda: result.worker_pids() or result.ready())
+    error = caught(result)
+    assert type(error) is WorkerLostError
+    assert (error.exitcode, error.signal_name, error.started, error.job) == (exitcode, name, True, result._job)
+    assert error.function == f"pool_tasks.{func.__name__}"
+    assert isinstance(error.pid, int)
+    assert 0 <= error.runtime_s < 10
+    for word in (func.__name__, str(error.pid), name or f"exitcode {exitcode}"):
+        assert word in str(error)
+
+
+def test_time_limit_exceeded(pool):
+    error = caught(pool.apply_async(t.nap, (30,), timeout=0.25))
+    assert type(error) is TimeLimitExceeded
+    assert error.args[0] == 0.25
+    assert 0.25 <= error.runtime_s < 1
+    assert error.signal_name == "SIGKILL"
+    assert "pool_tasks.nap" in str(error)
+
+
+def test_terminated(pool):
+    result = pool.apply_async(t.nap, (30,))
+    wait_until(result.worker_pids)
+    result.terminate(signal.SIGTERM)
+    error = caught(result)
+    assert type(error) is Terminated
+    assert error.args[0] == 15
+    assert error.function == "pool_tasks.nap"
+
+
+def test_the_story_travels(pool):
+    error = pickle.loads(pickle.dumps(caught(pool.apply_async(t.die))))
+    assert (error.signal_name, error.function) == ("SIGKILL", "pool_tasks.die")
+
+
+def test_the_remote_traceback_is_shown(pool):
+    text = "".join(traceback.format_exception(caught(pool.apply_async(t.fail))))
+    assert "in fail" in text
+    assert "pool_tasks.py" in text
+
+
+def test_an_exception_that_cannot_be_rebuilt(pool):
+    error = caught(pool.apply_async(t.raise_two_arguments))
+    assert type(error) is TaskError
+    assert (error.type_name, error.args_repr) == ("TwoArgumentsError", "(1,)")
+    assert "raise_two_arguments" in error.traceback
+
+
+def test_an_exception_that_does_not_pickle(pool):
+    error = caught(pool.apply_async(t.raise_unpicklable))
+    assert type(error) is TaskError
+    assert (error.type_name, error.args_repr) == ("LocalError", "('here',)")
+
+
+def test_payloads(pool):
+    unread = caught(pool.apply_async(t.echo, (t.WontUnpickle(),)))
+    assert type(unread) is PayloadError
+    assert "not be rebuilt" in str(unread)
+    assert "I will not be rebuilt" in str(unread)
+    unbuilt = caught(pool.apply_async(t.make, ("WontUnpickle",)))
+    assert type(unbuilt) is PayloadError
+    assert (unbuilt.function, type(unbuilt.__cause__)) == ("pool_tasks.make", RuntimeError)
+    unsent = caught(pool.apply_async(t.generator))
+    assert "generator" in str(unsent)
+    assert pool.apply(t.add, (1, 2)) == 3
+
+
+def test_a_map_names_the_item_that_did_not_rebuild(pool):
+    assert type(caught(pool.map_async(t.make, ["WontUnpickle"], 1))) is PayloadError
+
+
+@pytest.mark.parametrize("how", [t.raise_interrupt, t.quit_politely])
+def test_exceptions_beyond_exception(pool, how):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        pool.apply_async(how).get(10)
+    assert pool.apply(t.add, (1, 2)) == 3
+
+
+def test_a_payload_that_kills_whoever_reads_it(make_pool):
+    pool = make_pool(2)
+    good = [pool.apply_async(t.add, (i,)) for i in range(20)]
+    error = caught(pool.apply_async(t.echo, (t.KillsReader(),)))
+    good += [pool.apply_async(t.add, (i,)) for i in range(20)]
+    assert type(error) is WorkerLostError
+    assert [result.get(10) for result in good] == [*range(20), *range(20)]
+
+
+def test_a_result_that_kills_the_worker_as_it_is_pickled(pool):
+    error = caught(pool.apply_async(t.make, ("KillsWriter",)))
+    assert type(error) is WorkerLostError
+    assert pool.apply(t.add, (1, 2)) == 3
+
+
+def test_soft_limit_while_unpickling_is_a_soft_limit(pool):
+    error = caught(pool.apply_async(t.echo, (SlowToRebuild(),), soft_timeout=0.1))
+    assert type(error) is SoftTimeLimitExceeded
+
+
+class SlowToRebuild:
+    def __reduce__(self):
+        return t.snooze, (5,)
+
+
+def test_swallowed_soft_limit_is_sent_again(pool):
+    assert pool.apply_async(t.swallow_in_del, (0.5,), soft_timeout=0.2).get(10) == "soft"
+
+
+def test_group_and_notes_survive(pool):
+    with pytest.raises(ExceptionGroup) as info:
+        pool.apply(raise_group)
+    assert [type(exc) for exc in info.value.exceptions] == [ValueError, KeyError]
+
+
+def raise_group():
+    raise ExceptionGroup("two", [ValueError(1), KeyError(2)])
