@@ -345,3 +345,25 @@ def test_importing_billiard_does_not_hide_a_spawned_childs_main_module():
     )
     done = run_script(script)
     assert done.stdout == "['x']\n['x']\n", done.stderr
+
+
+def test_the_fork_server_imports_for_its_children():
+    # and keeps what the program asked it to import
+    script = textwrap.dedent(
+        """
+        import os, sys
+        import billiard
+
+        def tell():
+            print("json" in sys.modules, flush=True)
+
+        if __name__ == "__main__":
+            billiard.set_forkserver_preload(["json"])
+            process = billiard.get_context("forkserver").Process(target=tell)
+            process.start()
+            process.join()
+            print(billiard.forkserver._forkserver._preload_modules)
+        """
+    )
+    done = run_script(script)
+    assert done.stdout == "True\n['json', 'billiard._stdlib.context', 'billiard._stdlib.connection']\n", done.stderr
