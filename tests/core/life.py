@@ -70,7 +70,9 @@ class Life(World):
             deadline = driver.deadline()
             if driver.readable or deadline <= self.now:
                 # between the poll and the turn; a turn is never free, or a pool that spins would stop the clock
-                self.elapse(self.now + 2e-6 + self.delay(), bystander=True)
+                late_s = 2e-6 + self.delay()
+                self.lag_s += late_s
+                self.elapse(self.now + late_s, bystander=True)
                 if self._guarded(driver.turn):
                     self.check()
                 if driver.turns > MAX_TURNS:
@@ -113,7 +115,7 @@ class Life(World):
                 job.accept, job.verdict = SYNACK_FLAG, rng.random() < 0.8
             elif rng.random() < 0.1:
                 job.accept = ACCEPT_FLAG
-            job.waiting_since = self.now
+            job.waiting_since = self.now - self.lag_s
             if self.log is not None:
                 self.note(
                     f"submit {job}: {job.duration_s * 1e3:.3f} ms x {job.items or 1}, function {job.function_id}, size {job.size},"
@@ -121,6 +123,7 @@ class Life(World):
                 )
             dispatch = self.core.dispatch
             self.jobs.append(job)
+            self.queued[job] = self.unended[job] = None
             dispatch.backlog.append(job)
             if dispatch.idle or dispatch.open:
                 self.driver.kick()
@@ -148,13 +151,14 @@ class Life(World):
             victim.die(self.rng.choice((-9, -9, -11, 1, 0, EX_RECYCLE)))
 
     def _terminate(self) -> None:
-        jobs = [job for job in self.jobs if not job.state]
-        if jobs:
-            self._terminate_job(self.rng.choice(jobs), self.rng.choice((SIGTERM, SIGTERM, SIGKILL)))
+        if self.unended:
+            self._terminate_job(self.rng.choice(list(self.unended)), self.rng.choice((SIGTERM, SIGTERM, SIGKILL)))
 
     def _terminate_job(self, job: SimJob, signum: int) -> None:
         job.asked_to_end = True
-        job.asked_at = min(job.asked_at, self.now)
+        if job not in self.asked:
+            job.asked_at = self.now - self.lag_s
+            self.asked.append(job)
         self.note(f"terminate {job} with {signum}")
 
         def decide() -> None:
@@ -205,19 +209,19 @@ class Life(World):
         victim = self._victim()
         if victim is not None:
             for_s = self.rng.choice((0.002, 0.02, 0.2))
-            self.slack_s += for_s
+            self.lag_s += for_s
             self.stopped[victim.ident] = self.now + for_s
             self.note(f"worker {victim.ident} is stopped for {for_s} s")
 
     def _pause(self) -> None:
         for_s = self.rng.choice((0.002, 0.008, 0.04))
-        self.slack_s += for_s
+        self.lag_s += for_s
         self.note(f"the driver is late by {for_s} s")
         self.elapse(self.now + for_s, bystander=True)
 
     def _suspend(self) -> None:
         for_s = self.rng.choice((0.3, 5.0))
-        self.slack_s += for_s
+        self.lag_s += for_s
         self.note(f"the machine sleeps for {for_s} s")
         for process in self.processes:
             process.settle_stores(NEVER)
@@ -254,7 +258,7 @@ class Life(World):
 
     def _at_rest(self) -> bool:
         staff = self.core.staff
-        if any(not job.state for job in self.jobs):
+        if self.unended:
             return False
         if staff.standing is Standing.BROKEN:
             return staff.over
@@ -265,7 +269,7 @@ class Life(World):
 
     def _come_to_rest(self) -> None:
         if not self._drive(self.now + GRACE_S, self._at_rest):
-            waiting = [(job, job.holder) for job in self.jobs if not job.state]
+            waiting = [(job, job.holder) for job in self.unended]
             raise Violation(f"no rest: {waiting} wait, {list(self.core.staff.workers.values())}, size {self.core.staff.size}")
         staff = self.core.staff
         # an idle pool wakes nobody, in the end: what is left on the heap comes up once and is gone
@@ -305,8 +309,7 @@ class Life(World):
             raise Violation(f"the pool does not end: {list(self.core.staff.workers.values())}")
         if self._guarded(self.driver.turn):
             self.check()
-        for job in self.jobs:
-            if not job.state:
-                raise Violation(f"the pool ended, and {job} did not")
+        if self.unended:
+            raise Violation(f"the pool ended, and {list(self.unended)} did not")
         if self.processes:
             raise Violation(f"{len(self.processes)} processes outlived the pool")

@@ -149,7 +149,7 @@ class Process:
         self.status: int | None = None
         self.distrusted = False
         self.running: SimJob | None = None  # user code runs
-        self.run_from = 0.0
+        self.run_from = self.run_lag_s = 0.0
         self.number = 0
         self.paused_s = 0.0  # of the present run
         self.soft_running = self.soft_item = 0
@@ -158,6 +158,7 @@ class Process:
         self.term_on_continue = False
         self.soft_pending = False
         self.ready = self.buried = False
+        self.seated_at: float | None = None
         self.poisoned_by: SimJob | None = None
         self.retire: int | None = None  # told to while a call waited for its verdict
         self.ran = 0
@@ -243,7 +244,7 @@ class Process:
         while not self.inbox:
             self.settle_stores(NEVER)
             self.blocked = True
-            self.idle_since = self.world.now
+            self.idle_since = self.world.now - self.world.lag_s
             yield NEVER
         self.idle_since = None
         self.world.driver.flush_wanted(self)
@@ -443,6 +444,7 @@ class Driver:
     def __init__(self, world: World, core: Core) -> None:
         self.world = world
         self.core = core
+        self.random = world.rng.random
         self.readable = self.news = False
         self.unfinished = False
         self.events: deque[tuple[float, tuple[str, Worker, int]]] = deque()
@@ -465,8 +467,10 @@ class Driver:
                 if world.log is not None:
                     world.note("an exception in the driver")
                 raise Interrupted
-        if world.chance(world.slow_driver):
-            world.elapse(world.now + world.delay(), bystander=True)
+        if self.random() < world.slow_driver:
+            delay = world.delay()
+            world.lag_s += delay
+            world.elapse(world.now + delay, bystander=True)
 
     def expect(self, when: float, event: tuple[str, Worker, int]) -> None:
         """The launcher will tell, in the order in which things happened."""
@@ -881,10 +885,14 @@ class World:
         self.by_ident: dict[int, Process] = {}
         self.stopped: dict[int, float] = {}
         self.jobs: list[SimJob] = []
+        self.queued: dict[SimJob, None] = {}  # not started
+        self.unended: dict[SimJob, None] = {}
+        self.fresh: list[SimJob] = []  # ended since the last check
+        self.asked: list[SimJob] = []
         self.verdicts: dict[SimJob, float] = {}
         self.failed_forks = self.failed_starts = 0
         self.unbidden_deaths = 0
-        self.slack_s = 0.0
+        self.lag_s = 0.0  # time in which nobody could do anything about it
         self.terminated = False
         self.terminated_workers: dict[int, None] = {}
         self._draw()
@@ -978,7 +986,8 @@ class World:
             self.note(f"worker {process.ident} starts {job} as {number}")
         job.runs += 1
         process.ran += 1
-        process.running = job
+        process.running, process.run_lag_s = job, self.lag_s
+        self.queued.pop(job, None)
         if job.runs > 1:
             raise Violation(f"{job} runs twice")
         if job.state:
@@ -1021,6 +1030,8 @@ class World:
         process.buried = True
         if process.poisoned_by is not None and not (worker.blow is not None and worker.blow.struck):
             process.poisoned_by.receipt_deaths += 1
+            if process.poisoned_by.receipt_deaths > MAX_DEATHS_AT_RECEIPT:
+                raise Violation(f"{process.poisoned_by} killed {process.poisoned_by.receipt_deaths} workers by its receipt")
         for number, job in worker.inflight.items():
             if job.touched.get(process.ident) != number:
                 job.deaths_held += 1  # type: ignore[attr-defined]
@@ -1029,6 +1040,9 @@ class World:
         if self.log is not None:
             self.note(f"{job} ends: {state} {job.body}")
         body = job.body
+        self.queued.pop(job, None)
+        self.unended.pop(job, None)
+        self.fresh.append(job)
         if state in (RESULT, ERROR):
             if job.sent is None or body != job.sent:
                 raise Violation(f"{job} has a result that nobody sent: {body}")
@@ -1107,39 +1121,43 @@ class World:
             raise Violation(f"{len(core.timers)} timers")
         if staff.orders or core.blows.orders or core.blows.notices or core.dispatch.settled or core.dispatch.limited:
             raise Violation("a turn ended with something left to do")
-        for job in self.jobs:
-            if job.state and job.watched and not job.announced:
+        for job in self.fresh:
+            if job.watched and not job.announced:
                 raise Violation(f"{job} ended, and nobody was told")
-            if job.receipt_deaths > MAX_DEATHS_AT_RECEIPT:
-                raise Violation(f"{job} killed {job.receipt_deaths} workers by its receipt")
+        self.fresh.clear()
         self._check_times()
 
     def _check_times(self) -> None:
         now = self.now
-        late = now - LIMIT_LATE_S - self.slack_s
-        idle_from = NEVER
-        for job in self.jobs:
-            if job.asked_at < late - TERM_GRACE_S and not job.state:
-                raise Violation(f"{job} was to end {(now - job.asked_at) * 1e3:.1f} ms ago")
+        idle_from: float = NEVER
+        who: Worker | None = None
+        for job in self.asked:
+            if now - self.lag_s - job.asked_at > LIMIT_LATE_S + TERM_GRACE_S and not job.state:
+                raise Violation(f"{job} was to end and did not")
         for process in self.processes:
             job = process.running
             worker = process.worker
             if job is not None:
-                ran_out = process.run_from + process.paused_s + (NEVER if job.hard_s is None else job.hard_s)
-                if ran_out < late and worker.phase is not Phase.DOOMED:
-                    raise Violation(f"{job} runs {(now - ran_out) * 1e3} ms over its limit")
+                if job.hard_s is not None and worker.phase is not Phase.DOOMED:
+                    over_s = now - process.run_from - process.paused_s - job.hard_s - (self.lag_s - process.run_lag_s)
+                    if over_s > LIMIT_LATE_S:
+                        raise Violation(f"{job} runs {over_s * 1e3} ms over its limit")
             if process.idle_since is not None and not process.inbox and worker.phase is Phase.UP and worker.seated:
-                idle_from = min(idle_from, process.idle_since)
+                if process.seated_at is None:
+                    process.seated_at = now - self.lag_s
+                since = max(process.idle_since, process.seated_at)
+                if since < idle_from:
+                    idle_from, who = since, worker
         if idle_from == NEVER or self.core.staff.standing > Standing.CLOSE:
             return
-        bound = now - RESCUE_S - self.slack_s
+        bound = now - self.lag_s - RESCUE_S
         if idle_from >= bound:
             return
-        for job in self.jobs:
-            if not job.state and not job.runs and job.waiting_since < bound and not job.asked_to_end:
+        for job in self.queued:
+            if not job.state and job.waiting_since < bound and not job.asked_to_end:
                 holder = job.holder
                 if holder is not None:
                     first = next(iter(holder.inflight), 0)
-                    if first == job.number or self.stopped.get(holder.ident, 0.0) > bound:
+                    if first == job.number or holder.ident in self.stopped:
                         continue  # it is next, or at the door
-                raise Violation(f"{job} waits while a worker is idle since {(now - idle_from) * 1e3:.1f} ms")
+                raise Violation(f"{job} waits while {who} is idle since {(bound + RESCUE_S - idle_from) * 1e3:.1f} ms")

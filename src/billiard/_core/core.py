@@ -47,7 +47,7 @@ class Core:
         """Bring the number of workers to what it should be, and give out jobs."""
         if self.staff.restless:
             self.staff.staff(now)
-        if self.dispatch.backlog or self.dispatch.limited:
+        if self.dispatch.backlog or self.dispatch.limited or self.dispatch.unwritten:
             self.assign(now)
             if self.staff.restless:  # a worker was given its last call: its replacement must not wait for another event
                 self.staff.staff(now)

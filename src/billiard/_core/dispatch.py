@@ -103,8 +103,9 @@ class Dispatch:
         """Give `worker` up to `share` jobs; afterwards it is in `open` only if it has room left."""
         backlog, inflight = self.backlog, worker.inflight
         given = 0
-        least = NEVER_S
         full = False
+        # before anything is given: interrupted in between, what was given must be written, and its worker looked after
+        self.unwritten[worker] = None
         while backlog and given < share:
             job = backlog[0]
             if job.holder is not None or job.state:
@@ -116,6 +117,8 @@ class Dispatch:
             if worker.quota == 0 or not self._has_room(worker, job):
                 full = True
                 break
+            if job.least_s < NEVER_S and job.least_s < self.limited.get(worker, NEVER_S):
+                self.limited[worker] = job.least_s
             number = worker.next_number
             quota = None if worker.quota is None else worker.quota - 1
             # one statement: given and numbered, or not at all
@@ -124,12 +127,6 @@ class Dispatch:
             )  # fmt: skip
             backlog.popleft()
             given += 1
-            if job.least_s < least:
-                least = job.least_s
-        if given:
-            self.unwritten[worker] = None
-            if least < NEVER_S:
-                self.limited[worker] = least
         if inflight:
             self.idle.pop(worker, None)
             if full or worker.quota == 0:
