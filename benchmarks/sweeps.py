@@ -83,7 +83,7 @@ def cases(quick: bool):
     """(curve, library, x, work, params, limit)"""
     sizes = [1 << k for k in (range(10, 23, 4) if quick else range(10, 29, 2))]
     lengths = [1, 100, 10_000] if quick else [1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
-    seconds = 3.0 if quick else 10.0
+    seconds = 3.0 if quick else 8.0
     for name in LIBRARIES:
         yield "latency", name, 0, "latency:apply_one", {"n": 300 if quick else 2000, "keep_samples": True}, 60
     yield "latency", "socketpair", 0, "latency:ping_pong", {"n": 300 if quick else 2000, "keep_samples": True}, 60
@@ -93,7 +93,7 @@ def cases(quick: bool):
             yield "payload", name, size, "payload:round_trip_apply", {"kind": "bytes", "size": size, "n": n}, 60
     for length in lengths:
         for name in LIBRARIES:
-            params = {"length_us": length, "seconds": 0.3 if quick else 1.0}
+            params = {"length_us": length, "seconds": 0.3 if quick else 0.6}
             yield "length", name, length, "sweeps:task_length", params, 60
     for name in LIBRARIES:
         yield "timeline", name, 0, "sweeps:timeline", {"seconds": seconds}, seconds + 20
