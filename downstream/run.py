@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
         environment = make_environment(options.cache, options.python, options.real, source)
         print(environment.check(), flush=True)
         if options.suite == "celery-live":
-            return run_live(environment, options.extra)
+            return run_live(environment, options.cache, options.extra)
         if options.suite == "cpython":
             return 0 if run_cpython(options, environment) else 1
         suite = SUITES[options.suite]

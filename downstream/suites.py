@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,12 +99,18 @@ def run_recorded(suite: Suite, command: list[str], tree: Path, env: dict[str, st
     return status, time.monotonic() - start
 
 
-def run_live(environment: Environment, extra: list[str]) -> int:
+def run_live(environment: Environment, cache: Path, extra: list[str]) -> int:
     """Our own tests against a real Celery worker and a real Redis. They judge themselves: pytest's status counts."""
     tests = CHECKOUT / "tests" / "celery"
     # --confcutdir: the fixtures of tests/ belong to the development environment, and may import what is not here.
     command = [str(environment.python), "-P", "-m", "pytest", "-c", str(tests / "pytest.ini"), "--rootdir", str(tests)]
-    command += ["--confcutdir", str(tests), "-p", "no:cacheprovider", *extra]
+    # The workers' logs stay readable for the last runs, and no other run clears them away.
+    logs = cache / "live"
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in sorted(logs.iterdir(), key=lambda path: path.stat().st_mtime)[:-4]:
+        shutil.rmtree(old, ignore_errors=True)
+    folder = logs / f"{time.time_ns()}"
+    command += ["--confcutdir", str(tests), "-p", "no:cacheprovider", "--basetemp", str(folder), *extra]
     env = clean_environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
     print(" ".join(command), file=sys.stderr, flush=True)
     return subprocess.call(command, cwd=tests, env=env)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from workers import LiveWorker, alive, wait_until
+from workers import LiveWorker, PoolKind, alive, wait_until
 
 Within = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def serving() -> list[LiveWorker]:
-    """The worker that serves now; empty after a step that it did not survive, so that the next step gets a new one."""
+def serving(kind: PoolKind) -> list[LiveWorker]:
+    """The worker that serves this kind now; empty after a step it did not survive: the next step gets a new one."""
     return []
 
 
