@@ -1,0 +1,337 @@
+"""Beginning and end: scripts as users write them, nested pools, forgotten pools, Ctrl-C, a parent that is killed."""
+
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+
+import pool_tasks as t
+import pytest
+from pool_helpers import is_running, wait_until
+
+import billiard
+from billiard.pool import Pool
+
+METHODS = ("fork", "forkserver", "spawn")
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Start a Python program; it is killed if it does not end by itself."""
+    started = []
+
+    def start(text, name="program.py", **popen):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(billiard.__file__).parents[1]), *sys.path])}
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error::DeprecationWarning", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, env=env, **popen,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def run(script, text, within_s=20, **popen):
+    process = script(text, **popen)
+    out, _ = process.communicate(timeout=within_s)
+    return process.returncode, out
+
+
+def test_no_main_guard_is_needed_with_fork(script):
+    code, out = run(script, """
+        from billiard import Pool
+        def double(x): return 2 * x
+        class Point:
+            def __init__(self, x): self.x = x
+            def __eq__(self, other): return type(other) is Point and other.x == self.x
+        def make(x): return Point(x)
+        pool = Pool(2)
+        print(pool.map(double, range(4)), pool.apply(lambda p: p.x, (Point(5),)), pool.apply(make, (1,)) == Point(1))
+        pool.close()
+        pool.join()
+        """)  # fmt: skip
+    assert (code, out) == (0, "[0, 2, 4, 6] 5 True\n")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_a_main_guard(script, method):
+    code, out = run(script, f"""
+        import billiard
+        def double(x): return 2 * x
+        class Point:
+            def __init__(self, x): self.x = x
+        def same(p): return type(p) is Point and p
+        if __name__ == "__main__":
+            with billiard.get_context("{method}").Pool(2) as pool:
+                print(pool.map(double, range(4)), type(pool.apply(same, (Point(1),))) is Point)
+        """)  # fmt: skip
+    assert (code, out) == (0, "[0, 2, 4, 6] True\n")
+
+
+def test_redefined_in_a_repl(script):
+    """What is defined, or defined again, after the pool was made runs as it is now."""
+    code, out = run(script, """
+        import code
+        from billiard import Pool
+        console = code.InteractiveConsole({"__name__": "__main__"})
+        import __main__
+        console.locals = vars(__main__)
+        def say(text):
+            for line in text.split("|"): console.push(line)
+        say("def f(x): return ('old', x)||class K: pass|")
+        say("pool = Pool(1)")
+        say("print(pool.apply(f, (1,)))")
+        say("def f(x): return ('new', x)|")
+        say("print(pool.apply(f, (1,)), pool.map(f, [1]))")
+        say("def g(x): return f(x) + ('g',)|")
+        say("print(pool.apply(g, (2,)))")
+        say("k = K()")
+        say("print(type(pool.apply(lambda k=k: k)) is K)")
+        say("class K: v = 2||")
+        say("print(pool.apply(lambda: K.v), pool.apply(lambda k: type(k).v, (K(),)))")
+        say("pool.terminate(); pool.join()")
+        """)  # fmt: skip
+    assert (code, out.splitlines()) == (
+        0, ["('old', 1)", "('new', 1) [('new', 1)]", "('new', 2, 'g')", "True", "2 2"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nested_pools(method, lasting_helpers):
+    with Pool(2, context=billiard.get_context(method)) as pool:
+        assert pool.map(t.in_a_pool, [3, 4], 1) == [[0, 1, 4], [0, 1, 4, 9]]
+
+
+def test_soft_limit_of_a_task_that_drives_a_pool(make_pool):
+    """The outer soft limit strikes in the middle of the inner pool's turn."""
+    pool = make_pool(1)
+    for _ in range(5):
+        assert pool.apply_async(drives_for, (10,), soft_timeout=0.3).get(20) == ("soft", [0, 1, 4])
+
+
+def drives_for(seconds):
+    with Pool(2) as inner:
+        end = time.monotonic() + seconds
+        try:
+            while time.monotonic() < end:
+                inner.map(t.square, range(20), chunksize=1)
+        except billiard.SoftTimeLimitExceeded:
+            return "soft", inner.map(t.square, range(3))
+    return "never", None
+
+
+def test_two_pools_one_closed_while_the_other_works():
+    with Pool(2) as first, Pool(2) as second:
+        running = second.map_async(t.nap, [0.02] * 20, 1)
+        assert first.apply(t.add, (1, 2)) == 3
+        first.close()
+        first.join()
+        assert running.get(10) == [None] * 20
+        third = Pool(1)
+        assert third.apply(t.add, (1, 2)) == 3
+        third.terminate()
+        third.join()
+        assert second.apply(t.add, (2, 2)) == 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_ends_everything(method, lasting_helpers):
+    with Pool(2, context=billiard.get_context(method)) as pool:
+        pids = pool.map(t.pid, range(8), 1)
+        pool.apply_async(t.nap, (60,))
+    assert not any(is_running(pid) for pid in pids)
+
+
+def test_forgotten_pool_ends():
+    pids = set(Pool(2).map(t.pid, range(8), 1))
+    gc.collect()
+    wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
+
+
+def test_forgotten_pool_without_a_thread_ends():
+    pool = Pool(2, threads=False)
+    pids = set(pool.map(t.pid, range(8), 1))
+    del pool
+    gc.collect()
+    wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
+
+
+def test_a_handle_outlives_its_pool():
+    with Pool(1) as pool:
+        done, queued = pool.apply_async(t.add, (1, 2)), pool.apply_async(t.nap, (60,))
+        done.wait(10)
+    assert done.get(0) == 3
+    with pytest.raises(billiard.WorkerLostError, match="terminated"):
+        queued.get(10)
+
+
+def test_close_lets_what_was_submitted_finish(make_pool):
+    pool = make_pool(2)
+    results = [pool.apply_async(t.nap, (0.05, i)) for i in range(10)]
+    pool.close()
+    pool.join()
+    assert [result.get(0) for result in results] == list(range(10))
+
+
+def test_close_survives_a_death(make_pool):
+    pool = make_pool(1)
+    lost, after = pool.apply_async(t.die), pool.apply_async(t.add, (1, 2))
+    pool.close()
+    pool.join()
+    assert not lost.successful()
+    assert after.get(0) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("threads", [True, False])
+def test_the_interpreter_exits_with_a_pool_at_work(script, method, threads):
+    began = time.monotonic()
+    code, out = run(script, f"""
+        import billiard, time
+        def main():
+            global pool, result
+            pool = billiard.get_context("{method}").Pool(2, threads={threads})
+            print(*(int(p) for p in [pool.apply(__import__("os").getpid)]))
+            result = pool.apply_async(time.sleep, (60,))
+        if __name__ == "__main__":
+            main()
+        """)  # fmt: skip
+    assert code == 0, out
+    assert time.monotonic() - began < 10
+    (pid,) = map(int, out.split())
+    wait_until(lambda: not is_running(pid), 5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c(script, method):
+    process = script(f"""
+        import billiard, time, os
+        if __name__ == "__main__":
+            with billiard.get_context("{method}").Pool(2) as pool:
+                print(*pool.map(abs, [1, 2]), os.getpid(), flush=True)
+                pool.map(time.sleep, [60, 60])
+        """, start_new_session=True)  # fmt: skip
+    process.stdout.readline()
+    time.sleep(0.3)  # into the map, which nothing tells
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, _ = process.communicate(timeout=10)
+    assert time.monotonic() - began < 3
+    assert out.count("Traceback") == 1, out
+    assert "KeyboardInterrupt" in out
+    assert process.returncode != 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parent_killed(script, method, tmp_path):
+    process = script(f"""
+        import billiard, os, time, pool_tasks
+        if __name__ == "__main__":
+            pool = billiard.get_context("{method}").Pool(2)
+            pids = set()
+            while len(pids) < 2:
+                pids.update(pool.map(pool_tasks.pid, range(8), 1))
+            pool.apply_async(pool_tasks.hold_gil, (60,))
+            r = pool.apply_async(pool_tasks.child_and_nap, ({str(tmp_path / "child")!r}, 60))
+            while not pool_tasks.noted({str(tmp_path / "child")!r}): time.sleep(0.01)
+            print(*pids, *pool_tasks.noted({str(tmp_path / "child")!r}), flush=True)
+            time.sleep(60)
+        """)  # fmt: skip
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 3
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(is_running(pid) for pid in pids), 2, "the end of all descendants")
+
+
+def test_replacements_do_not_come_from_a_threaded_parent():
+    """Python 3.12 warns of a fork in a process with threads; on any version the replacement's parent is the template."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Pool(1) as pool:
+            first = pool.apply(os.getppid)
+            del caught[:]
+            for _ in range(3):
+                pool.apply_async(t.die).wait(10)
+            assert pool.apply(os.getppid) == first != os.getpid()
+    assert [str(w.message) for w in caught if "fork" in str(w.message)] == []
+
+
+def test_workers_read_nothing_from_the_terminal(pool):
+    assert pool.apply(t.reads_stdin) == ""
+
+
+def test_output_is_not_written_twice(script):
+    code, out = run(script, """
+        import sys
+        from billiard import Pool
+        sys.stdout.write("once\\n")
+        with Pool(3) as pool:
+            pool.map(abs, range(10), 1)
+        """, within_s=20)  # fmt: skip
+    assert (code, out) == (0, "once\n")
+
+
+def test_a_child_forked_by_others_disturbs_nothing(pool):
+    assert pool.apply(t.add, (1, 2)) == 3
+    child = os.fork()
+    if child == 0:
+        try:
+            gc.collect()
+            pool.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert pool.apply(t.add, (1, 2)) == 3
+
+
+def test_eight_threads_at_once(make_pool):
+    import threading
+
+    pool, wrong = make_pool(2), []
+
+    def work(n):
+        wrong.extend((n, i) for i in range(60) if pool.apply(t.add, (n, i)) != n + i)
+        if list(pool.imap(t.square, range(20))) != [x * x for x in range(20)]:
+            wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+def test_submitting_from_a_signal_handler(make_pool):
+    pool, results = make_pool(2), []
+    before = signal.signal(signal.SIGALRM, lambda *_: results.append(pool.apply_async(t.square, (len(results),))))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        for i in range(500):
+            assert pool.apply(t.add, (i,)) == i
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert [result.get(10) for result in results] == [i * i for i in range(len(results))]
+    assert results
+
+
+def test_errors_name_no_internal_frames(pool):
+    with pytest.raises(ValueError, match="broken") as info:
+        pool.apply(t.fail)
+    assert re.search(r"pool_tasks.py\", line \d+, in fail", str(info.value.__cause__))
