@@ -251,6 +251,7 @@ class Life(World):
         self.note("from here on all is well")
         self.hostile = False
         self.driver.bomb = self.bomb_places = 0
+        self.lag_s += 0.1  # what was stopped has to be given the time to come round
         self.stopped.clear()
         for process in self.processes:
             if process.wake > self.now + 0.1 and not process.blocked:

@@ -355,7 +355,9 @@ class Process:
                 begun = world.now
                 yield world.delay()
                 self.store(ITEM, item)
-                self.soft_item, self.run_from, self.paused_s = item, begun, 0.0
+                self.soft_item = item
+                if item:  # the first one's time is the call's: its unpickling counts
+                    self.run_from, self.paused_s = begun, 0.0
                 yield world.delay()
             rest = job.duration_s
             while rest > 1e-7:

@@ -33,6 +33,7 @@ SIGKILL: Final = 9
 # timer kinds
 LIMIT: Final = "limit"
 STALL: Final = "stall"
+MARK: Final = "mark"
 FENCE: Final = "fence"
 ESCALATE: Final = "escalate"
 
@@ -87,6 +88,8 @@ class Blows:
             self._check_limits(worker, worker.board.see(), now)
         elif kind == STALL:
             self._check_stall(worker, worker.board.see(), now)
+        elif kind == MARK:
+            self._timers.set(worker, FENCE, now + FENCE_S)
         elif kind == FENCE:
             self._fenced(worker, worker.board.see(), now)
         elif kind == ESCALATE:
@@ -166,8 +169,13 @@ class Blows:
             self._dispatch.open.pop(worker, None)
             self._dispatch.idle.pop(worker, None)
         worker.board.recall(worker.recalled)
-        if FENCE not in worker.due:
-            self._timers.set(worker, FENCE, now + FENCE_S)
+        self._fence(worker, now)
+
+    def _fence(self, worker: Worker, now: float) -> None:
+        # `now` may be older than what was just written to the board, by as much as this turn has taken. The next turn's is
+        # not: the fence begins there.
+        self._timers.clear(worker, FENCE)
+        self._timers.set(worker, MARK, now)
 
     def skipped(self, worker: Worker, number: int) -> None:
         """The worker says that the recall kept `number` from running."""
@@ -220,7 +228,6 @@ class Blows:
             return
         worker.blow = blow
         self.recall(worker, blow.number + 1, now)
-        self._timers.set(worker, FENCE, now + FENCE_S)
 
     def _land(self, worker: Worker, blow: Blow, now: float) -> None:
         blow.struck = True
