@@ -238,6 +238,14 @@ class TestWorker:
         worker.inq._reader.close.assert_not_called()
         worker.outq._writer.close.assert_not_called()
 
+    @pytest.mark.parametrize(("result", "to_be_counted"), [("small", 0), ("large" * 1000, 1)])
+    def test_waits_at_its_end_for_a_large_result_to_be_counted(self, worker, result, to_be_counted):
+        worker.maxtasks, worker.wait_for_syn = 1, None
+        worker.wait_for_job = lambda: (1, None, mock.Mock(fun=lambda: result, args=(), kwargs={}))
+        with mock.patch.object(worker, "_ensure_messages_consumed") as wait:
+            assert worker.workloop(pid=7) == billiard.pool.EX_RECYCLE
+        wait.assert_called_once_with(to_be_counted)
+
     def test_death_follows_a_small_result_that_was_not_sent(self, worker):
         worker.outq.send_payload.side_effect = SystemExit(-241)
         with pytest.raises(SystemExit):
