@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any
 
@@ -287,7 +286,8 @@ class Worker:
                 outcome = Sealed(outcome)
             except Exception as exc:
                 outcome = Sealed((False, failure(MaybeEncodingError(exc, value.exception if not ok else value))))
-        message = ForkingPickler.dumps((READY, (job, i, outcome, self.inqW_fd)))
+        # Plain values and sealed bytes: the plain pickler will do.
+        message = pickle.dumps((READY, (job, i, outcome, self.inqW_fd)), pickle.HIGHEST_PROTOCOL)
         large = self._torn = len(message) > ATOMIC_BYTES
         self.outq.send_payload(message)
         self._torn = False
