@@ -280,7 +280,7 @@ class Life(World):
             raise Violation(f"an idle pool keeps {len(self.core.timers)} timers")
         if self.driver.turns - before > 12 + 3 * len(self.jobs):
             raise Violation(f"an idle pool turned {self.driver.turns - before} times")
-        if not self._at_rest():
+        if not self._drive(self.now + 1.0, self._at_rest):
             raise Violation("the pool was at rest, and is no more")
 
     def _over(self) -> bool:

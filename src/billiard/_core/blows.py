@@ -134,10 +134,11 @@ class Blows:
             for limit_s in (job.hard_s, job.soft_s if worker.soft_sent != aim else None)
             if limit_s is not None
         ]
-        if pending:
-            self._timers.set(worker, LIMIT, now + max(min(pending) - run_s, 0.0005))
-        else:
-            self.given_limited_again(worker, now)
+        rest_s = max(min(pending) - run_s, 0.0005) if pending else NEVER_S
+        # a call behind it may be over sooner: at the earliest its own limit from now
+        behind_s = min((other.least_s for other in worker.inflight.values() if other is not job), default=NEVER_S)
+        self._timers.clear(worker, LIMIT)
+        self.given_limited(worker, min(rest_s, behind_s), now)
 
     def given_limited_again(self, worker: Worker, now: float) -> None:
         self._timers.clear(worker, LIMIT)

@@ -1,0 +1,789 @@
+"""The core's rules one by one, in virtual time: no process, no clock, no sleep."""
+
+from __future__ import annotations
+
+import pytest
+
+from billiard._core import blows as core_blows
+from billiard._core import fates
+from billiard._core import staff as core_staff
+from billiard._core.blows import FENCE, FENCE_S, LIMIT, MARK, SIGKILL, STALL, STALL_S, TERM_GRACE_S
+from billiard._core.core import Core
+from billiard._core.dispatch import ALONE_FROM, MAX_WINDOW_BYTES, REST_US, SLOW_TURNS_US, Dispatch
+from billiard._core.fates import EX_OK, EX_RECYCLE, Ending
+from billiard._core.restarts import RestartIntensity
+from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, Standing
+from billiard._core.state import FATE, NEVER_S, Blow, Cause, Job, Phase, Worker
+from billiard._core.timers import Timers
+from billiard._wire.board import Sight
+
+RESULT = 2
+
+
+class FakeBoard:
+    """Says what the test wants it to say, and remembers what it was told."""
+
+    def __init__(self):
+        self.current = self.started_ns = self.item = self.skipped_from = 0
+        self.recalled = []
+        self.aims = []
+
+    def see(self):
+        return Sight(self.current, self.started_ns, self.item, self.skipped_from)
+
+    def recall(self, number):
+        self.recalled.append(number)
+
+    def aim(self, number, item):
+        self.aims.append((number, item))
+
+    def on(self, number, since=0.0, item=0):
+        self.current, self.started_ns, self.item = number, int(since * 1e9), item
+
+
+class Bench:
+    """A core with workers that are up, and short names for what a driver does."""
+
+    def __init__(self, size=1, **options):
+        self.core = Core(size, **options)
+        self.core.decide(0.0)
+        self.boards = {}
+        self.up()
+
+    def up(self, now=0.0):
+        for _, worker, _ in self.orders(core_staff.SPAWN):
+            worker.board = self.boards[worker] = FakeBoard()
+            worker.pid = worker.ident
+            self.core.staff.ready(worker)
+        self.core.decide(now)
+
+    def orders(self, kind):
+        found = []
+        for queue in (self.core.staff.orders, self.core.blows.orders):
+            kept = [order for order in queue if order[0] != kind]
+            found += [order for order in queue if order[0] == kind]
+            queue.clear()
+            queue.extend(kept)
+        return found
+
+    @property
+    def workers(self):
+        return list(self.core.staff.workers.values())
+
+    @property
+    def worker(self):
+        (worker,) = self.workers
+        return worker
+
+    @property
+    def board(self):
+        return self.boards[self.worker]
+
+    def submit(self, *jobs, now=0.0):
+        for job in jobs:
+            self.core.dispatch.submit(job)
+        self.core.decide(now)
+        self.core.dispatch.unwritten.clear()
+        return jobs[0] if len(jobs) == 1 else jobs
+
+    def result(self, worker, number, run_us=1):
+        return self.core.dispatch.results(worker, [(RESULT, run_us, number, b"")])
+
+    def warm(self, function_id=1, run_us=1.0):
+        self.core.dispatch._measure(function_id, run_us)
+
+    def run_timers(self, now):
+        came_up = self.core.timers.due(now)
+        for worker, kind in came_up:
+            self.core.came_up(worker, kind, now)
+        self.core.decide(now)
+        return [kind for _, kind in came_up]
+
+    def fence(self, now):
+        """Both steps of it; returns when it is over."""
+        assert MARK in self.run_timers(now)
+        assert FENCE in self.run_timers(now + FENCE_S)
+        return now + FENCE_S
+
+
+def job(function_id=1, size=10, soft_s=None, hard_s=None, watched=False):
+    made = Job()
+    made.function_id, made.size, made.watched = function_id, size, watched
+    if soft_s is not None or hard_s is not None:
+        made.limit(soft_s, hard_s)
+    return made
+
+
+def jobs(count, **options):
+    return [job(**options) for _ in range(count)]
+
+
+class TestTimers:
+    def setup_method(self):
+        self.timers = Timers()
+        self.worker = Worker(1, 0, None)
+
+    def test_come_up_in_order_and_stay_until_done(self):
+        other = Worker(2, 1, None)
+        self.timers.set(self.worker, "b", 2.0)
+        self.timers.set(other, "a", 1.0)
+        assert self.timers.due(0.5) == []
+        assert self.timers.due(3.0) == [(other, "a"), (self.worker, "b")]
+        assert self.timers.due(3.0) == [(other, "a"), (self.worker, "b")]
+        self.timers.done(other, "a", 3.0)
+        assert self.timers.due(3.0) == [(self.worker, "b")]
+
+    def test_the_last_setting_counts(self):
+        self.timers.set(self.worker, "a", 1.0)
+        self.timers.set(self.worker, "a", 2.0)
+        assert self.timers.due(1.5) == []
+        assert self.timers.due(2.0) == [(self.worker, "a")]
+
+    def test_an_earlier_setting_counts_too(self):
+        self.timers.set(self.worker, "a", 5.0)
+        self.timers.set(self.worker, "a", 2.0)
+        assert self.timers.due(2.0) == [(self.worker, "a")]
+        self.timers.done(self.worker, "a", 2.0)
+        assert self.timers.due(9.0) == []
+        assert len(self.timers) == 0
+
+    def test_cleared_never_comes_up_and_leaves_nothing(self):
+        self.timers.set(self.worker, "a", 1.0)
+        self.timers.clear(self.worker, "a")
+        assert self.timers.due(9.0) == []
+        assert len(self.timers) == 0
+
+    def test_of_a_worker_that_is_gone_never_comes_up(self):
+        self.timers.set(self.worker, "a", 1.0)
+        self.worker.phase = Phase.GONE
+        assert self.timers.due(9.0) == []
+        assert self.timers.next() is None
+
+    def test_done_keeps_what_was_set_anew(self):
+        self.timers.set(self.worker, "a", 1.0)
+        self.timers.set(self.worker, "a", 7.0)
+        self.timers.done(self.worker, "a", 1.0)
+        assert self.timers.due(7.0) == [(self.worker, "a")]
+
+    def test_setting_the_same_twice_adds_nothing(self):
+        self.timers.set(self.worker, "a", 1.0)
+        self.timers.set(self.worker, "a", 1.0)
+        assert len(self.timers) == 1
+
+    def test_next_changes_nothing(self):
+        self.timers.set(self.worker, "a", 1.0)
+        assert self.timers.next() == self.timers.next() == 1.0
+        assert self.timers.due(1.0) == [(self.worker, "a")]
+
+
+class TestRestarts:
+    def test_so_many_within_the_period(self):
+        intensity = RestartIntensity(2, 10.0)
+        assert [intensity.exceeded(at) for at in (0.0, 1.0, 2.0)] == [False, False, True]
+
+    def test_old_ones_are_forgotten(self):
+        intensity = RestartIntensity(2, 10.0)
+        assert not any(intensity.exceeded(at) for at in (0.0, 6.0, 10.0, 16.0, 20.0))
+        assert intensity.exceeded(20.5)
+
+    def test_none_allowed(self):
+        assert RestartIntensity(0, 1.0).exceeded(0.0)
+
+    def test_tells_itself(self):
+        assert str(RestartIntensity(3, 1.5)) == "3 in 1.5s"
+
+
+class TestFates:
+    @pytest.mark.parametrize(
+        ("status", "ending", "spends"),
+        [
+            (None, Ending.UNKNOWN, True), (EX_OK, Ending.CLEAN, False), (EX_RECYCLE, Ending.RECYCLED, False),
+            (1, Ending.FAILED, True), (-9, Ending.KILLED, True), (-15, Ending.KILLED, True),
+        ],
+    )  # fmt: skip
+    def test_exits(self, status, ending, spends):
+        assert fates.classify_exit(status) is ending
+        assert fates.spends_restart(status) is spends
+        assert fates.is_expected(status) is not spends
+        assert fates.is_expected(status, ordered=True)
+
+    @pytest.mark.parametrize(("argument", "signum"), [(-241, 15), (-247, 9), (0, None), (1, None), (-256, None), (-191, None)])
+    def test_signal_behind(self, argument, signum):
+        assert fates.signal_behind(argument) == signum
+
+    @pytest.mark.parametrize(
+        ("facts", "fate"),
+        [
+            ({"ready": True, "started": True}, fates.Fate.KEPT),
+            ({"ready": False, "started": True}, fates.Fate.LOST),
+            ({"ready": False, "started": True, "struck": True}, fates.Fate.TERMINATED),
+            ({"ready": False, "started": False, "struck": True}, fates.Fate.RETURNED),
+            ({"ready": False, "started": False, "deaths_at_receipt": 2}, fates.Fate.RETURNED),
+            ({"ready": False, "started": False, "deaths_at_receipt": 3}, fates.Fate.POISON),
+        ],
+    )
+    def test_jobs(self, facts, fate):
+        assert fates.fate_of_job(**facts) is fate
+
+
+class TestWindow:
+    def test_an_unknown_function_goes_one_at_a_time(self):
+        bench = Bench()
+        bench.submit(*jobs(3))
+        assert len(bench.worker.inflight) == 1
+        assert len(bench.core.dispatch.backlog) == 2
+
+    def test_the_window_is_the_horizon_over_the_run_time(self):
+        dispatch = Dispatch()
+        dispatch._measure(1, 94.0)
+        assert dispatch._window[1] == int(REST_US / 100.0)
+        dispatch._measure(2, 1e9)
+        assert dispatch._window[2] == 1
+        assert Dispatch(max_window=3)._window == {}
+        small = Dispatch(max_window=3)
+        small._measure(1, 0.0)
+        assert small._window[1] == 3
+
+    def test_slower_at_once_faster_by_a_quarter(self):
+        dispatch = Dispatch()
+        dispatch._measure(1, 100.0)
+        dispatch._measure(1, 1000.0)
+        assert dispatch.run_time_s(1) == pytest.approx(1e-3)
+        dispatch._measure(1, 200.0)
+        assert dispatch.run_time_s(1) == pytest.approx(8e-4)
+        dispatch.forget_function(1)
+        assert dispatch.run_time_s(1) is None
+        assert dispatch._window == {}
+
+    def test_slow_turns_widen_it_and_quick_ones_narrow_it_slowly(self):
+        dispatch = Dispatch()
+        dispatch.turned(100.0)
+        dispatch.turned(100.005)
+        assert dispatch._horizon_us == pytest.approx(SLOW_TURNS_US)  # at most
+        dispatch.turned(100.0051)
+        assert dispatch._horizon_us == pytest.approx(0.9 * SLOW_TURNS_US + 0.1 * REST_US)
+
+    def test_a_large_call_goes_to_an_idle_worker_only(self):
+        bench = Bench()
+        bench.warm()
+        small, large = bench.submit(job(), job(size=ALONE_FROM + 1))
+        assert small.holder is bench.worker
+        assert large.holder is None
+        bench.result(bench.worker, small.number)
+        bench.core.decide(0.0)
+        assert large.holder is bench.worker
+
+    def test_no_more_bytes_than_can_be_taken_back(self):
+        bench = Bench()
+        bench.warm()
+        size = MAX_WINDOW_BYTES // 8
+        bench.submit(*jobs(20, size=size))
+        assert len(bench.worker.inflight) == 8
+
+    def test_two_idle_workers_share_evenly(self):
+        bench = Bench(2)
+        bench.warm()
+        bench.submit(*jobs(7))
+        assert sorted(len(worker.inflight) for worker in bench.workers) == [3, 4]
+
+    def test_ended_and_taken_entries_of_the_backlog_are_dropped(self):
+        bench = Bench()
+        ended, held, fresh = job(), job(), job()
+        ended.state, held.holder = RESULT, bench.worker
+        bench.submit(ended, held, fresh)
+        assert list(bench.worker.inflight.values()) == [fresh]
+        assert not bench.core.dispatch.backlog
+
+    def test_the_least_limit_counts_however_often_a_worker_is_filled(self):
+        bench = Bench()
+        bench.warm()
+        dispatch = bench.core.dispatch
+        dispatch.backlog.extend([job(hard_s=0.5), job(hard_s=9.0)])
+        dispatch._fill(bench.worker, 1)
+        dispatch._fill(bench.worker, 1)
+        assert dispatch.limited == {bench.worker: 0.5}
+
+    def test_results_that_nobody_waits_for_are_ignored_and_rare_frames_come_back(self):
+        bench = Bench()
+        only = bench.submit(job(watched=True))
+        rest = bench.core.dispatch.results(bench.worker, [(RESULT, 1, 77, b"?"), (1, 2, 0, b"rare"), (RESULT, 1, 1, b"!")])
+        assert rest == [(1, 2, 0, b"rare")]
+        assert (only.state, only.body) == (RESULT, b"!")
+        assert list(bench.core.dispatch.settled) == [only]
+        assert bench.worker in bench.core.dispatch.idle
+
+
+class TestSeats:
+    def test_a_replacement_waits_for_the_seat_of_the_one_that_leaves(self):
+        bench = Bench(1, max_tasks_per_child=1)
+        first = bench.worker
+        bench.submit(job(), job())
+        assert first.phase is Phase.RETIRING
+        bench.up()
+        (second,) = [worker for worker in bench.workers if worker is not first]
+        assert (first.seated, second.seated) == (True, False)
+        bench.result(first, 1)
+        bench.core.staff.emptied(first)
+        assert (first.seated, second.seated) == (False, True)
+
+    def test_quota_is_what_a_worker_is_given_and_taken_back_calls_do_not_count(self):
+        bench = Bench(1, max_tasks_per_child=3)
+        bench.warm()
+        bench.submit(*jobs(5))
+        worker = bench.workers[0]
+        assert (worker.quota, len(worker.inflight), worker.phase) == (0, 3, Phase.RETIRING)
+        assert bench.orders(core_staff.RETIRE) == [(core_staff.RETIRE, worker, EX_RECYCLE)]
+        bench.boards[worker].on(1)
+        bench.core.blows.recall(worker, 2, 0.0)
+        bench.fence(0.0)
+        assert worker.quota == 2
+        assert list(worker.inflight) == [1]
+
+    def test_growing_and_shrinking(self):
+        bench = Bench(1)
+        bench.core.staff.resize(2)
+        bench.up()
+        assert [worker.index for worker in bench.workers] == [0, 1, 2]
+        assert all(worker.seated for worker in bench.workers)
+        busy = bench.submit(job()).holder
+        bench.core.staff.resize(-2)
+        bench.core.decide(0.0)
+        retired = {order[1] for order in bench.orders(core_staff.RETIRE)}
+        assert len(retired) == 2
+        assert busy not in retired
+
+    def test_a_dead_workers_index_is_used_again(self):
+        bench = Bench(2)
+        first, _ = bench.workers
+        bench.core.staff.exited(first, -9, 0.0)
+        bench.up()
+        assert sorted(worker.index for worker in bench.workers) == [0, 1]
+        assert bench.core.staff.worker_died
+
+
+class TestDeaths:
+    def test_the_started_one_is_lost_the_others_go_back_in_order(self):
+        bench = Bench()
+        bench.warm()
+        worker = bench.worker
+        first, second, third = bench.submit(*jobs(3))
+        later = bench.submit(job()) if len(worker.inflight) == 3 else None
+        bench.board.on(1, since=1.0)
+        waiting = list(worker.inflight.values())[1:]
+        bench.core.staff.exited(worker, -11, 3.0)
+        assert (first.state, first.body.cause, first.body.status, first.body.started) == (FATE, Cause.LOST, -11, True)
+        assert first.body.run_s == pytest.approx(2.0)
+        assert list(bench.core.dispatch.backlog)[: len(waiting)] == waiting
+        assert [one.state for one in (second, third)] == [0, 0]
+        assert second.deaths == 1
+        assert later is None or later.deaths == 0
+
+    def test_three_deaths_at_receipt(self):
+        bench = Bench()
+        victim = bench.submit(job())
+        for death in range(3):
+            assert not victim.state, death
+            bench.core.staff.exited(bench.worker, -11, 0.0)
+            bench.up()
+        assert (victim.body.cause, victim.body.started) == (Cause.LOST, False)
+
+    def test_three_deaths_at_receipt_with_one_call_a_child(self):
+        bench = Bench(1, max_tasks_per_child=1)
+        victim = bench.submit(job())
+        for _ in range(3):
+            bench.core.staff.exited(victim.holder, -11, 0.0)
+            bench.up()
+        assert (victim.body.cause, victim.body.started) == (Cause.LOST, False)
+
+    def test_leaving_is_no_death_at_receipt(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(3))
+        worker = bench.worker
+        bench.result(worker, 1)
+        bench.core.staff.leaving(worker, 1)
+        bench.core.staff.emptied(worker)
+        assert (worker.phase, worker.inflight, worker.seated) == (Phase.RETIRING, {}, False)
+        bench.core.staff.exited(worker, EX_RECYCLE, 0.0)
+        assert [waiting.deaths for waiting in bench.core.dispatch.backlog] == [0, 0]
+        assert not bench.core.staff.worker_died
+
+    def test_what_it_let_be_is_not_lost(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(3))
+        worker, board = bench.worker, bench.board
+        board.on(1)
+        bench.core.blows.recall(worker, 2, 0.0)
+        bench.result(worker, 1)
+        board.on(3)
+        board.skipped_from = 2
+        held = list(worker.inflight.values())
+        bench.core.staff.exited(worker, -9, 0.0)
+        assert [one.state for one in held] == [0, 0]
+
+    def test_undecided_counts_as_started(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(3))
+        worker, board = bench.worker, bench.board
+        board.on(1)
+        bench.core.blows.recall(worker, 2, 0.0)
+        bench.result(worker, 1)
+        board.on(2)  # it came to the call; whether it let it be is not known
+        undecided, behind = worker.inflight.values()
+        bench.core.staff.exited(worker, -9, 0.0)
+        assert undecided.body.cause is Cause.LOST
+        assert behind.state == 0
+
+    def test_exited_may_be_repeated(self):
+        bench = Bench()
+        lost = bench.submit(job())
+        bench.board.on(1)
+        worker = bench.worker
+        for _ in range(2):
+            bench.core.staff.exited(worker, -9, 0.0)
+        assert lost.state == FATE
+        assert [notice[0] for notice in bench.core.blows.notices].count(core_staff.DOWN) == 1
+
+
+class TestBreakdown:
+    def test_too_many_failed_starts(self):
+        bench = Bench(2)
+        stuck = job()
+        for worker in bench.workers:
+            bench.core.staff.exited(worker, 1, 0.0)
+        bench.core.dispatch.backlog.append(stuck)
+        for _ in range(FAILED_STARTS + 2):
+            assert bench.core.staff.standing is Standing.RUN
+            bench.core.decide(0.0)
+            bench.core.staff.exited(bench.workers[0], 1, 0.0, b"story")
+        assert bench.core.staff.standing is Standing.BROKEN
+        assert (stuck.body.cause, stuck.body.detail) == (Cause.UNSTARTABLE, b"story")
+
+    def test_a_start_that_works_forgives(self):
+        bench = Bench(1)
+        for _ in range(3 * FAILED_STARTS):
+            bench.core.staff.exited(bench.worker, 1, 0.0)
+            bench.core.decide(0.0)
+            bench.core.staff.exited(bench.worker, 1, 0.0)  # died while it started
+            bench.core.decide(0.0)
+            bench.up()
+        assert bench.core.staff.standing is Standing.RUN
+
+    def test_no_process_can_be_made(self):
+        bench = Bench(1)
+        bench.core.staff.exited(bench.worker, 1, 0.0)
+        stuck, now = job(), 0.0
+        bench.core.dispatch.backlog.append(stuck)
+        waits = []
+        for _ in range(FAILED_SPAWNS):
+            bench.core.decide(now)
+            ((_, worker, _),) = bench.orders(core_staff.SPAWN)
+            bench.core.not_spawned(worker, OSError(11, "no"), now)
+            bench.core.decide(now)
+            assert not bench.orders(core_staff.SPAWN)  # not at once
+            if bench.core.staff.standing is Standing.BROKEN:
+                break
+            then = bench.core.next_deadline()
+            waits.append(then - now)
+            now = then
+            bench.run_timers(now)
+        assert stuck.body.cause is Cause.UNSTARTABLE
+        assert waits == sorted(waits)
+        assert waits[-1] <= 1.0
+
+    def test_restart_intensity(self):
+        bench = Bench(1, restarts=RestartIntensity(2, 10.0))
+        for now in (0.0, 1.0, 2.0):
+            assert bench.core.staff.standing is Standing.RUN
+            bench.core.staff.exited(bench.worker, -9, now)
+            bench.up(now)
+        assert bench.core.staff.standing is Standing.BROKEN
+        late = job()
+        bench.core.dispatch.submit(late)
+        bench.core.staff.disturb()
+        bench.core.decide(3.0)
+        assert late.body.cause is Cause.RESTARTS
+
+    @pytest.mark.parametrize("status", [EX_OK, EX_RECYCLE])
+    def test_good_order_is_not_counted(self, status):
+        bench = Bench(1, restarts=RestartIntensity(0, 10.0))
+        bench.core.staff.exited(bench.worker, status, 0.0)
+        assert bench.core.staff.standing is Standing.RUN
+
+    def test_what_the_user_ends_is_not_counted(self):
+        bench = Bench(1, restarts=RestartIntensity(0, 10.0))
+        bench.core.blows.condemn(bench.worker, 15, Cause.TERMINATED, 0.0)
+        bench.core.staff.exited(bench.workers[0], -15, 0.0)
+        assert bench.core.staff.standing is Standing.RUN
+
+    def test_terminate_fails_what_waits_and_what_comes(self):
+        bench = Bench()
+        running, waiting = bench.submit(job(), job())
+        bench.core.staff.terminate()
+        assert (running.state, waiting.body.cause) == (0, Cause.POOL_TERMINATED)
+        late = job()
+        bench.core.dispatch.submit(late)
+        bench.core.decide(0.0)
+        assert late.state == FATE
+        bench.core.staff.exited(bench.worker, -15, 0.0)
+        assert bench.core.staff.over
+
+    def test_close_ends_when_nothing_is_left(self):
+        bench = Bench(2)
+        last = bench.submit(job())
+        bench.core.staff.close()
+        bench.core.decide(0.0)
+        assert not bench.orders(core_staff.RETIRE)
+        bench.result(last.holder, 1)
+        bench.core.decide(0.0)
+        assert len(bench.orders(core_staff.RETIRE)) == 2
+        for worker in bench.workers:
+            bench.core.staff.exited(worker, 0, 0.0)
+        bench.core.decide(0.0)
+        assert bench.core.staff.over
+        assert not bench.orders(core_staff.SPAWN)
+
+
+class TestStall:
+    def test_what_waits_behind_a_slow_call_goes_elsewhere(self):
+        bench = Bench()
+        bench.warm()
+        _, *behind = bench.submit(*jobs(4))
+        bench.board.on(1)
+        bench.run_timers(STALL_S)
+        assert bench.board.recalled == []  # it may just have begun
+        bench.run_timers(2 * STALL_S)
+        assert bench.board.recalled == [2]
+        bench.fence(2 * STALL_S)
+        assert [one.holder for one in behind] == [None] * 3
+        assert list(bench.core.dispatch.backlog) == behind
+
+    def test_nothing_is_given_while_a_recall_is_in_force_and_a_resume_ends_it(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(3))
+        worker = bench.worker
+        bench.board.on(1)
+        bench.core.blows.recall(worker, 2, 0.0)
+        bench.fence(0.0)
+        bench.core.decide(0.0)
+        assert list(worker.inflight) == [1]
+        bench.result(worker, 1)
+        bench.core.decide(0.0)
+        assert (worker.resume, worker.recalled) == (2, 0)
+        assert min(worker.inflight) == worker.since > 2
+
+    def test_quick_calls_are_left_alone(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(9))
+        for number in range(1, 8):
+            bench.board.on(number)
+            if number > 1:
+                bench.result(bench.worker, number - 1)
+            bench.run_timers(number * STALL_S)
+        assert bench.board.recalled == []
+
+    def test_hoarded_calls_are_taken_back_when_somebody_is_idle(self):
+        bench = Bench(2)
+        bench.warm()
+        bench.submit(*jobs(8))
+        lazy, busy = bench.workers
+        for number in list(lazy.inflight):
+            bench.result(lazy, number)
+        bench.boards[busy].on(1)
+        bench.run_timers(STALL_S)
+        bench.result(busy, 1)
+        bench.boards[busy].on(2)
+        bench.run_timers(2 * STALL_S)
+        assert bench.boards[busy].recalled == [3]
+
+    def test_the_echo_of_a_recall_that_is_over_takes_nothing_back(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(3))
+        worker = bench.worker
+        bench.board.on(1)
+        bench.core.blows.recall(worker, 2, 0.0)
+        bench.fence(0.0)
+        bench.result(worker, 1)
+        bench.core.decide(0.0)
+        given = dict(worker.inflight)
+        assert given
+        bench.core.blows.skipped(worker, 2)
+        assert worker.inflight == given
+
+    def test_no_recall_begins_while_the_last_one_may_still_be_obeyed(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(3))
+        worker, board = bench.worker, bench.board
+        board.on(1)
+        bench.core.blows.recall(worker, 2, 0.0)
+        now = bench.fence(0.0)
+        bench.result(worker, 1)
+        bench.core.decide(now)
+        victim = worker.inflight[worker.since]
+        bench.core.blows.terminate(victim, 15, now)
+        assert board.recalled == [2]  # the worker may not have come to 2 and 3 yet: 4 on the board would free them
+        board.on(worker.since)
+        bench.run_timers(now + FENCE_S)
+        assert board.recalled[-1] > worker.since
+        bench.fence(now + FENCE_S)
+        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 15)]
+
+
+class TestLimits:
+    def test_hard(self):
+        bench = Bench()
+        late = bench.submit(job(hard_s=1.0))
+        worker = bench.worker
+        bench.board.on(1, since=0.2)
+        assert bench.run_timers(1.0) == [LIMIT]
+        assert bench.board.recalled == []  # 0.8 s
+        assert bench.core.next_deadline() == pytest.approx(1.2)
+        bench.run_timers(1.2)
+        assert bench.board.recalled == [2]
+        bench.fence(1.2)
+        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, SIGKILL)]
+        assert (core_blows.HARD, late, 1.0) in bench.core.blows.notices
+        bench.core.staff.exited(worker, -9, 1.3)
+        assert (late.body.cause, late.body.limit_s) == (Cause.TIME_LIMIT, 1.0)
+
+    def test_finished_behind_the_fence(self):
+        bench = Bench()
+        bench.submit(job(hard_s=1.0), job())
+        worker = bench.worker
+        bench.board.on(1)
+        bench.run_timers(1.0)
+        bench.result(worker, 1)
+        bench.fence(1.0)
+        assert not bench.orders(core_blows.KILL)
+        assert worker.phase is Phase.UP
+        assert (worker.blow, worker.recalled) == (None, 0)
+
+    def test_measured_again_behind_the_fence(self):
+        bench = Bench()
+        bench.submit(job(hard_s=1.0))
+        bench.board.on(1)
+        bench.run_timers(1.0)
+        bench.board.on(1, since=1.0, item=1)
+        bench.fence(1.0)
+        assert not bench.orders(core_blows.KILL)
+        assert bench.core.next_deadline() <= 2.1
+
+    def test_soft_then_hard(self):
+        bench = Bench()
+        slow = bench.submit(job(soft_s=1.0, hard_s=3.0))
+        bench.board.on(1)
+        bench.run_timers(1.0)
+        assert bench.orders(core_blows.INTERRUPT) == [(core_blows.INTERRUPT, bench.worker, 1)]
+        assert bench.board.aims == [(1, 0)]
+        assert (core_blows.SOFT, slow, 1.0) in bench.core.blows.notices
+        bench.run_timers(2.0)
+        assert not bench.orders(core_blows.INTERRUPT)
+        bench.core.blows.rearm(bench.worker, 1)
+        assert bench.orders(core_blows.INTERRUPT)
+        assert bench.core.next_deadline() == pytest.approx(3.0)
+
+    def test_a_shorter_limit_behind_a_longer_one(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(job(soft_s=1.0, hard_s=3600.0), job(hard_s=2.0))
+        bench.board.on(1)
+        bench.run_timers(1.0)
+        assert bench.core.next_deadline() <= 3.0
+
+    def test_time_in_which_nobody_could_run_is_excused(self):
+        bench = Bench()
+        bench.submit(job(hard_s=1.0))
+        bench.board.on(1)
+        bench.core.blows.excuse(bench.workers, 5.0)
+        bench.core.blows.excuse(bench.workers, 4.0)
+        bench.run_timers(9.5)
+        assert bench.board.recalled == []
+        bench.run_timers(10.0)
+        assert bench.board.recalled == [2]
+
+    def test_between_two_calls_it_is_a_full_limit_away(self):
+        bench = Bench()
+        bench.submit(job(hard_s=1.0))
+        bench.run_timers(1.0)
+        assert bench.core.next_deadline() == pytest.approx(2.0)
+
+    def test_no_limit_no_timer(self):
+        bench = Bench()
+        bench.submit(job())
+        assert bench.core.next_deadline() is None
+        assert job().least_s == NEVER_S
+
+
+class TestTerminate:
+    def test_in_the_backlog(self):
+        bench = Bench()
+        _, waiting = bench.submit(job(), job(watched=True))
+        bench.core.blows.terminate(waiting, 15, 0.0)
+        assert (waiting.body.cause, waiting.body.status) == (Cause.TERMINATED, -15)
+        assert list(bench.core.dispatch.settled) == [waiting]
+        bench.core.decide(0.0)
+        assert waiting.holder is None
+
+    def test_prefetched(self):
+        bench = Bench()
+        bench.warm()
+        _, victim, other = bench.submit(*jobs(3))
+        bench.board.on(1)
+        bench.core.blows.terminate(victim, 15, 0.0)
+        assert bench.board.recalled == [2]
+        bench.fence(0.0)
+        assert (victim.body.cause, victim.body.started) == (Cause.TERMINATED, False)
+        assert (other.state, other.holder) == (0, None)
+        assert not bench.orders(core_blows.KILL)
+
+    def test_running(self):
+        bench = Bench()
+        victim = bench.submit(job())
+        worker = bench.worker
+        bench.board.on(1)
+        bench.core.blows.terminate(victim, 15, 0.0)
+        now = bench.fence(0.0)
+        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 15)]
+        assert bench.orders(core_staff.SPAWN)  # its replacement starts at once
+        assert core_blows.ESCALATE in bench.run_timers(now + TERM_GRACE_S)
+        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, SIGKILL)]
+        bench.core.staff.exited(worker, -9, 1.0)
+        assert (victim.body.cause, victim.body.started) == (Cause.TERMINATED, True)
+
+    def test_wanted_while_another_blow_is_under_way(self):
+        bench = Bench()
+        bench.warm()
+        _, second, third = bench.submit(*jobs(3))
+        worker, board = bench.worker, bench.board
+        board.on(1)
+        bench.core.blows.terminate(second, 15, 0.0)
+        bench.core.blows.terminate(third, 9, 0.0)
+        bench.result(worker, 1)
+        bench.result(worker, 2)
+        board.on(3)  # it had read the board before the recall
+        bench.fence(0.0)
+        now = bench.fence(FENCE_S)
+        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 9)], now
+
+    def test_ended_already(self):
+        bench = Bench()
+        done = bench.submit(job())
+        bench.result(bench.worker, 1)
+        bench.core.blows.terminate(done, 15, 0.0)
+        assert (done.state, bench.core.next_deadline()) == (RESULT, None)
+
+    def test_a_condemned_worker_tells_of_its_end_and_not_of_a_blow_that_never_landed(self):
+        bench = Bench()
+        victim = bench.submit(job())
+        worker = bench.worker
+        bench.board.on(1)
+        bench.core.blows.strike(worker, Blow(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0), 0.0)
+        bench.core.blows.condemn(worker, 15, Cause.POOL_TERMINATED, 0.0)
+        bench.core.staff.exited(worker, -15, 0.0)
+        assert victim.body.cause is Cause.POOL_TERMINATED
