@@ -33,3 +33,12 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]  # Celery has no types
         signals.worker_before_create_process.send(sender=self)
         gc.collect()  # what is garbage now would be copied into every worker
         super().on_start()
+
+    def restart(self) -> None:
+        """Replace all workers, each after the task it is on. The new ones are made of the parent as it is now: Celery's
+        ``pool_restart`` reloads modules first, which workers forked from the first pool's template would not see."""
+        old = self._pool
+        if not old.allow_restart:
+            raise ValueError("a restart needs worker_pool_restarts=True")
+        self.on_start()
+        self._pool.succeed(old)

@@ -284,6 +284,38 @@ def test_from_a_signal_handler_in_the_midst_of_a_turn(make_pool, hub, told, meet
     assert isinstance(told.value("running", "failure").exception, Terminated)
 
 
+def test_a_successor_while_a_task_runs(make_pool, hub, told, meeting):
+    old = make_pool(1)
+    running = meeting(old)
+    running.start("running")
+    old.apply_async(add, (1, 1), {}, **told.callbacks("waiting"))
+    new = make_pool(1, register=False, semaphore=old._putlock)
+    new.succeed(old)
+    job = new.apply_async(add, (2, 2), {}, **told.callbacks("new"))
+    hub.until(job.ready)
+    hub.reset()
+    new.flush()  # a reconnection in the midst of it
+    new.register_with_event_loop(hub)
+    running.go()
+    hub.until(lambda: old._engine.closed, what="the old pool's end")
+    assert told.of("running") == ["accepted", "success"]
+    assert told.of("waiting") == []
+    assert list(hub.readers) == [new.fileno()]
+
+
+def test_a_task_of_the_old_pool_is_revoked_through_the_new(make_pool, hub, told, meeting):
+    old = make_pool(1)
+    job = meeting(old).start("running")
+    new = make_pool(1, register=False, semaphore=old._putlock)
+    new.succeed(old)
+    new.terminate_job(*job.worker_pids(), signal.SIGTERM)
+    new.close()
+    new.join()
+    assert told.of("running") == ["accepted", "failure"]
+    assert old._engine.closed
+    assert hub.readers == {}
+
+
 def cannot_start():
     raise RuntimeError("no licence")
 

@@ -44,6 +44,8 @@ class CeleryPool(Pool):
         self._alarm: Any = None  # the hub's timer entry for our next deadline, and when it is due
         self._alarm_at = 0.0
         self._ending = False  # `join` or `terminate` drives now, and not the hub
+        self._elders: list[CeleryPool] = []  # pools that this one has replaced, and that still have tasks
+        self._succeeded = False  # this pool has been replaced, and ends when its tasks have
         self._strategy = kwargs.get("sched_strategy")
         self._accepted_by: Counter[int] = Counter()  # tasks by index of the worker that took them
         self._pids: dict[int, int] = {}  # of workers that are up: their index
@@ -54,6 +56,8 @@ class CeleryPool(Pool):
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Have `hub` drive this pool. Called again after each loss of the broker's connection, with an emptied hub."""
+        for elder in self._living_elders():
+            elder.register_with_event_loop(hub)
         self._hub = hub
         hub.add_reader(self.fileno(), self._on_readable)
         if self._alarm is not None:
@@ -69,7 +73,9 @@ class CeleryPool(Pool):
         finally:
             # also when a callback raised SystemExit, by which Celery ends its worker: others may wait behind it
             self._arm()
-        if self._engine.core.staff.standing is Standing.BROKEN and self._hub is not None and not self._ending:
+        if self._succeeded and self._engine.end.state and not self._engine.closed:
+            self._join()
+        elif self._engine.core.staff.standing is Standing.BROKEN and self._hub is not None and not self._ending:
             # not from here: an exception that leaves a timer is logged by the hub, and that is all
             self._hub.call_soon(self._give_up)
 
@@ -137,6 +143,8 @@ class CeleryPool(Pool):
         Its broker delivers it again, and an acknowledgement would go to a connection that is no more. Accepted
         tasks go on. Without an event loop Celery expects nothing of the kind.
         """
+        for elder in self._living_elders():
+            elder.flush()
         if self.threads or self._state == TERMINATE or self._engine.closed:
             return
         self._engine.withdraw()
@@ -148,6 +156,8 @@ class CeleryPool(Pool):
                     callbacks.accept = callbacks.timeout = None
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
+        for elder in self._living_elders():
+            elder.terminate_job(pid, sig)
         super().terminate_job(pid, sig)
         self._arm()
 
@@ -175,6 +185,8 @@ class CeleryPool(Pool):
         self._engine.now_or_later(self._join)
 
     def _join(self) -> None:
+        for elder in self._living_elders():
+            elder._join()
         self._leave_hub()
         super().join()
 
@@ -183,10 +195,27 @@ class CeleryPool(Pool):
         self._engine.now_or_later(self._terminate)
 
     def _terminate(self) -> None:
+        for elder in self._living_elders():
+            elder.terminate()
         self._leave_hub()
         super().terminate()
         if self._engine.end.state:
             super().join()
+
+    def succeed(self, elder: CeleryPool) -> None:
+        """Take the place of `elder`, which takes no more tasks and ends when it has none."""
+        self._elders = [*elder._living_elders(), elder]
+        self._putlock = elder._putlock  # of which the elder's tasks hold slots
+        size = elder._processes - self._processes
+        self._engine.change(lambda: self._engine.core.staff.resize(size))
+        if elder._hub is not None:
+            self.register_with_event_loop(elder._hub)
+        elder._succeeded, elder._elders = True, []
+        elder._engine.close_later()  # not `close`, which would have those forget their turn who wait for a slot
+
+    def _living_elders(self) -> list[CeleryPool]:
+        self._elders = [elder for elder in self._elders if not elder._engine.closed]
+        return list(self._elders)
 
     def _leave_hub(self) -> None:
         """Before the descriptor is closed: its number may be that of another file a moment later."""
