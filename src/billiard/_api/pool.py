@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import os
 import pickle
@@ -22,6 +21,7 @@ from .._core.dispatch import MAX_WINDOW
 from .._core.restarts import RestartIntensity
 from .._core.staff import Standing
 from .._core.state import Worker
+from .._stdlib.context import _default_context as default_context
 from .._supervisor.engine import Engine
 from .._supervisor.launchers import ContextLauncher, TemplateLauncher
 from .._wire import frames, pickling
@@ -401,6 +401,7 @@ class Pool:
         lost_worker_timeout: float | None = None,
     ) -> IMapIterator:  # fmt: skip
         """`map` as an iterator that takes its input as results are fetched."""
+        validate.chunksize(chunksize)
         return self._imap(IMapIterator, func, iterable, chunksize, lost_worker_timeout)
 
     def imap_unordered(
@@ -408,6 +409,7 @@ class Pool:
         lost_worker_timeout: float | None = None,
     ) -> IMapIterator:  # fmt: skip
         """`imap` with the results in the order in which they come."""
+        validate.chunksize(chunksize)
         return self._imap(IMapUnorderedIterator, func, iterable, chunksize, lost_worker_timeout)
 
     def _imap(
@@ -415,9 +417,6 @@ class Pool:
     ) -> IMapIterator:
         self._check_running()
         validate.function(func)
-        if isinstance(chunksize, int) and chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
-        validate.integer("chunksize", chunksize, 1)
         validate.number("lost_worker_timeout", lost_worker_timeout)
         function_id = self._map_function_id(func)
         result = kind(self, func, function_id, function_id if id(func) not in self._function_ids else 0)
@@ -439,7 +438,7 @@ class Pool:
     def _pool(self) -> list[WorkerHandle]:
         self._wait_for_pids()
         workers = sorted(self._engine.core.staff.workers.values(), key=lambda worker: worker.index)
-        return [self._handle(worker) for worker in workers if worker.active and worker.pid is not None]
+        return [self._handle(worker) for worker in workers if worker.active]
 
     def _wait_for_pids(self) -> None:
         """A worker's pid is known a millisecond or two after it was ordered; whoever asks for it waits that long."""
@@ -678,9 +677,7 @@ def _all_plain(args: Any) -> bool:
 
 def _context(context: Any) -> Any:
     if context is None:
-        import billiard
-
-        return billiard.get_context()
+        return default_context.get_context()
     if not hasattr(context, "get_start_method") or not hasattr(context, "Process"):
         raise TypeError(f"context must be a context (billiard.get_context(...)) or None, not {context!r}")
     return context
@@ -690,6 +687,8 @@ def _takes_two(hook: Callable[..., Any] | None) -> bool:
     """Whether `hook` wants (pid, exitcode) and not just a handle."""
     if hook is None:
         return False
+    import inspect  # costs 10 ms: only who has the hook pays
+
     try:
         signature = inspect.signature(hook)
     except (TypeError, ValueError):

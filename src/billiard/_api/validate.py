@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
+class NotWholeError(TypeError, ValueError):
+    """A fraction where a whole number belongs: a TypeError by rights, a ValueError in multiprocessing and billiard."""
+
+
 def number(name: str, value: Any, *, positive: bool = False) -> float | None:
     """Seconds, kilobytes and the like: None, or a real number that is not negative (`positive`: nor zero)."""
     if value is None:
@@ -19,6 +23,8 @@ def number(name: str, value: Any, *, positive: bool = False) -> float | None:
 
 def integer(name: str, value: Any, least: int) -> int:
     """An int that is at least `least`."""
+    if isinstance(value, float):
+        raise NotWholeError(f"{name} must be an int, not {type(value).__name__}: {value!r}")
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}: {value!r}")
     if value < least:
@@ -70,3 +76,10 @@ def limits(soft: Any, hard: Any, *, ordered: bool) -> tuple[float | None, float 
         )
     # 0 means "no limit here", as it always did in billiard
     return soft_s or None, hard_s or None
+
+
+def chunksize(value: Any) -> None:
+    """Items in one call of an `imap`."""
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"Chunksize must be 1+, not {value}")  # billiard's words; hence not `integer`'s
+    integer("chunksize", value, 1)

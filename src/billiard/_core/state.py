@@ -11,9 +11,8 @@ pending, is a stale entry and is dropped when met. That makes "take from the bac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 PENDING: Final = 0
 FATE: Final = 0x100  # beyond any frame kind
@@ -52,8 +51,7 @@ class Cause(Enum):
     POOL_TERMINATED = "pool terminated"
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(NamedTuple):
     """The story of a job that has no result. `status`: exit code, or -signum; `item`: index in a chunk of a map."""
 
     cause: Cause
@@ -97,16 +95,22 @@ class Phase(IntEnum):
     GONE = 4
 
 
-@dataclass(slots=True)
 class Blow:
     """A lethal signal under way to one call (or, with number 0, to whatever the worker is)."""
 
-    number: int
-    item: int
-    signum: int
-    cause: Cause
-    limit_s: float | None = None
-    struck: bool = False
+    __slots__ = ("cause", "item", "limit_s", "number", "signum", "struck")
+
+    def __init__(self, number: int, item: int, signum: int, cause: Cause, limit_s: float | None = None) -> None:
+        self.number = number
+        self.item = item
+        self.signum = signum
+        self.cause = cause
+        self.limit_s = limit_s
+        self.struck = False
+
+    def __repr__(self) -> str:
+        when = "struck" if self.struck else "under way"
+        return f"<Blow {when}: signal {self.signum} to {self.number}[{self.item}], {self.cause.name}>"
 
 
 class Worker:

@@ -228,7 +228,7 @@ class Engine:
             return self._poll.poll(0.0)
         self._poll_until = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
         deadline = self.core.timers.next()
-        if deadline is not None or timeout > 0.0:
+        if deadline is not None or timeout > 0.0:  # noqa: SIM108 - three lines say it better
             events = self._poll_bounded(timeout, deadline)
         else:
             events = self._poll.poll(-1.0)

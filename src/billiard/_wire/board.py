@@ -28,7 +28,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import tempfile
 from typing import Final, NamedTuple
 
 CURRENT: Final = 0
@@ -112,6 +111,8 @@ def _sealed_memory() -> int:
         return fd
     # no memfd (macOS): an unlinked file. It cannot be sealed; a worker that truncates it is hostile to itself only
     # where the kernel keeps mapped pages of a truncated file.
+    import tempfile
+
     fd, path = tempfile.mkstemp(prefix="billiard-board-")
     os.unlink(path)  # noqa: PTH108 - os level on purpose: nothing above the descriptor is wanted
     os.ftruncate(fd, _SIZE)

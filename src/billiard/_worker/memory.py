@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import resource
 import sys
-from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
+# plain open(): importing pathlib would cost every spawned worker 4 ms
+# ruff: noqa: PTH123
+
+_STATUS = "/proc/self/status"
+_CLEAR_REFS = "/proc/self/clear_refs"
 _RESET_PEAK = "5"
 
 
@@ -21,7 +23,8 @@ class PeakGrowth:
 
     def __init__(self, in_total: bool = False) -> None:
         try:
-            _CLEAR_REFS.write_text(_RESET_PEAK)
+            with open(_CLEAR_REFS, "w") as clear_refs:
+                clear_refs.write(_RESET_PEAK)
         except OSError:
             pass  # no /proc, or it may not be written: the peak before this moment is the base then
         self._base_kb = 0 if in_total else peak_kb()
@@ -33,7 +36,7 @@ class PeakGrowth:
 def peak_kb() -> int:
     """This process's peak resident memory in kilobytes."""
     try:
-        with _STATUS.open("rb") as status:
+        with open(_STATUS, "rb") as status:
             for line in status:
                 if line.startswith(b"VmHWM:"):
                     return int(line.split()[1])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 EX_OK: Final = 0
 EX_FAILURE: Final = 1
 EX_RECYCLE: Final = 0x9B  # billiard's status of a worker that was replaced in good order
 
 
-@dataclass(frozen=True)
-class WorkerSettings:
+class WorkerSettings(NamedTuple):
     """The user's part of a worker's life.
 
     `initializer(*initargs)` runs before the first call; `on_process_exit(pid, exitcode)` as the worker's last
