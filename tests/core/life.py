@@ -194,6 +194,7 @@ class Life(World):
         by = self.rng.choice((-2, -1, 1, 2))
         if staff.size + by >= 1:
             self.note(f"resize by {by}")
+            self.seats = sum(worker.seated for worker in staff.workers.values())
             self.driver.change(lambda: staff.resize(by))
 
     def _restart(self) -> None:

@@ -166,7 +166,7 @@ class Blows:
                 # a later number. It will soon have read the RESUME.
                 self._timers.set(worker, FENCE, now + FENCE_S)
                 return
-            worker.recalled = number
+            worker.recalled = max(number, worker.since)  # beyond every earlier recall, or the worker would not heed it
             self._dispatch.open.pop(worker, None)
             self._dispatch.idle.pop(worker, None)
         worker.board.recall(worker.recalled)
