@@ -1,0 +1,200 @@
+"""Plant faults in the core, one at a time, and see who notices: `python -m tests.core.mutate`.
+
+Each fault is applied to a copy of the package in a temporary directory, where the unit tests and then the simulation run
+against it. A fault that nobody notices has to be explained in `SURVIVORS`; the command fails otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Fault(NamedTuple):
+    file: str
+    old: str
+    new: str
+    count: int = 1  # how often the text stands there
+
+
+FAULTS = [
+    # timers
+    Fault("timers", "if worker.due.get(kind) != when:", "if kind not in worker.due:"),
+    Fault("timers", "worker.due.pop(kind, None)\n\n    def next", "pass\n\n    def next"),
+    Fault("timers", "while heap and heap[0][0] <= now and not self._real(heap[0]):", "while False:"),
+    Fault("timers", "if worker.due.get(kind, now) <= now:", "if True:"),
+    Fault("timers", "return worker.phase is not Phase.GONE and worker.due.get(kind) == when", "return worker.due.get(kind) == when"),
+    Fault("timers", "if not heap or heap[0][0] > now:", "if not heap or heap[0][0] >= now - 0.2:"),
+    # dispatch
+    Fault("dispatch", "            if job.holder is not None or job.state:\n                backlog.popleft()", "            if job.state:\n                backlog.popleft()"),
+    Fault("dispatch", "            if job.terminate_signal:\n                self.settle(job, None)\n                continue\n            if worker.quota", "            if worker.quota"),
+    Fault("dispatch", "worker.quota == 0 or not self._has_room", "not self._has_room"),
+    Fault("dispatch", "quota = None if worker.quota is None else worker.quota - 1", "quota = worker.quota"),
+    Fault("dispatch", "job, number + 1, quota, number, worker,", "job, number, quota, number, worker,"),
+    Fault("dispatch", "        for job in reversed(list(jobs)):\n", "        for job in list(jobs):\n"),
+    Fault("dispatch", "                job.holder = None\n                self.backlog.appendleft(job)", "                self.backlog.appendleft(job)"),
+    Fault("dispatch", "            elif not job.state:\n                job.holder = None", "            else:\n                job.holder = None"),
+    Fault("dispatch", "        if worker.phase is not Phase.UP or not worker.seated:\n            return", "        if worker.phase is not Phase.UP:\n            return"),
+    Fault("dispatch", "        elif not worker.recalled:\n            self.open[worker] = None", "        else:\n            self.open[worker] = None"),
+    Fault("dispatch", "worker.resume, worker.recalled, worker.next_number, worker.since = worker.recalled, 0, since, since", "worker.recalled, worker.next_number, worker.since = 0, since, since"),
+    Fault("dispatch", "since = max(worker.next_number, worker.recalled + 1)", "since = worker.next_number"),
+    Fault("dispatch", "worker.recalled, 0, since, since", "worker.recalled, 0, since, 1"),
+    Fault("dispatch", "            if not job.state:\n                job.body, job.state = body, kind", "            job.body, job.state = body, kind"),
+    Fault("dispatch", "            if job.watched:\n                self.settled.append(job)\n            function_id", "            function_id"),
+    Fault("dispatch", "            del inflight[number]\n", "            pass\n"),
+    Fault("dispatch", "        if job.size > ALONE_FROM:\n            return False\n", ""),
+    Fault("dispatch", "        if job.state == PENDING:\n            job.body, job.state = fate or", "        if True:\n            job.body, job.state = fate or"),
+    Fault("dispatch", "        self.unwritten[worker] = None\n        while", "        while"),
+    Fault("dispatch", "                self.limited[worker] = job.least_s", "                pass"),
+    Fault("dispatch", "            if full or worker.quota == 0:\n                self.open.pop(worker, None)", "            if full:\n                self.open.pop(worker, None)"),
+    Fault("dispatch", "share = -(-len(backlog) // (len(idle) + len(open_)))", "share = len(backlog) // (len(idle) + len(open_))"),
+    Fault("dispatch", "share = -(-len(backlog) // (len(idle) + len(open_)))", "share = len(backlog)"),
+    # blows
+    Fault("blows", "FENCE_S: Final = 0.0015", "FENCE_S: Final = 0.0"),
+    Fault("blows", "STALL_S: Final = 0.010", "STALL_S: Final = 0.100"),
+    Fault("blows", "TERM_GRACE_S: Final = 0.5", "TERM_GRACE_S: Final = 500.0"),
+    Fault("blows", "self._timers.set(worker, MARK, now)", "self._timers.set(worker, FENCE, now + FENCE_S)"),
+    Fault("blows", "        if len(inflight) > 1 and STALL not in worker.due:", "        if len(inflight) > 2 and STALL not in worker.due:"),
+    Fault("blows", "        if now + least_s < worker.due.get(LIMIT, NEVER_S):", "        if LIMIT not in worker.due:"),
+    Fault("blows", "self.recall(worker, current + 1, now)\n        else:", "self.recall(worker, current, now)\n        else:"),
+    Fault("blows", "or self._hoards(worker, current)", "or False"),
+    Fault("blows", "if job.hard_s is not None and run_s >= job.hard_s:", "if job.hard_s is not None and run_s >= 0.5 * job.hard_s:"),
+    Fault("blows", "run_s >= job.soft_s:", "run_s >= 0.5 * job.soft_s:"),
+    Fault("blows", "                worker.board.aim(*aim)\n", "                pass\n"),
+    Fault("blows", "self._timers.clear(worker, LIMIT)\n        self.given_limited(worker, min(rest_s, behind_s), now)", "self._timers.clear(worker, LIMIT)\n        self.given_limited(worker, rest_s, now)"),
+    Fault("blows", "return now - sight.started_ns / 1e9 - excused", "return now - sight.started_ns / 1e9"),
+    Fault("blows", "            if worker.board.see().current < worker.since > 1:", "            if False:"),
+    Fault("blows", "worker.recalled = max(number, worker.since)", "worker.recalled = number"),
+    Fault("blows", "            self._dispatch.open.pop(worker, None)\n            self._dispatch.idle.pop(worker, None)\n        worker.board.recall", "        worker.board.recall"),
+    Fault("blows", "        worker.board.recall(worker.recalled)\n", ""),
+    Fault("blows", "        if 0 < worker.recalled <= number:", "        if True:"),
+    Fault("blows", "self._take_back(worker, number - 1)\n            self._dispatch.released", "self._take_back(worker, number)\n            self._dispatch.released"),
+    Fault("blows", "self._take_back(worker, max(sight.current, worker.recalled - 1))", "self._take_back(worker, worker.recalled - 1)"),
+    Fault("blows", "self._take_back(worker, max(sight.current, worker.recalled - 1))", "self._take_back(worker, sight.current)"),
+    Fault("blows", "                worker.quota += 1\n", "                pass\n"),
+    Fault("blows", "moved_on = blow.number and (sight.current != blow.number or blow.number not in worker.inflight)", "moved_on = False"),
+    Fault("blows", "(sight.current != blow.number or blow.number not in worker.inflight)", "sight.current != blow.number"),
+    Fault("blows", "in_time = blow.limit_s is not None and self.run_time(worker, sight, now) < blow.limit_s", "in_time = False"),
+    Fault("blows", "        worker.blow = None\n        self.given_limited_again(worker, now)", "        worker.blow = None"),
+    Fault("blows", "        if job is not None and job.terminate_signal:\n            # wanted", "        if False:\n            # wanted"),
+    Fault("blows", "        worker.phase = Phase.DOOMED\n", ""),
+    Fault("blows", "        self.doomed()\n", ""),
+    Fault("blows", "            worker.blow = blow  # what it ends of", "            pass  # what it ends of"),
+    Fault("blows", "        if current < job.number:\n", "        if False:\n"),
+    Fault("blows", "        job.terminate_signal = signum\n", ""),
+    Fault("blows", "if worker.soft_sent[0] == number and number in worker.inflight:", "if False:"),
+    # staff
+    Fault("staff", "missing = self.size - self._active()", "missing = self.size - len(self.workers)"),
+    Fault("staff", "        if missing > 0 and now < self._respawn_at:\n            missing = 0\n            self.restless = True", "        if missing > 0 and now < self._respawn_at:\n            missing = 0"),
+    Fault("staff", "        if missing > 0 and now < self._respawn_at:\n            missing = 0", "        if False:\n            missing = 0"),
+    Fault("staff", "free = self.size - sum(1 for worker in self.workers.values() if worker.seated)", "free = self.size"),
+    Fault("staff", "            self._bench.append(worker)\n", "            pass\n"),
+    Fault("staff", "            self._dispatch.idle.pop(worker, None)\n            self._dispatch.open.pop(worker, None)\n            self.orders.append((RETIRE", "            self.orders.append((RETIRE"),
+    Fault("staff", "        if worker.seated and worker.phase >= Phase.RETIRING and not worker.inflight:", "        if worker.seated and worker.phase >= Phase.RETIRING:"),
+    Fault("staff", "            worker.seated = False\n            self._seat()", "            worker.seated = False"),
+    Fault("staff", "        if worker.phase is Phase.GONE:\n            return\n        self.restless = True\n", "        if worker.phase is Phase.GONE:\n            return\n"),
+    Fault("staff", "        self._settle_calls(worker, status, now)\n", "        worker.inflight.clear()\n"),
+    Fault("staff", "            current = sight.skipped_from - 1", "            pass"),
+    Fault("staff", "            if number <= current and sight is not None:", "            if sight is not None:"),
+    Fault("staff", "            if number <= current and sight is not None:", "            if number < current and sight is not None:"),
+    Fault("staff", "            unstarted[0].deaths += 1\n", "            pass\n"),
+    Fault("staff", "if unstarted and not left and not self._struck(worker):", "if unstarted:"),
+    Fault("staff", "        self._dispatch.requeue(unstarted)\n", ""),
+    Fault("staff", "blow.struck and blow.number in (0, job.number):", "blow.number in (0, job.number):"),
+    Fault("staff", "blow.struck and blow.number in (0, job.number):", "blow.struck:"),
+    Fault("staff", "            if job.holder is None:\n                self._dispatch.settle(job, fate)\n            backlog.popleft()", "            backlog.popleft()"),
+    Fault("staff", "        self._blows._take_back(worker, number)\n", ""),
+    Fault("staff", "self._failed_starts, self._failed_spawns = 0.0, 0", "self._failed_spawns = 0"),
+    Fault("staff", "if self._restarts is None or terminated_by_user or not", "if self._restarts is None or not"),
+    Fault("staff", "            if self._finished():\n", "            if True:\n"),
+    # restarts, core
+    Fault("restarts", "while self._at[0] <= now - self.period_s:", "while self._at[0] < 0:"),
+    Fault("restarts", "return len(self._at) > self.max_restarts", "return len(self._at) >= self.max_restarts"),
+    Fault("core", "        self.timers.done(worker, kind, now)", "        pass"),
+    Fault("core", "            if worker.quota == 0 and self.staff.used_up(worker):", "            if False:"),
+    Fault("core", "            blows.given(worker, now)\n", "            pass\n"),
+    Fault("core", " or self.dispatch.unwritten:", ":"),
+    Fault("core", "self.timers.set(self._pool, RESPAWN, self.staff.not_spawned(worker, error, now))", "self.staff.not_spawned(worker, error, now)"),
+]  # fmt: skip
+
+#: A fault by its place in the table: why it harms nobody.
+SURVIVORS: dict[tuple[str, str], str] = {}
+
+
+def plant(fault: Fault, root: Path) -> None:
+    shutil.copytree(ROOT / "src" / "billiard", root / "billiard", ignore=shutil.ignore_patterns("__pycache__"))
+    path = root / "billiard" / "_core" / f"{fault.file}.py"
+    text = path.read_text()
+    if text.count(fault.old) != fault.count:
+        raise SystemExit(f"{fault.file}: stands there {text.count(fault.old)} times, not {fault.count}: {fault.old!r}")
+    path.write_text(text.replace(fault.old, fault.new))
+
+
+def noticed(fault: Fault, lives: int, seed: int) -> tuple[bool, bool, str]:
+    """By the unit tests, by the simulation; and what the simulation said."""
+    with tempfile.TemporaryDirectory() as name:
+        plant(fault, Path(name))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((name, str(ROOT))), "PYTHONDONTWRITEBYTECODE": "1"}
+        units, _ = _fails(
+            ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=10", "tests/core/test_core_rules.py"], environment, 60
+        )
+        simulation, said = _fails(["-m", "tests.core.simulate", "--lives", str(lives), "--seed", str(seed)], environment, 240)
+    return units, simulation, said
+
+
+def _fails(arguments: list[str], environment: dict[str, str], limit_s: float) -> tuple[bool, str]:
+    try:
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return True, "hangs"
+    lines = [line for line in done.stdout.splitlines() if line.startswith("life ")]
+    return done.returncode != 0, lines[-1].partition(": ")[2] if lines else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lives", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=77)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", type=int, nargs="*", help="these, by number")
+    args = parser.parse_args()
+    begin = time.perf_counter()
+    chosen = [(index, fault) for index, fault in enumerate(FAULTS) if args.only is None or index in args.only]
+    by_units = by_simulation = by_any = explained = 0
+    unexplained: list[int] = []
+    with ThreadPoolExecutor(args.jobs) as threads:
+        for (index, fault), (units, simulation, said) in zip(
+            chosen, threads.map(lambda pair: noticed(pair[1], args.lives, args.seed), chosen), strict=True
+        ):
+            by_units += units
+            by_simulation += simulation
+            by_any += units or simulation
+            verdict = " ".join(("units" if units else "-----", "simulation" if simulation else "----------"))
+            reason = SURVIVORS.get((fault.file, fault.new), "")
+            if not (units or simulation):
+                explained += bool(reason)
+                if not reason:
+                    unexplained.append(index)
+            changed = " ".join(fault.new.split())[-70:]
+            print(f"{index:3} {fault.file:9} {verdict}  ...{changed}  [{(said or reason)[:100]}]", flush=True)
+    print(
+        f"{len(chosen)} faults: {by_any} noticed ({by_units} by the unit tests, {by_simulation} by the simulation), "
+        f"{explained} harmless and explained, {len(unexplained)} unexplained, in {time.perf_counter() - begin:.0f} s"
+    )
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
