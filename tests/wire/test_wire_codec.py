@@ -1,0 +1,249 @@
+"""Frames, large bodies, pickles, errors and the board, against whatever may come."""
+
+import mmap
+import os
+import pickle
+import signal
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from billiard._wire import board, errors, frames, pickling
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import TaskError
+
+SNAPSHOT = pickling.MainSnapshot()
+DECODERS = (frames.FrameError, ValueError, struct.error)
+
+
+@given(st.integers(0, 255), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=100))
+def test_header_round_trip(kind, tag, number, body):
+    frame = frames.frame(kind, tag, number, body)
+    assert frames.HEADER.unpack_from(frame) == (kind, tag, number, len(body))
+    assert frame[frames.HEADER_SIZE :] == body
+
+
+@given(st.integers(1, 31), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_about_round_trip(kind, number, value):
+    frame = frames.about(kind, number, value)
+    assert frames.read_about(frame[frames.HEADER_SIZE :]) == (number, value)
+
+
+@given(st.binary(max_size=64).filter(lambda body: len(body) != 16))
+def test_about_of_garbage(body):
+    with pytest.raises(frames.FrameError):
+        frames.read_about(body)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.lists(st.binary(max_size=500), max_size=6))
+def test_large_round_trip(pickled, buffers):
+    parts, size = frames.pack_large(pickled, [memoryview(buffer) for buffer in buffers])
+    body = b"".join(parts)
+    assert len(body) == size
+    got, views = frames.unpack_large(memoryview(body))
+    assert bytes(got) == pickled
+    assert [bytes(view) for view in views] == buffers
+
+
+@given(st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=4))
+def test_large_buffers_are_aligned_in_the_frame(buffers):
+    parts, _ = frames.pack_large(b"p", [memoryview(buffer) for buffer in buffers])
+    at, places = frames.HEADER_SIZE, []
+    for part in parts:
+        places.append((at, bytes(part)))
+        at += len(part)
+    starts = [place for place, part in places[2:] if part in buffers and part.strip(b"\0")]
+    assert all(start % 16 == 0 for start in starts)
+
+
+@given(st.binary(max_size=300))
+def test_large_of_garbage(body):
+    try:
+        frames.unpack_large(memoryview(body))
+    except DECODERS:
+        pass
+
+
+def test_large_truncated_at_every_byte():
+    parts, size = frames.pack_large(b"pickle", [memoryview(b"a" * 20), memoryview(b"b" * 5)])
+    body = b"".join(parts)
+    for cut in range(size):
+        with pytest.raises(DECODERS):
+            frames.unpack_large(memoryview(body[:cut]))
+
+
+def test_large_that_claims_too_much():
+    head = struct.pack("<IIQ", 2**32 - 1, 0, 5)
+    with pytest.raises(DECODERS):
+        frames.unpack_large(memoryview(head + b"12345"))
+    with pytest.raises(DECODERS):
+        frames.unpack_large(memoryview(struct.pack("<IIQ", 1, 0, 2**64 - 1) + b"12345678"))
+
+
+# -- pickling
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=40) | st.binary(max_size=40),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5) | st.tuples(inner, inner)
+    ),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_values_round_trip(value):
+    pickled, buffers = pickling.dumps(value, SNAPSHOT)
+    assert pickling.loads(pickled, buffers) == value
+
+
+@pytest.mark.parametrize("size", [0, 100, (1 << 14) - 1, 1 << 14, 1 << 20])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_blocks_round_trip(kind, size):
+    value = {"block": kind(os.urandom(size)), "n": size}
+    pickled, buffers = pickling.dumps(value, SNAPSHOT)
+    again = pickling.loads(pickled, buffers)
+    assert again == value
+    assert type(again["block"]) is kind
+
+
+def test_arrays_travel_beside_the_pickle():
+    np = pytest.importorskip("numpy")
+    array = np.arange(100_000)
+    pickled, buffers = pickling.dumps(array, SNAPSHOT)
+    assert buffers
+    assert len(pickled) < 1000
+    assert (pickling.loads(pickled, buffers) == array).all()
+    strided = array[::2]
+    assert (pickling.loads(*pickling.dumps(strided, SNAPSHOT)) == strided).all()
+
+
+def test_what_plain_pickle_refuses_goes_by_value():
+    captured = [1, 2]
+    pickled, buffers = pickling.dumps(lambda x: [*captured, x], SNAPSHOT)
+    assert pickling.loads(pickled, buffers)(3) == [1, 2, 3]
+
+
+def test_functions_that_travel_by_name():
+    assert pickling.travels_by_name(os.getpid, SNAPSHOT)
+    assert pickling.travels_by_name(pickle.dumps, SNAPSHOT)
+    assert pickling.travels_by_name(dict, SNAPSHOT)
+    assert not pickling.travels_by_name(lambda: 1, SNAPSHOT)
+    assert not pickling.travels_by_name([].append, SNAPSHOT)
+    assert not pickling.travels_by_name(os.environ.get, SNAPSHOT)
+
+
+# -- errors
+
+
+class NeedsTwoError(Exception):
+    def __init__(self, a, b):
+        super().__init__(a)
+        self.b = b
+
+
+def raised(exc):
+    try:
+        raise exc
+    except BaseException as caught:
+        return caught
+
+
+def test_an_error_round_trip():
+    info = errors.decode(errors.encode(raised(KeyError("k")), SNAPSHOT))
+    assert isinstance(info, ExceptionInfo)
+    assert type(info.exception) is KeyError
+    assert "KeyError" in info.traceback
+
+
+def test_a_stand_in():
+    info = errors.decode(errors.encode(raised(NeedsTwoError(1, 2)), SNAPSHOT))
+    assert type(info.exception) is TaskError
+    assert info.exception.type_name == "NeedsTwoError"
+    assert info.exception.args_repr == "(1,)"
+    assert "NeedsTwoError" in info.traceback
+
+
+class HostileError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    def __reduce__(self):
+        raise RuntimeError("no pickle")
+
+
+def test_an_exception_that_resists_everything():
+    info = errors.decode(errors.encode(raised(HostileError(HostileError(1))), SNAPSHOT))
+    assert type(info.exception) is TaskError
+    assert info.exception.type_name == "HostileError"
+
+
+def test_a_long_chain_and_long_args():
+    exc = ValueError("x" * 1_000_000)
+    for i in range(50):
+        new = ValueError(i)
+        new.__cause__ = exc
+        exc = new
+    assert type(errors.decode(errors.encode(raised(exc), SNAPSHOT)).exception) is ValueError
+
+
+# -- the board
+
+
+def test_the_board_starts_at_zero_and_tells_what_it_was_told():
+    b = board.Board.create()
+    assert b.see() == (0, 0, 0, 0)
+    b.cells[board.STARTED] = 5
+    b.cells[board.ITEM] = 2
+    b.cells[board.CURRENT] = 1
+    assert b.see() == (1, 5, 2, 0)
+    b.recall(7)
+    b.aim(3, 4)
+    assert (b.cells[board.RECALLED], b.cells[board.SOFT_NUMBER], b.cells[board.SOFT_ITEM]) == (7, 3, 4)
+    b.close()
+
+
+def test_a_worker_cannot_shrink_grow_or_unseal_the_board():
+    import fcntl
+
+    b = board.Board.create()
+    for size in (0, 1, 2 * mmap.PAGESIZE):
+        with pytest.raises(OSError, match="not permitted"):
+            os.ftruncate(b.fd, size)
+    with pytest.raises(OSError, match="not permitted"):
+        fcntl.fcntl(b.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    b.close()
+
+
+def test_the_board_needs_no_name():
+    b = board.Board.create()
+    assert str(Path(f"/proc/self/fd/{b.fd}").readlink()).startswith("/memfd:")
+    assert not os.get_inheritable(b.fd)
+    b.close()
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=16, max_size=16))
+def test_any_word_on_the_board_is_only_a_number(words):
+    b = board.Board.create()
+    for i, word in enumerate(words):
+        b.cells[i] = word
+    sight = b.see()
+    assert (sight.current, sight.started_ns, sight.item, sight.skipped_from) == tuple(words[:4])
+    b.close()
+
+
+def test_a_board_is_shared_with_a_forked_child():
+    b = board.Board.create()
+    child = os.fork()
+    if child == 0:
+        b.cells[board.CURRENT] = 42
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert b.see().current == 42
+    b.close()

@@ -1,0 +1,359 @@
+"""The worker's real loop against a scripted parent over a socket pair."""
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import time
+
+import pytest
+
+from billiard._wire import board as boards
+from billiard._wire import errors, frames, pickling
+from billiard._worker.loop import Loop
+from billiard._worker.settings import EX_RECYCLE, WorkerSettings
+from billiard.exceptions import PayloadError, SoftTimeLimitExceeded
+
+
+class Parent:
+    """The far side of a worker that runs the real loop in a forked child."""
+
+    def __init__(self, **settings):
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(10)
+        self.board = boards.Board.create()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 99
+            try:
+                self.sock.close()
+                status = Loop(theirs, self.board, WorkerSettings(**settings), pickling.MainSnapshot()).run()
+            except SystemExit as exc:
+                status = exc.code
+            finally:
+                os._exit(status)
+        theirs.close()
+        self.status = None
+        assert self.read()[:2] == (frames.READY, self.pid)
+
+    def _exactly(self, size):
+        data = b""
+        while len(data) < size:
+            more = self.sock.recv(size - len(data))
+            if not more:
+                raise EOFError
+            data += more
+        return data
+
+    def read(self):
+        kind, tag, number, size = frames.HEADER.unpack(self._exactly(frames.HEADER_SIZE))
+        return kind, tag, number, self._exactly(size)
+
+    def results(self, count):
+        return [(number, pickle.loads(body)) for _, _, number, body in (self.read() for _ in range(count))]
+
+    def send(self, *parts):
+        self.sock.sendall(b"".join(parts))
+
+    def wait(self):
+        if self.status is None:
+            deadline = time.monotonic() + 10
+            while True:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.status = os.waitstatus_to_exitcode(status)
+                    break
+                assert time.monotonic() < deadline, "the worker lives on"
+                time.sleep(0.002)
+        return self.status
+
+    def close(self):
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        self.sock.close()
+        self.board.close()
+
+
+@pytest.fixture
+def start():
+    parents = []
+
+    def make(**settings):
+        parents.append(Parent(**settings))
+        return parents[-1]
+
+    yield make
+    for parent in parents:
+        parent.close()
+
+
+def call(number, func, *args, kind=frames.KWCALL):
+    return frames.frame(kind, 0, number, pickle.dumps((func, args, {})))
+
+
+def function(ident, func):
+    return frames.frame(frames.FUNCTION, ident, 0, pickle.dumps(func))
+
+
+def known(number, ident, *args):
+    return frames.frame(frames.CALL, ident, number, pickle.dumps(args))
+
+
+def add(a, b):
+    return a + b
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return "slept"
+
+
+def snooze(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.001)
+    return "slept"
+
+
+def explode():
+    raise ValueError("boom")
+
+
+class Poison:
+    def __reduce__(self):
+        return explode, ()
+
+
+def allocate(megabytes):
+    block = b"x" * (megabytes << 20)
+    return len(block)
+
+
+def test_calls_are_answered_in_order(start):
+    parent = start()
+    parent.send(function(1, add), *(known(n, 1, n, 1) for n in range(1, 201)))
+    assert parent.results(200) == [(n, n + 1) for n in range(1, 201)]
+    assert parent.board.see().current == 200
+
+
+def test_every_cut_of_the_stream(start):
+    parent = start()
+    stream = function(1, add) + known(1, 1, 2, 3) + call(2, add, 4, 5)
+    for cut in range(0, len(stream), 3):
+        parent.sock.sendall(stream[:cut])
+        parent.sock.sendall(stream[cut:])
+        assert parent.results(2) == [(1, 5), (2, 9)]
+
+
+def test_the_end_of_the_stream_is_the_end(start):
+    parent = start()
+    parent.sock.shutdown(socket.SHUT_WR)
+    assert parent.wait() == 0
+
+
+@pytest.mark.parametrize("cut", [1, 10, 30])
+def test_half_a_frame_and_then_nothing(start, cut):
+    parent = start()
+    parent.send(call(1, add, 1, 2)[:cut])
+    parent.sock.shutdown(socket.SHUT_WR)
+    assert parent.wait() == 0
+    with pytest.raises(EOFError):
+        parent.read()
+
+
+def test_half_a_large_frame_and_then_nothing(start):
+    parent = start()
+    parent.send(frames.header(frames.KWCALL, 0, 1, 1 << 20), b"x" * 100_000)
+    parent.sock.shutdown(socket.SHUT_WR)
+    assert parent.wait() == 0
+
+
+def test_retire(start):
+    parent = start()
+    parent.send(call(1, add, 1, 2), frames.frame(frames.RETIRE, EX_RECYCLE, 0))
+    assert parent.results(1) == [(1, 3)]
+    assert parent.wait() == EX_RECYCLE
+
+
+def test_an_error_is_sent_and_the_next_call_runs(start):
+    parent = start()
+    parent.send(call(1, explode), call(2, add, 1, 1))
+    kind, _, number, body = parent.read()
+    assert (kind, number) == (frames.ERROR, 1)
+    assert type(errors.decode(body).exception) is ValueError
+    assert parent.results(1) == [(2, 2)]
+
+
+@pytest.mark.parametrize("form", ["carried", "known", "garbage", "unknown function"])
+def test_a_call_that_cannot_be_rebuilt(start, form):
+    parent = start()
+    parent.send(function(1, add), known(1, 1, 1, 1))
+    parent.results(1)
+    parent.send(
+        {
+            "carried": call(2, add, Poison(), 1),
+            "known": known(2, 1, Poison(), 1),
+            "garbage": frames.frame(frames.CALL, 1, 2, b"\x80\x05garbage"),
+            "unknown function": known(2, 99, 1, 1),
+        }[form],
+        known(3, 1, 2, 2),
+    )
+    kind, _, number, body = parent.read()
+    assert (kind, number) == (frames.ERROR, 2)
+    assert type(errors.decode(body).exception) is PayloadError
+    assert parent.results(1) == [(3, 4)]
+
+
+def test_maps(start):
+    parent = start()
+    parent.send(
+        function(1, add),
+        frames.frame(frames.STARMAP, 1, 1, pickle.dumps([(1, 2), (3, 4)])),
+        frames.frame(frames.MAP, 0, 2, pickle.dumps((str, [1, 2, 3]))),
+    )
+    assert parent.results(2) == [(1, [3, 7]), (2, ["1", "2", "3"])]
+    assert parent.board.see().item == 2
+
+
+def test_large_bodies_both_ways(start):
+    parent = start()
+    block = bytearray(os.urandom(1 << 20))
+    kept = []
+    pickled = pickle.dumps((block.__class__, (pickle.PickleBuffer(block),), {}), 5, buffer_callback=kept.append)
+    parts, size = frames.pack_large(pickled, [buffer.raw() for buffer in kept])
+    parent.send(frames.header(frames.KWCALL | frames.LARGE, 0, 1, size), *map(bytes, parts))
+    kind, _, number, body = parent.read()
+    assert (kind & frames.KIND, number) == (frames.RESULT, 1)
+    if kind & frames.LARGE:
+        pickled, buffers = frames.unpack_large(memoryview(body))
+        assert pickle.loads(pickled, buffers=buffers) == block
+    else:
+        assert pickle.loads(body) == block
+
+
+def test_a_recall_is_honoured_and_ended(start):
+    parent = start()
+    parent.send(function(1, nap), known(1, 1, 0.3))
+    while parent.board.see().current != 1:
+        time.sleep(0.001)
+    parent.board.recall(2)
+    parent.send(known(2, 1, 0), known(3, 1, 0))
+    assert parent.results(1) == [(1, "slept")]
+    kind, _, _, body = parent.read()
+    assert (kind, frames.read_about(body)[0]) == (frames.SKIPPED, 2)
+    assert parent.board.see().skipped_from == 2
+    parent.send(frames.frame(frames.RESUME, 0, 2), known(4, 1, 0))
+    assert parent.results(1) == [(4, "slept")]
+
+
+def test_accept(start):
+    parent = start()
+    parent.send(call(1, add, 1, 2, kind=frames.KWCALL | frames.ACCEPT))
+    kind, _, _, body = parent.read()
+    number, started_ns = frames.read_about(body)
+    assert (kind, number) == (frames.ACCEPTED, 1)
+    assert abs(started_ns / 1e9 - time.monotonic()) < 60
+    assert parent.results(1) == [(1, 3)]
+
+
+@pytest.mark.parametrize("verdict", [0, 1])
+def test_synack(start, verdict):
+    parent = start()
+    parent.send(call(1, add, 1, 2, kind=frames.KWCALL | frames.ACCEPT | frames.SYNACK))
+    assert parent.read()[0] == frames.ACCEPTED
+    # something else may come before the verdict
+    parent.send(function(1, add), frames.frame(frames.VERDICT, verdict, 1), known(2, 1, 5, 5))
+    kind, _, number, body = parent.read()
+    if verdict:
+        assert (number, pickle.loads(body)) == (1, 3)
+    else:
+        assert (kind, frames.read_about(body)[0]) == (frames.DROPPED, 1)
+    assert parent.results(1) == [(2, 10)]
+
+
+def test_forget(start):
+    parent = start()
+    parent.send(function(1, add), known(1, 1, 1, 1), frames.frame(frames.FORGET, 1, 0), known(2, 1, 1, 1))
+    assert parent.results(1) == [(1, 2)]
+    assert parent.read()[0] == frames.ERROR
+
+
+def aim_and_signal(parent, number, item=0):
+    parent.board.aim(number, item)
+    os.kill(parent.pid, signal.SIGUSR1)
+
+
+def test_a_soft_limit_hits_its_call(start):
+    parent = start()
+    parent.send(call(1, snooze, 10))
+    while parent.board.see().current != 1:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    aim_and_signal(parent, 1)
+    kind, _, number, body = parent.read()
+    assert (kind, number) == (frames.ERROR, 1)
+    assert type(errors.decode(body).exception) is SoftTimeLimitExceeded
+
+
+@pytest.mark.parametrize("aimed_at", [0, 1, 3])
+def test_a_soft_limit_for_another_call_hits_nobody(start, aimed_at):
+    parent = start()
+    parent.send(call(1, add, 1, 1))
+    parent.results(1)
+    parent.send(call(2, snooze, 0.3))
+    while parent.board.see().current != 2:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    aim_and_signal(parent, aimed_at)
+    assert parent.results(1) == [(2, "slept")]
+
+
+def test_a_thousand_soft_signals_on_an_idle_worker(start):
+    parent = start()
+    for _ in range(1000):
+        aim_and_signal(parent, 0)
+    parent.send(call(1, add, 1, 2))
+    assert parent.results(1) == [(1, 3)]
+
+
+def test_sigterm_leaves_by_system_exit(start):
+    parent = start()
+    parent.send(call(1, snooze, 10))
+    while parent.board.see().current != 1:
+        time.sleep(0.001)
+    os.kill(parent.pid, signal.SIGTERM)
+    assert parent.wait() == 128 + signal.SIGTERM
+
+
+def test_memory_makes_it_leave_after_the_call(start):
+    parent = start(max_memory_kb=30_000)
+    parent.send(call(1, add, 1, 2), call(2, allocate, 60), call(3, add, 1, 2))
+    assert parent.results(2) == [(1, 3), (2, 60 << 20)]
+    kind, _, _, body = parent.read()
+    assert (kind, frames.read_about(body)[0]) == (frames.LEAVING, 2)
+    assert parent.wait() == EX_RECYCLE
+
+
+def test_it_waits_without_waking(start):
+    parent = start()
+    parent.send(call(1, add, 1, 2))
+    parent.results(1)
+
+    def switches():
+        with open(f"/proc/{parent.pid}/status") as status:  # noqa: PTH123
+            return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+
+    time.sleep(0.1)
+    before = switches()
+    time.sleep(0.5)  # what is measured: time in which nothing happens
+    assert switches() == before
+
+
+def test_a_claim_of_terabytes_does_not_kill_the_machine(start):
+    """The parent is trusted, but a corrupted header must end in that worker's death, not in the machine's."""
+    parent = start()
+    parent.send(struct.pack("<BIQQ", frames.KWCALL, 0, 1, 1 << 50), b"x" * 1000)
+    parent.sock.shutdown(socket.SHUT_WR)
+    assert parent.wait() is not None
