@@ -135,8 +135,8 @@ class Blows:
             if limit_s is not None
         ]
         rest_s = max(min(pending) - run_s, 0.0005) if pending else NEVER_S
-        # a call behind it may be over sooner: at the earliest its own limit from now
-        behind_s = min((other.least_s for other in worker.inflight.values() if other is not job), default=NEVER_S)
+        # the next call, or the next item of this one, may be over sooner: at the earliest its own limit from now
+        behind_s = min(other.least_s for other in worker.inflight.values())
         self._timers.clear(worker, LIMIT)
         self.given_limited(worker, min(rest_s, behind_s), now)
 
