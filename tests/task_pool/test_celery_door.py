@@ -1,5 +1,6 @@
 """`billiard.celery:TaskPool` as Celery's worker makes, asks and stops it. Where Celery is not installed, that it says so."""
 
+import importlib
 import importlib.util
 import os
 import signal
@@ -7,7 +8,11 @@ import threading
 
 import pytest
 
-HAS_CELERY = importlib.util.find_spec("celery") is not None
+# not find_spec("celery"), which finds the directory of that name in tests/
+try:
+    HAS_CELERY = importlib.util.find_spec("celery.app") is not None
+except ModuleNotFoundError:
+    HAS_CELERY = False
 
 
 @pytest.mark.skipif(HAS_CELERY, reason="Celery is installed")
