@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -142,32 +143,57 @@ def test_murdered_parent_leaves_no_child(start_worker: Starter, within: Within, 
         worker.kill(family)
 
 
+# kombu 5.7 can trip over its own closed connection when the subscription for remote control is the first to notice that
+# the broker has gone; Celery then gives up. The pool has no part in it.
+KOMBU_TRIPPED = "Unrecoverable error: AttributeError(\"'NoneType' object has no attribute 'hostname'\")"
+
+
+@pytest.mark.timeout(300)
 def test_server_restart_in_the_middle(
     start_worker: Starter, within: Within, kind: PoolKind, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """The broker goes away for a second while 60 tasks are under way; over the filesystem, the result backend does."""
-    with RedisServer(tmp_path / "restarted") as server:
+    for attempt in range(3):
+        with RedisServer(tmp_path / str(attempt)) as server:
+            worker = start_worker("-c", "2", **restart_options(kind, server))
+            worker.excused = ("Couldn't ack",)  # a task begun while the broker was away: it will be delivered again
+            try:
+                with_a_restart(worker, server, within)
+            except AssertionError:
+                if KOMBU_TRIPPED not in worker.log():
+                    raise
+                worker.excused += (KOMBU_TRIPPED,)
+                worker.kill()
+                warnings.warn(f"attempt {attempt + 1}: kombu tripped over its closed connection", stacklevel=1)
+                continue
+            return
+    pytest.fail("kombu tripped three times in a row")
+
+
+def restart_options(kind: PoolKind, server: RedisServer) -> dict[str, Any]:
+    if kind.filesystem:
         # By default Celery's children give a result up at the first error of the backend.
-        options: dict[str, Any] = {"backend": server.url(1), "conf": {"result_backend_always_retry": True}}
-        if not kind.filesystem:
-            # What was taken and not acknowledged comes back when its time is up; by default that is an hour.
-            visible = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
-            options = {"broker": server.url(1), "conf": {"broker_transport_options": visible}}
-        worker = start_worker("-c", "2", **options)
-        worker.excused = ("Couldn't ack",)  # a task begun while the broker was away: it will be delivered again
-        results = [worker.send("slow", number, 0.1) for number in range(60)]
-        assert results[4].get(timeout=15) == 4
-        before = worker.pids()
-        server.restart(down_s=1.0)
-        with within("60 tasks of 0.1 s round a restart", 30):
-            for number, result in enumerate(results):
-                wait_until(lambda result=result: is_ready(result), 30, f"result {number}")
-                assert result.result == number
-        worker.connect()
-        assert worker.call("add", 1, 1) == 2
-        assert set(worker.pids()) == set(before), "no process was replaced for the broker's sake"
-        assert worker.complaints() == []
-        worker.stop()
+        return {"backend": server.url(1), "conf": {"result_backend_always_retry": True}}
+    # What was taken and not acknowledged comes back when its time is up; by default that is an hour.
+    visible = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    return {"broker": server.url(1), "conf": {"broker_transport_options": visible}}
+
+
+def with_a_restart(worker: LiveWorker, server: RedisServer, within: Within) -> None:
+    results = [worker.send("slow", number, 0.1) for number in range(60)]
+    assert results[4].get(timeout=15) == 4
+    before = set(worker.visible_pids())
+    assert len(before) == 2
+    server.restart(down_s=1.0)
+    with within("60 tasks of 0.1 s round a restart", 30):
+        for number, result in enumerate(results):
+            wait_until(lambda result=result: is_ready(result), 30, f"result {number}")
+            assert result.result == number
+    worker.connect()
+    assert worker.call("add", 1, 1) == 2
+    assert set(worker.visible_pids()) == before, "no process was replaced for the broker's sake"
+    assert worker.complaints() == []
+    worker.stop()
 
 
 def is_ready(result: Any) -> bool:

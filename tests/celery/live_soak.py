@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from workers import LiveWorker, alive
+from workers import LiveWorker
 
 TASK_S = 0.005
 MOST_RSS_GROWTH_MB = 20.0
@@ -36,7 +36,7 @@ class Murderer(threading.Thread):
     def run(self) -> None:
         try:
             while not self.done.wait(self.every_s):
-                victims = [process.pid for process in alive(self.worker.family()) if is_pool_process(process)]
+                victims = self.worker.visible_pids()
                 if victims:
                     self.worker.murder(self.random.choice(victims), signal.SIGKILL)
                     self.kills += 1
@@ -44,13 +44,6 @@ class Murderer(threading.Thread):
             pass
         except BaseException as exc:
             self.error = exc
-
-
-def is_pool_process(process: psutil.Process) -> bool:
-    try:
-        return "PoolWorker" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.timeout(1800)
