@@ -9,6 +9,8 @@ of workers and jobs it asks of `_core.fates`, like the engine.
     staff.py     life of its workers: start, watch, bury, replace   handlers.py  results, limits, and their old names
     results.py   what callers hold                                  locks.py     the bounded semaphore
 
+Beside the guests, and staying when they go: ``task_pool*.py``, the engine as `billiard.celery:TaskPool` needs it.
+
 Frozen names, and who uses them (A: ``celery.concurrency.asynpool``, P: its ``prefork``, W: the rest of Celery's worker,
 T: Celery's unit tests, B: programs written for billiard 4):
 
