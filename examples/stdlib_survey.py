@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 import sysconfig
 import time
@@ -211,14 +212,11 @@ def survey_disturbed(files: list[Path], processes: int, limit_s: float) -> Outco
 
 
 def murder_one(workers: dict[int, Any], spared: list[int]) -> bool:
-    """Kill a worker the way an operator or the kernel's OOM killer would; False if there is none just now."""
+    """Have a worker killed by another program, as an operator or the OOM killer would; False if there is none just now."""
     for victim in [worker for pid, worker in workers.copy().items() if pid not in spared]:
-        try:
-            os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:  # it has just gone, and we are not told yet
-            continue
-        print(f"  (killed worker {victim} from outside)", flush=True)
-        return True
+        if subprocess.run(["sh", "-c", f"kill -KILL {victim}"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            print(f"  (killed worker {victim} from outside)", flush=True)
+            return True  # else it has just gone, and we are not told yet
     return False
 
 
