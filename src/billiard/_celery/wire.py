@@ -18,6 +18,7 @@ import pickle
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from billiard._wire.unsendable import MaybeEncodingError as MaybeEncodingError
 from billiard.einfo import ExceptionInfo
 
 ACK = 0
@@ -33,37 +34,6 @@ MAX_MESSAGE_BYTES = 0x7FFFFFFF
 _SMALL_BYTES = 1 << 24
 
 _NUMBERS = frozenset({type(None), bool, int, float})
-
-
-class MaybeEncodingError(Exception):
-    """A result could not be sent: it does not pickle, or cannot be rebuilt. Holds texts, which always travel."""
-
-    def __init__(self, exc: object, value: object) -> None:
-        self.exc = _text(exc)
-        self.value = _text(value)
-        super().__init__(self.exc, self.value)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self}>"
-
-    def __str__(self) -> str:
-        return f"Error sending result: '{self.value!r}'. Reason: '{self.exc!r}'."
-
-    def __reduce__(self) -> Any:
-        return _rebuild_encoding_error, (type(self), self.exc, self.value)
-
-
-def _rebuild_encoding_error(kind: type[MaybeEncodingError], exc: str, value: str) -> MaybeEncodingError:
-    error = kind.__new__(kind, exc, value)
-    error.exc, error.value = exc, value
-    return error
-
-
-def _text(thing: object) -> str:
-    try:
-        return repr(thing)
-    except Exception as exc:  # a broken __repr__ must not replace the error it was to explain
-        return f"<{type(thing).__name__}, whose repr raised {type(exc).__name__}>"
 
 
 def failure(exc: BaseException) -> ExceptionInfo:

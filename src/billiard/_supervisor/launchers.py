@@ -28,7 +28,7 @@ EXITED: Final = "exited"
 NOT_STARTED: Final = "not started"
 ALL_LOST: Final = "all lost"  # the launcher itself died, and all its workers with it
 
-Event = tuple[str, int, int]
+Event = tuple[str, int, Any]
 Watch = Callable[[int], None]
 
 
@@ -248,10 +248,15 @@ class ContextLauncher:
         if ident is None:
             return []
         process = self._processes[ident]
-        # readable means exited, but the status may come by another way (the fork server's pipe) a moment later
-        status = process._popen.wait(timeout=1.0)
+        # Not `wait(timeout)`: for a spawned process that looks at the sentinel first, which a surviving grandchild keeps
+        # open, and the worker's death would never be seen.
+        status = process._popen.poll()
+        if status is None and self.method == "forkserver":
+            # readable means exited, but the status comes by another way, the fork server's pipe, a moment later
+            status = process._popen.wait(timeout=1.0)
         if status is None:
-            return []
+            # reaped by someone who waits for any child: how it ended is not known, that it ended is
+            return [(EXITED, ident, None)] if fd != process.sentinel else []
         return [(EXITED, ident, status if status < 256 else status - 256)]
 
     def applied(self, count: int) -> None:

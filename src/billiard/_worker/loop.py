@@ -156,9 +156,9 @@ class Loop:
 
     def _unsendable(self, exc: BaseException, value: Any) -> bytes:
         # imported here: it is the rare case, and the pool's module is not small
-        from .._wire.unsendable import MaybeEncodingError
+        from .._wire.unsendable import MaybeEncodingError, Shown
 
-        error = MaybeEncodingError(exc, errors.safe_repr(value))
+        error = MaybeEncodingError(exc, Shown(errors.safe_repr(value)))
         error.__cause__ = exc
         return errors.encode(error, self._snapshot)
 
