@@ -1,0 +1,149 @@
+"""What goes wrong in a worker, and where. Importable, so that spawned workers find it."""
+
+import ctypes
+import faulthandler
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+HANG_S = 60
+
+
+def note(path, text):
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, f"{text}\n".encode())
+    os.close(fd)
+
+
+def noted(path):
+    return Path(path).read_text().split() if Path(path).exists() else []
+
+
+def _grandchild():
+    if os.fork() == 0:
+        time.sleep(HANG_S)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ignore_term():
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = time.monotonic() + HANG_S
+    while time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _memory():
+    raise MemoryError("no room")
+
+
+def _unpicklable():
+    raise Untravelled("here")
+
+
+class Untravelled(Exception):  # noqa: N818 - a name that says it
+    def __reduce__(self):
+        raise RuntimeError("I will not travel")
+
+
+BLOWS = {
+    "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "SIGSEGV": lambda: (faulthandler.disable(), os.kill(os.getpid(), signal.SIGSEGV)),
+    "SIGSTOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "os._exit": lambda: os._exit(7),
+    "MemoryError": _memory,
+    "unpicklable": _unpicklable,
+    "GIL held": lambda: ctypes.PyDLL(None).sleep(HANG_S),
+    "SIGTERM ignored": _ignore_term,
+    "surviving grandchild": _grandchild,
+}
+
+
+def strike(blow):
+    BLOWS[blow]()
+
+
+def strike_later(blow, after_s):
+    def run():
+        time.sleep(after_s)
+        strike(blow)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+class Item:
+    """An argument that may strike as it is rebuilt."""
+
+    def __init__(self, log, index, point=None, blow=None):
+        self.log, self.index, self.point, self.blow = log, index, point, blow
+
+    def __reduce__(self):
+        return rebuild, (self.log, self.index, self.point, self.blow)
+
+
+def rebuild(log, index, point, blow):
+    if point == "before start":
+        strike(blow)
+    return Item(log, index, point, blow)
+
+
+class StrikesAsPickled:
+    def __init__(self, blow):
+        self.blow = blow
+
+    def __reduce__(self):
+        strike(self.blow)
+        return int, ()
+
+
+def run(item):
+    """The task of a cell: note that it ran, and strike if this is the guilty one."""
+    note(item.log, item.index)
+    if item.point == "in the task":
+        strike(item.blow)
+    elif item.point == "before the result":
+        return StrikesAsPickled(item.blow)
+    elif item.point == "mid-result":
+        strike_later(item.blow, 0.01)
+        return bytearray(1 << 26)
+    elif item.point == "after the result":
+        strike_later(item.blow, 0.05)
+    return item.index
+
+
+def initializer(point, blow, log):
+    if point == "in the initializer" and not noted(log + ".struck"):
+        note(log + ".struck", os.getpid())
+        strike(blow)
+
+
+class AtExit:
+    """An on_process_exit that strikes, in the first worker to leave."""
+
+    def __init__(self, blow, log):
+        self.blow, self.log = blow, log
+
+    def __call__(self, pid, exitcode):
+        if not noted(self.log + ".struck"):
+            note(self.log + ".struck", pid)
+            strike(self.blow)
+
+
+def identify(_=None):
+    return os.getpid()
+
+
+def nap(seconds, value=None):
+    time.sleep(seconds)
+    return value
+
+
+def echo(x):
+    return x
+
+
+def add(a, b=0):
+    return a + b
