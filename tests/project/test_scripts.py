@@ -26,6 +26,11 @@ def test_the_readme_names_the_command(command):
     assert f"```sh\n{command}\n```" in (ROOT / "README.md").read_text()
 
 
+def test_the_readme_shows_the_last_measured_faults():
+    command = [sys.executable, str(ROOT / "tools" / "readme.py"), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0, "run python tools/readme.py"
+
+
 def test_groups_are_resolved_with_what_they_include():
     groups = {"a": ["x>=1", {"include-group": "b"}], "b": ["y"]}
     assert env.requirements(groups, "a") == ["x>=1", "y"]
