@@ -230,7 +230,7 @@ class Life(World):
             process.wake += for_s
             process.paused_s += for_s
         self.now += for_s
-        self.core.blows.excuse(list(self.core.staff.workers.values()), for_s)
+        self.core.blows.excuse(self.now, for_s)
 
     def _bomb(self) -> None:
         self.driver.bomb = self.rng.randint(1, 30)

@@ -710,8 +710,8 @@ class TestLimits:
         bench = Bench()
         bench.submit(job(hard_s=1.0))
         bench.board.on(1)
-        bench.core.blows.excuse(bench.workers, 5.0)
-        bench.core.blows.excuse(bench.workers, 4.0)
+        bench.core.blows.excuse(5.0, 5.0)
+        bench.core.blows.excuse(9.0, 4.0)
         bench.run_timers(9.5)
         assert bench.board.recalled == []
         bench.run_timers(10.0)

@@ -54,6 +54,7 @@ class Blows:
         self._dispatch = dispatch
         self._timers = timers
         self.orders: deque[tuple[str, Worker, int]] = deque()
+        self._suspensions: deque[tuple[float, float]] = deque(maxlen=256)  # from, until
         self.doomed: Callable[[], None] = _nothing  # told when a worker is struck: it needs a replacement
         self.notices: deque[tuple[str, Any, Any]] = deque()
 
@@ -71,13 +72,9 @@ class Blows:
         if now + least_s < worker.due.get(LIMIT, NEVER_S):
             self._timers.set(worker, LIMIT, now + least_s)
 
-    def excuse(self, workers: list[Worker], slept_s: float) -> None:
-        """Nobody could run for `slept_s` (the machine was suspended): it does not count as running time."""
-        for worker in workers:
-            if worker.board is not None and worker.inflight:
-                sight = worker.board.see()
-                before = worker.excused[2] if worker.excused[:2] == (sight.current, sight.item) else 0.0
-                worker.excused = (sight.current, sight.item, before + slept_s)
+    def excuse(self, until: float, slept_s: float) -> None:
+        """Nobody could run for `slept_s` before `until` (the machine was suspended): it does not count as running time."""
+        self._suspensions.append((until - slept_s, until))
 
     # -- what the timers say (the driver has read all that the worker sent)
 
@@ -118,7 +115,7 @@ class Blows:
             # between two calls, or on one without limits: the earliest that anything can be over is a full limit away
             self.given_limited_again(worker, now)
             return
-        run_s = self.run_time(worker, sight, now)
+        run_s = self.run_time(sight, now)
         if job.hard_s is not None and run_s >= job.hard_s:
             self.strike(worker, Blow(sight.current, sight.item, SIGKILL, Cause.TIME_LIMIT, job.hard_s), now)
             return
@@ -144,10 +141,12 @@ class Blows:
         self._timers.clear(worker, LIMIT)
         self.given_limited(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
 
-    def run_time(self, worker: Worker, sight: Sight, now: float) -> float:
-        """For how long `worker` has been on its present call (its present item of a chunk)."""
-        excused = worker.excused[2] if worker.excused[:2] == (sight.current, sight.item) else 0.0
-        return now - sight.started_ns / 1e9 - excused
+    def run_time(self, sight: Sight, now: float) -> float:
+        """For how long the call that was seen (the item of a chunk) has been running."""
+        started = sight.started_ns / 1e9
+        # by time and not by call: a worker may have been between its stores of STARTED and of CURRENT
+        excused_s = sum(until - max(since, started) for since, until in self._suspensions if until > started)
+        return now - started - excused_s
 
     def rearm(self, worker: Worker, number: int) -> None:
         """The worker says that the soft limit of call `number` was swallowed."""
@@ -206,7 +205,7 @@ class Blows:
             return
         moved_on = blow.number and (sight.current != blow.number or blow.number not in worker.inflight)
         # another item of the chunk may run by now, or the wait for a verdict may just have ended
-        in_time = blow.limit_s is not None and self.run_time(worker, sight, now) < blow.limit_s
+        in_time = blow.limit_s is not None and self.run_time(sight, now) < blow.limit_s
         if moved_on or in_time:
             self._missed(worker, sight.current, now)
         else:

@@ -265,7 +265,7 @@ class Staff:
         blow: Blow | None = worker.blow
         if blow is not None and blow.struck and blow.number in (0, job.number):
             cause, limit_s = blow.cause, blow.limit_s
-        return Fate(cause, worker, status, True, self._blows.run_time(worker, sight, now), sight.item, limit_s)
+        return Fate(cause, worker, status, True, self._blows.run_time(sight, now), sight.item, limit_s)
 
     # -- the pool's end
 

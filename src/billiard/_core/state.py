@@ -121,7 +121,6 @@ class Worker:
         "blow",
         "board",
         "due",
-        "excused",
         "hands",
         "held_to",
         "ident",
@@ -159,7 +158,6 @@ class Worker:
         self.since = 1  # calls from this number on follow the latest RESUME; earlier ones may still be being skipped
         self.blow: Blow | None = None
         self.soft_sent = (0, 0)
-        self.excused: tuple[int, int, float] = (0, 0, 0.0)  # (number, item): seconds in which nobody could run
         self.stalled_at = 0  # the call it was on when a stall was last looked for ...
         self.held_to = 0  # ... and the first number that it did not hold then
         self.leaving_from: int | None = None  # it said that it runs nothing after this number

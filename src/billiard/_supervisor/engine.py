@@ -254,7 +254,7 @@ class Engine:
         if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
             # the machine, or we and our workers, stood still: nobody could run in that time
             with self._crank:
-                self.core.blows.excuse(list(self.core.staff.workers.values()), late)
+                self.core.blows.excuse(time.monotonic(), late)
         return events
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
