@@ -160,10 +160,10 @@ def test_server_restart_in_the_middle(
             try:
                 with_a_restart(worker, server, within)
             except AssertionError:
+                worker.kill()  # before its server goes for good, which would be one more story in its log
                 if KOMBU_TRIPPED not in worker.log():
                     raise
-                worker.excused += (KOMBU_TRIPPED,)
-                worker.kill()
+                worker.complained = True
                 warnings.warn(f"attempt {attempt + 1}: kombu tripped over its closed connection", stacklevel=1)
                 continue
             return
@@ -185,10 +185,16 @@ def with_a_restart(worker: LiveWorker, server: RedisServer, within: Within) -> N
     before = set(worker.visible_pids())
     assert len(before) == 2
     server.restart(down_s=1.0)
+    # One message may vanish on its way: Redis has popped it, and kombu's BRPOP never reads the answer. What the worker
+    # has received is the pool's to finish, all of it.
+    most_vanished = 0 if worker.kind.filesystem else 1
     with within("60 tasks of 0.1 s round a restart", 30):
-        for number, result in enumerate(results):
-            wait_until(lambda result=result: is_ready(result), 30, f"result {number}")
-            assert result.result == number
+        wait_until(lambda: len(unfinished(results)) <= most_vanished, 40, "the results")
+        wait_until(lambda: not taken(worker, unfinished(results)), 5, "all that was received has its result")
+    vanished = unfinished(results)
+    assert [result.result for result in results if result not in vanished] == [
+        number for number, result in enumerate(results) if result not in vanished
+    ]
     worker.connect()
     assert worker.call("add", 1, 1) == 2
     assert set(worker.visible_pids()) == before, "no process was replaced for the broker's sake"
@@ -196,9 +202,18 @@ def with_a_restart(worker: LiveWorker, server: RedisServer, within: Within) -> N
     worker.stop()
 
 
-def is_ready(result: Any) -> bool:
+def taken(worker: LiveWorker, results: list[Any]) -> list[Any]:
+    log = worker.log()
+    return [result for result in results if f"[{result.id}] received" in log]
+
+
+def unfinished(results: list[Any]) -> list[Any]:
     """Ask the backend, not the subscription: the client's own may have been lost with the server."""
-    try:
-        return bool(result.backend.get_task_meta(result.id, cache=False)["status"] == "SUCCESS")
-    except OSError:
-        return False
+    left = []
+    for result in results:
+        try:
+            if result.backend.get_task_meta(result.id, cache=False)["status"] != "SUCCESS":
+                left.append(result)
+        except OSError:
+            left.append(result)
+    return left
