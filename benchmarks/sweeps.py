@@ -108,6 +108,8 @@ def main() -> int:
     where = envs.cache_dir() / "quick" if options.quick else rows.results_dir()
     kept = where / "sweeps.json"
     curves = json.loads(kept.read_text())["curves"] if kept.exists() else {}
+    where.mkdir(parents=True, exist_ok=True)
+    versions = {k: v for e in ("ours", "billiard4", "peers") for k, v in envs.versions_in(e).items()}
     for curve, name, x, work, params, limit_s in cases(options.quick):
         if options.only not in curve or (options.libraries and name not in options.libraries.split(",")):
             continue
@@ -117,9 +119,8 @@ def main() -> int:
         points[str(x)] = outcome.value if outcome.state == "ok" else {"failed": outcome.detail}
         if outcome.state != "ok":
             rows.say(f"  {outcome.state}: {outcome.detail}")
-    where.mkdir(parents=True, exist_ok=True)
-    versions = {k: v for e in ("ours", "billiard4", "peers") for k, v in envs.versions_in(e).items()}
-    kept.write_text(json.dumps({"machine": envs.machine(), "versions": versions, "curves": curves}) + "\n")
+        # after each point: a run that is cut short has still drawn its part of the curves
+        kept.write_text(json.dumps({"machine": envs.machine(), "versions": versions, "curves": curves}) + "\n")
     print(f"kept {', '.join(f'{c}: {len(p)} libraries' for c, p in curves.items())}")
     return 0
 
