@@ -7,7 +7,6 @@ producer down, and an input that raises raises in the caller.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -38,7 +37,8 @@ class IMapIterator:
         self._input: Iterator[Chunk] | None = None
         self._input_error: BaseException | None = None
         self._pending = 0  # chunks submitted and not fetched
-        self._values: Iterator[Any] = iter(())
+        self._low = 0  # so few pending: take more of the input
+        self._values: Iterator[Any] | None = None  # what is left of the chunk fetched last
         self._queue: deque[Chunk] = deque()
 
     def begin(self, chunks: Iterator[Chunk]) -> None:
@@ -58,21 +58,24 @@ class IMapIterator:
         Raises StopIteration at the end, `billiard.TimeoutError` after `timeout` seconds, and what the call raised; after
         an error the iteration goes on behind the failed item (with `chunksize` > 1: behind its chunk).
         """
-        for value in self._values:
-            return value
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if self._input is not None and self._pending <= self._bound() // 2:
+        if self._values is not None:
+            for value in self._values:
+                return value
+            self._values = None
+        if self._pending <= self._low:
             self._advance()
         if not self._pending:
             error, self._input_error = self._input_error, None
             raise StopIteration if error is None else error
-        chunk = self._fetch(None if deadline is None else deadline - time.monotonic())
+        chunk = self._fetch(timeout)
         if chunk is None:
             raise TimeoutError(f"no result within {timeout}s")
         self._pending -= 1
         if not chunk.resolve():
             raise chunk.body.exception
-        values = iter(chunk.values())
+        if chunk.is_one_item:
+            return chunk.body
+        values = iter(chunk.body)
         self._values = values
         return next(values)
 
@@ -83,6 +86,7 @@ class IMapIterator:
 
     def _advance(self) -> None:
         bound = self._bound()
+        self._low = bound // 2 if self._input is not None else -1
         while self._input is not None and self._pending < bound:
             try:
                 chunk = next(self._input)

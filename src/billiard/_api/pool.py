@@ -353,9 +353,7 @@ class Pool:
             raise
         for chunk in chunks:
             result.add(chunk)
-        submit = self._engine.submit
-        for chunk in chunks:
-            submit(chunk)
+        self._engine.submit_all(chunks)
         result.complete()
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from . import outcome
 if TYPE_CHECKING:
     from .pool import Pool
 
+_loads = pickle.loads
 job_counter = itertools.count()
 
 
@@ -239,10 +241,10 @@ class Chunk(Job):
             item = self.first + self.body.item
         return outcome.resolve(self, self.group._func, self.group._job, item)
 
-    def values(self) -> list[Any]:
-        """What the function returned, one for each item; call it only when `resolve` said True."""
-        body = self.body
-        return [body] if self.kind & frames.KIND == frames.CALL else body
+    @property
+    def is_one_item(self) -> bool:
+        """Whether it was sent as a plain call: the body is then the value, and not a list of values."""
+        return self.kind & frames.KIND == frames.CALL
 
     def handle_timeout(self, soft: bool = False) -> None:
         """Maps have no timeout callback."""
@@ -290,10 +292,20 @@ class MapResult(Handle):
             return self.state == outcome.VALUE
         values: list[Any] = []
         for chunk in self._chunks:
+            if chunk.state == frames.RESULT and chunk.kind == frames.CALL:
+                # one plain value, the usual case with chunksize=1, at half the price; what fails is told below
+                try:
+                    values.append(_loads(chunk.body))
+                    continue
+                except Exception:
+                    pass
             if not chunk.resolve():
                 self.body, self.state = chunk.body, outcome.FAILURE
                 break
-            values += chunk.values()
+            if chunk.is_one_item:
+                values.append(chunk.body)
+            else:
+                values += chunk.body
         else:
             self.body, self.state = values, outcome.VALUE
         self._chunks = []

@@ -22,7 +22,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from .._core import blows as core_blows
@@ -165,6 +165,13 @@ class Engine:
             else:
                 self.kick()
         elif self.core.staff.standing:
+            self.wake()
+
+    def submit_all(self, jobs: Iterable[Job]) -> None:
+        """Take many jobs over at once."""
+        self.core.dispatch.backlog.extend(jobs)
+        self.kick()
+        if self.core.staff.standing:
             self.wake()
 
     def kick(self) -> None:
