@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 
-
 class _Announcement:
     """One call of user code. Once: a batch that was handed over and not yet struck off is handed over again."""
 

@@ -26,6 +26,7 @@ _BUFFER_SIZE = 1 << 16
 _TRUSTED_SIZE = 1 << 24
 _SMALL_RESULT = 1 << 12  # up to here header and body are copied together; above, sendmsg gathers them
 _MAX_TAG = 0xFFFFFFFF
+_NOT_YET = 1 << 63  # a time that never comes
 
 _Frame = tuple[int, int, int, Any]
 
@@ -95,7 +96,7 @@ class Loop:
             value = reply = None
             try:
                 soft.running = number
-                if kind == 1 and tag in functions:  # noqa: SIM108 - frames.CALL; the hot path comes first
+                if kind == 1 and tag in functions:  # frames.CALL; the hot path comes first
                     payload = loads(body)
                     value = functions[tag](*payload)
                 else:
@@ -164,13 +165,14 @@ class Loop:
 
     def _accept(self, kind: int, number: int, started_ns: int, stream: Iterator[_Frame]) -> bool:
         """Say that this call was taken; with SYNACK wait for the verdict. Whether to run it."""
+        if kind & frames.SYNACK:
+            self._cells[STARTED] = _NOT_YET  # the wait is not running time
         self._sock.sendall(frames.about(frames.ACCEPTED, number, started_ns))
         if not kind & frames.SYNACK:
             return True
         for answer, tag, of, body in stream:
             if answer == frames.VERDICT and of == number:
                 if tag:
-                    # the wait was not running time
                     self._cells[STARTED] = time.monotonic_ns()
                     return True
                 self._sock.sendall(frames.about(frames.DROPPED, number))
