@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.core.world import (
+    ACCEPT_FLAG,
+    GRACE_S,
+    NEVER,
+    SIGKILL,
+    SIGTERM,
+    SYNACK_FLAG,
+    CoreBomb,
+    Interrupted,
+    Process,
+    SimJob,
+    Violation,
+    World,
+)  # fmt: skip
+
 from billiard._core.fates import EX_RECYCLE
 from billiard._core.staff import Standing
 from billiard._core.state import PENDING, Blow, Cause, Phase
-from tests.core.world import (
-    ACCEPT_FLAG, GRACE_S, NEVER, SIGKILL, SIGTERM, SYNACK_FLAG, CoreBomb, Interrupted, Process, SimJob, Violation, World,
-)  # fmt: skip
 
 MAX_TURNS = 20_000
 
@@ -118,8 +130,8 @@ class Life(World):
             job.waiting_since = self.now - self.lag_s
             if self.log is not None:
                 self.note(
-                    f"submit {job}: {job.duration_s * 1e3:.3f} ms x {job.items or 1}, function {job.function_id}, size {job.size},"
-                    f" soft {job.soft_s}, hard {job.hard_s}, murderer {job.murderer}, poison {job.poison}"
+                    f"submit {job}: {job.duration_s * 1e3:.3f} ms x {job.items or 1}, function {job.function_id},"
+                    f" size {job.size}, soft {job.soft_s}, hard {job.hard_s}, murderer {job.murderer}, poison {job.poison}"
                 )
             dispatch = self.core.dispatch
             self.jobs.append(job)
@@ -273,7 +285,6 @@ class Life(World):
         if not self._drive(self.now + GRACE_S, self._at_rest):
             waiting = [(job, job.holder) for job in self.unended]
             raise Violation(f"no rest: {waiting} wait, {list(self.core.staff.workers.values())}, size {self.core.staff.size}")
-        staff = self.core.staff
         # an idle pool wakes nobody, in the end: what is left on the heap comes up once and is gone
         before = self.driver.turns
         self._drive(self.now + 2 * 3600.0, lambda: not len(self.core.timers))

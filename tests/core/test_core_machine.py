@@ -63,7 +63,12 @@ class CoreMachine(RuleBasedStateMachine):
             queue.clear()
             queue.extend(kept)
 
-    @rule(target=jobs, function_id=st.integers(0, 2), size=st.sampled_from([10, 70_000]), hard_s=st.sampled_from([None, 0.01, 5.0]))
+    @rule(
+        target=jobs,
+        function_id=st.integers(0, 2),
+        size=st.sampled_from([10, 70_000]),
+        hard_s=st.sampled_from([None, 0.01, 5.0]),
+    )
     def submit(self, function_id, size, hard_s):
         job = Job()
         job.function_id, job.size, job.watched = function_id, size, True
@@ -108,7 +113,7 @@ class CoreMachine(RuleBasedStateMachine):
         if worker is None or worker.phase is Phase.GONE:
             return
         page = self.pages[worker]
-        if page.current in worker.inflight and not page.skipped_from == page.current:
+        if page.current in worker.inflight and page.skipped_from != page.current:
             job = worker.inflight[page.current]
             for _ in range(2):  # told twice after an interruption
                 self.core.dispatch.results(worker, [(RESULT, run_us, page.current, b"")])

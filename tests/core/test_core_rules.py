@@ -7,7 +7,7 @@ import pytest
 from billiard._core import blows as core_blows
 from billiard._core import fates
 from billiard._core import staff as core_staff
-from billiard._core.blows import FENCE, FENCE_S, LIMIT, MARK, SIGKILL, STALL, STALL_S, TERM_GRACE_S
+from billiard._core.blows import FENCE, FENCE_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
 from billiard._core.core import Core
 from billiard._core.dispatch import ALONE_FROM, MAX_WINDOW_BYTES, REST_US, SLOW_TURNS_US, Dispatch
 from billiard._core.fates import EX_OK, EX_RECYCLE, Ending

@@ -1,6 +1,7 @@
 """Many lives of a pool, each different, and those that once showed a fault.
 
-BILLIARD_LIVES sets how many (default 1,500), BILLIARD_SEED which; `python -m tests.core.simulate --lives 100000` is the long form.
+BILLIARD_LIVES sets how many (default 1,500), BILLIARD_SEED which.
+The long form is `python -m tests.core.simulate --lives 100000`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import os
 
 import pytest
-
 from tests.core import mutate, simulate
 from tests.core.life import Life
 from tests.core.world import CoreBomb, Interrupted, Violation

@@ -35,7 +35,18 @@ from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, Standing
 from billiard._core.state import FATE, PENDING, Cause, Job, Phase, Worker
 from billiard._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_ITEM, SOFT_NUMBER, STARTED, Board
 from billiard._wire.frames import (
-    ACCEPTED, CALL, DROPPED, ERROR, LEAVING, READY, REARM, RESULT, RESUME, RETIRE, SKIPPED, VERDICT,
+    ACCEPTED,
+    CALL,
+    DROPPED,
+    ERROR,
+    LEAVING,
+    READY,
+    REARM,
+    RESULT,
+    RESUME,
+    RETIRE,
+    SKIPPED,
+    VERDICT,
 )  # fmt: skip
 
 NEVER = float("inf")
@@ -50,7 +61,7 @@ SYNACK_FLAG, ACCEPT_FLAG = 2, 1
 _CELLS = {RECALLED: "recalled", SOFT_NUMBER: "soft number", SOFT_ITEM: "soft item"}
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - it is one, and not an error of the simulation
     """A promise was broken."""
 
 
@@ -249,7 +260,7 @@ class Process:
         self.idle_since = None
         self.world.driver.flush_wanted(self)
 
-    def _life(self) -> Iterator[float]:  # noqa: C901 - one loop, as in the original
+    def _life(self) -> Iterator[float]:
         world, rng = self.world, self.world.rng
         delay = world.delay
         yield world.start_s()
@@ -300,6 +311,9 @@ class Process:
                     job.let_be[self.ident] = number
                 continue
             if job.accept:
+                if job.accept & SYNACK_FLAG:
+                    self.store(STARTED, 1 << 63)
+                    yield delay()
                 self.send(ACCEPTED, 0, 0, (number, int(started * 1e9)))
                 yield delay()
                 if job.accept & SYNACK_FLAG:
@@ -1139,11 +1153,10 @@ class World:
         for process in self.processes:
             job = process.running
             worker = process.worker
-            if job is not None:
-                if job.hard_s is not None and worker.phase is not Phase.DOOMED:
-                    over_s = now - process.run_from - process.paused_s - job.hard_s - (self.lag_s - process.run_lag_s)
-                    if over_s > LIMIT_LATE_S:
-                        raise Violation(f"{job} runs {over_s * 1e3} ms over its limit")
+            if job is not None and job.hard_s is not None and worker.phase is not Phase.DOOMED:
+                over_s = now - process.run_from - process.paused_s - job.hard_s - (self.lag_s - process.run_lag_s)
+                if over_s > LIMIT_LATE_S:
+                    raise Violation(f"{job} runs {over_s * 1e3} ms over its limit")
             if process.idle_since is not None and not process.inbox and worker.phase is Phase.UP and worker.seated:
                 if process.seated_at is None:
                     process.seated_at = now - self.lag_s

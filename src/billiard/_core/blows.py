@@ -146,7 +146,7 @@ class Blows:
         started = sight.started_ns / 1e9
         # by time and not by call: a worker may have been between its stores of STARTED and of CURRENT
         excused_s = sum(until - max(since, started) for since, until in self._suspensions if until > started)
-        return now - started - excused_s
+        return max(0.0, now - started - excused_s)  # a call that waits for its verdict starts in the far future
 
     def rearm(self, worker: Worker, number: int) -> None:
         """The worker says that the soft limit of call `number` was swallowed."""
