@@ -1103,8 +1103,7 @@ class World:
             raise Violation(f"nobody wanted {job} to end")
 
     def _may_break(self, cause: Cause) -> bool:
-        standing = self.core.staff.standing
-        if standing is not Standing.BROKEN:
+        if self.core.staff.broken_by is None:
             return False
         if cause is Cause.RESTARTS:
             return self.max_restarts is not None and self.unbidden_deaths > self.max_restarts
