@@ -104,7 +104,7 @@ def task_length(plt, results, out):
     )
     top = max(p["rate"] for pts in results["sweeps"]["curves"]["length"].values() for p in pts.values() if "rate" in p)
     axis.set(
-        xscale="log", yscale="log", xlabel="CPU time of one task, µs", ylabel="tasks per second", ylim=(10, 2 * top)
+        xscale="log", yscale="log", xlabel="CPU time of one task, µs", ylabel="tasks per second", ylim=(2, 2 * top)
     )
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
