@@ -36,11 +36,11 @@ _HOMES = {
     ),
     "._core.fates": "EX_FAILURE EX_OK EX_RECYCLE",
     ".common": "human_status pickle_loads reset_signals restart_state",
-    ".einfo": "ExceptionInfo",
+    ".einfo": "ExceptionInfo RemoteTraceback",
     ".exceptions": (
         "CoroStop RestartFreqExceeded SoftTimeLimitExceeded Terminated TimeLimitExceeded TimeoutError WorkerLostError"
     ),
-    "multiprocessing.pool": "ThreadPool",
+    "._stdlib.thread_pool": "ThreadPool",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
