@@ -323,6 +323,33 @@ class TestWindow:
         assert bench.worker in bench.core.dispatch.idle
 
 
+    def test_an_end_is_kept_when_the_same_result_is_told_again(self):
+        bench = Bench()
+        only = bench.submit(job())
+        only.body, only.state = "fate", FATE
+        bench.result(bench.worker, 1)
+        assert (only.body, only.state) == ("fate", FATE)
+
+    def test_what_the_user_wants_ended_is_not_given_out(self):
+        bench = Bench()
+        unwanted = job()
+        unwanted.terminate_signal = 15  # an exception came between this and its end
+        bench.submit(unwanted)
+        assert (unwanted.holder, unwanted.body.cause) == (None, Cause.TERMINATED)
+
+    def test_numbers_after_a_resume_lie_beyond_the_recall(self):
+        bench = Bench()
+        bench.submit(job(), job())
+        worker = bench.worker
+        bench.board.on(1)
+        bench.core.blows.recall(worker, 2, 0.0)  # the next number to be given
+        bench.fence(0.0)
+        bench.result(worker, 1)
+        bench.core.decide(1.0)
+        assert list(worker.inflight) == [3]
+        assert worker.since == 3
+
+
 class TestSeats:
     def test_a_replacement_waits_for_the_seat_of_the_one_that_leaves(self):
         bench = Bench(1, max_tasks_per_child=1)
