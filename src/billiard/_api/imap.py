@@ -15,7 +15,7 @@ from ..exceptions import TimeoutError
 from .results import Chunk, job_counter
 
 if TYPE_CHECKING:
-    from .pool import Pool
+    from .submitting import Submitting
 
 AHEAD_S: Final = 0.020  # so much work is kept under way for each worker
 AHEAD_MIN: Final = 4  # chunks for each worker
@@ -27,7 +27,7 @@ class IMapIterator:
 
     _job: int
 
-    def __init__(self, pool: Pool, func: Any, function_id: int, forget: int) -> None:
+    def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int) -> None:
         """`forget`: number of a function that travels for this iteration alone, or 0."""
         self._forget = forget
         self._pool = pool

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import pickle
 import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from multiprocessing import util
 from typing import Any, Final
 
@@ -24,12 +23,12 @@ from .._core.state import Worker
 from .._stdlib.context import _default_context as default_context
 from .._supervisor.engine import Engine
 from .._supervisor.launchers import ContextLauncher, TemplateLauncher
-from .._wire import frames, pickling
+from .._wire import frames
 from .._worker.settings import WorkerSettings
 from . import story, validate
 from .handles import WorkerHandle
-from .imap import IMapIterator, IMapUnorderedIterator
-from .results import ApplyResult, Callbacks, Chunk, Handle, MapResult
+from .results import ApplyResult, Handle
+from .submitting import Submitting
 
 RUN: Final = 0
 CLOSE: Final = 1
@@ -41,7 +40,7 @@ _EXIT_WAIT_S: Final = 5.0  # longer than SIGTERM, its grace and SIGKILL take tog
 _serials = itertools.count(1)
 
 
-class Pool:
+class Pool(Submitting):
     """A pool of worker processes. See the page "Process pools" of the documentation.
 
     processes: number of workers (default: the CPUs this process may use). initializer, initargs: called once in each worker.
@@ -135,7 +134,12 @@ class Pool:
         # whether a call has options even if it was given none
         self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
         self._finalizer = util.Finalize(self, _end_engine, args=(self._engine,), exitpriority=15)
-        self._engine.start()
+        try:
+            self._engine.start()
+        except BaseException:
+            # no thread can be started: the processes must not stay for a pool that nobody got
+            self._engine.abandon()
+            raise
 
     def _launcher_maker(self, settings: WorkerSettings) -> Callable[[Engine], Any]:
         context, method = self._ctx, self._ctx.get_start_method()
@@ -149,288 +153,11 @@ class Pool:
 
         return make
 
-    # -- one call
-
-    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] = {}) -> Any:
-        """Call ``func(*args, **kwds)`` in a worker, wait, and return its value or raise its error."""
-        return self.apply_async(func, args, kwds).get()
-
-    def apply_async(
-        self,
-        func: Callable[..., Any],
-        args: Iterable[Any] = (),
-        kwds: dict[str, Any] = {},
-        callback: Callable[[Any], Any] | None = None,
-        error_callback: Callable[[Any], Any] | None = None,
-        accept_callback: Callable[[int, float], Any] | None = None,
-        timeout_callback: Callable[..., Any] | None = None,
-        waitforslot: bool | None = None,
-        soft_timeout: float | None = None,
-        timeout: float | None = None,
-        lost_worker_timeout: float | None = None,
-        callbacks_propagate: Iterable[type[BaseException]] | None = None,
-        correlation_id: Any = None,
-    ) -> ApplyResult:
-        """Have ``func(*args, **kwds)`` called in a worker; returns its handle at once.
-
-        callback(value), error_callback(ExceptionInfo): how it ended. accept_callback(pid, monotonic time): a worker took it.
-        timeout_callback(soft=bool, timeout=seconds): a limit was exceeded. waitforslot: wait until fewer calls than the pool
-        has slots are under way (default: `putlocks`). soft_timeout, timeout: limits of this call (default: the pool's).
-        callbacks_propagate: exceptions of callbacks that are to leave `turn` (``threads=False``). correlation_id: kept on
-        the handle. Raises ValueError when the pool is closed, TypeError for what is not callable, and whatever pickling raises.
-        """
-        engine = self._engine
-        if engine.core.staff.standing or engine.closed:
-            self._refuse()
-        function_id = self._function_ids.get(id(func), 0)
-        if function_id and not kwds and type(args) is tuple and _all_plain(args):
-            # the hot path: a known function and arguments that refer to nothing
-            call = _dumps(args, 5)
-            job = ApplyResult(self, func, frames.CALL, function_id, call, len(call))
-        else:
-            job = self._careful_job(func, function_id, args, kwds)
-        if (
-            callback or error_callback or accept_callback or timeout_callback or waitforslot or soft_timeout is not None
-            or timeout is not None or lost_worker_timeout is not None or callbacks_propagate or correlation_id is not None
-            or self._has_defaults
-        ):  # fmt: skip
-            self._set_options(
-                job, callback, error_callback, accept_callback, timeout_callback, waitforslot, soft_timeout, timeout,
-                lost_worker_timeout, callbacks_propagate, correlation_id,
-            )  # fmt: skip
-        engine.submit(job)
-        if job.kind & frames.LARGE:
-            self._own(job)
-        return job
-
-    def _set_options(
-        self, job: ApplyResult, callback: Any, error_callback: Any, accept_callback: Any, timeout_callback: Any,
-        waitforslot: Any, soft_timeout: Any, timeout: Any, lost_worker_timeout: Any, callbacks_propagate: Any,
-        correlation_id: Any,
-    ) -> None:  # fmt: skip
-        for name, hook in (
-            ("callback", callback), ("error_callback", error_callback), ("accept_callback", accept_callback),
-            ("timeout_callback", timeout_callback),
-        ):  # fmt: skip
-            if hook is not None and not callable(hook):
-                validate.callable_or_none(name, hook)
-        validate.number("lost_worker_timeout", lost_worker_timeout)
-        soft_s, hard_s = validate.limits(soft_timeout, timeout, ordered=self._least > 0)
-        soft_s, hard_s = soft_s or self.soft_timeout, hard_s or self.timeout
-        job.limit(soft_s, hard_s)
-        job.correlation_id = correlation_id
-        wanted = self.putlocks if waitforslot is None else waitforslot
-        limited = soft_s is not None or hard_s is not None
-        hooked = limited and (self.on_timeout_set is not None or self.on_timeout_cancel is not None)
-        if accept_callback is not None or hooked or self.synack:
-            job.kind |= frames.ACCEPT | (frames.SYNACK if self.synack else 0)
-            self._engine.accepting = True
-        if callback or error_callback or accept_callback or timeout_callback or wanted or hooked or callbacks_propagate:
-            callbacks = Callbacks()
-            callbacks.success, callbacks.error = callback, error_callback
-            callbacks.accept, callbacks.timeout = accept_callback, timeout_callback
-            callbacks.propagate = tuple(validate.items("callbacks_propagate", callbacks_propagate or ()))
-            job.callbacks, job.watched = callbacks, True
-            if wanted:
-                self._acquire_slot()
-                callbacks.slot = self._putlock
-
-    def _acquire_slot(self) -> None:
-        slot = self._putlock
-        if not self.threads:
-            while not slot.acquire(False):
-                self._engine.turn(-1.0)
-        elif not slot.acquire(False):
-            self._engine.driver.wake_supervisor()
-            slot.acquire()
-
-    def _careful_job(self, func: Any, function_id: int, args: Any, kwds: Any) -> ApplyResult:
-        """A job whatever the function and the arguments are."""
-        validate.function(func)
-        function_id = function_id or self._function_id(func)
-        args, kind = args if type(args) is tuple else tuple(validate.items("args", args)), frames.KWCALL
-        payload: Any = args
-        if not function_id:
-            payload = (func, args, validate.mapping("kwds", kwds))
-        elif kwds:
-            payload = (args, validate.mapping("kwds", kwds))
-        else:
-            kind = frames.CALL
-        call: Any
-        call, buffers = self._pickle(payload, func)
-        size = len(call)
-        if buffers is not None:
-            call, size = frames.pack_large(call, buffers)
-            kind |= frames.LARGE
-        return ApplyResult(self, func, kind, function_id, call, size)
-
-    def _pickle(self, payload: Any, func: Any) -> tuple[bytes, Any]:
-        try:
-            return pickling.dumps(payload, self._snapshot)
-        except Exception as exc:
-            exc.add_note(f"while pickling {self._unpicklable(payload)} of a call of {story.name_of(func)} for a worker")
-            raise
-
-    def _unpicklable(self, payload: Any) -> str:
-        """Which argument it is that cannot be pickled."""
-        args, kwds = payload, {}
-        if isinstance(payload, tuple) and len(payload) >= 2 and isinstance(payload[-1], dict):
-            args, kwds = payload[-2:]
-        named = [*enumerate(args)] if isinstance(args, list | tuple) else []
-        for name, value in [*((f"args[{i}]", arg) for i, arg in named), *kwds.items()]:
-            try:
-                pickling.dumps(value, self._snapshot)
-            except Exception:
-                return f"argument {name}"
-        return "the function"
-
-    def _function_id(self, func: Any) -> int:
-        """The number that calls name `func` by, or 0 when each call must carry it."""
-        functions = self._engine.functions
-        function_id = functions.ids.get(id(func), 0)
-        if not function_id and len(functions) < 4096 and pickling.travels_by_name(func, self._snapshot):
-            pickled = pickle.dumps(func, 5)
-            function_id = functions.add(func, pickled)
-        return function_id
-
-    def _own(self, job: ApplyResult) -> None:
-        """The caller may change its buffers once we return: what is not with a worker entirely is copied."""
-        worker = job.holder
-        sent = worker is not None and worker.hands is not None and not worker.hands.channel.busy
-        job.call = [part if isinstance(part, bytes) else bytes(part) for part in job.call]
-        if not sent and worker is not None and worker.hands is not None:
-            worker.hands.channel.own()
-
-    # -- many calls
-
-    def map(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
-        """``[func(x) for x in iterable]``, in workers. `chunksize`: items in one call (default: a quarter of a worker's share).
-
-        Raises the first error in input order, after everything has ended.
-        """
-        return self.map_async(func, iterable, chunksize).get()  # type: ignore[no-any-return]  # a handle's value is Any
-
-    def starmap(self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None) -> list[Any]:
-        """Like `map`, for items that are tuples of arguments."""
-        return self.starmap_async(func, iterable, chunksize).get()  # type: ignore[no-any-return]  # a handle's value is Any
-
-    def map_async(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None,
-        callback: Callable[[list[Any]], Any] | None = None, error_callback: Callable[[Any], Any] | None = None,
-    ) -> MapResult:  # fmt: skip
-        """`map`, returning a handle at once. callback(list), error_callback(ExceptionInfo): how it ended."""
-        return self._map_async(func, iterable, frames.MAP, chunksize, callback, error_callback)
-
-    def starmap_async(
-        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None,
-        callback: Callable[[list[Any]], Any] | None = None, error_callback: Callable[[Any], Any] | None = None,
-    ) -> MapResult:  # fmt: skip
-        """`starmap`, returning a handle at once."""
-        return self._map_async(func, iterable, frames.STARMAP, chunksize, callback, error_callback)
-
-    def _map_async(
-        self, func: Any, iterable: Any, kind: int, chunksize: Any, callback: Any, error_callback: Any
-    ) -> MapResult:
-        self._check_running()
-        validate.function(func)
-        validate.optional_integer("chunksize", chunksize, 1)
-        validate.callable_or_none("callback", callback)
-        validate.callable_or_none("error_callback", error_callback)
-        items = iterable if isinstance(iterable, list | tuple | range) else list(validate.items("iterable", iterable))
-        if chunksize is None:
-            chunksize = max(1, -(-len(items) // (4 * max(self._processes, 1))))
-        function_id = self._map_function_id(func)
-        result = MapResult(self, func, function_id if id(func) not in self._function_ids else 0)
-        if callback or error_callback:
-            result.callbacks = Callbacks()
-            result.callbacks.success, result.callbacks.error = callback, error_callback
-        # pickled before the first is submitted: an item that cannot be pickled leaves nothing behind
-        slices = _sliced(items, chunksize)
-        try:
-            chunks = list(self._chunks(result, func, function_id, slices, kind, single=chunksize == 1))
-        except BaseException:
-            result.complete()  # nobody will hear of it, but the function's number is given up
-            raise
-        for chunk in chunks:
-            result.add(chunk)
-        self._engine.submit_all(chunks)
-        result.complete()
-        return result
-
-    def _chunks(
-        self, group: Any, func: Any, function_id: int, slices: Iterable[Any], kind: int, *, single: bool
-    ) -> Iterator[Chunk]:
-        """A `Chunk` for each slice. `single`: a slice is one item, and is sent as a plain call."""
-        first = 0
-        soft_s, hard_s = self.soft_timeout, self.timeout
-        for items in slices:
-            payload: Any = items
-            sent_as = kind
-            if single:
-                payload = tuple(items[0]) if kind == frames.STARMAP else (items[0],)
-                sent_as = frames.CALL
-            call: Any
-            if single and _all_plain(payload):
-                call, buffers = _dumps(payload, 5), None
-            else:
-                call, buffers = self._pickle(payload, func)
-            size = len(call)
-            if buffers is not None:
-                call, size = frames.pack_large(call, buffers)
-                sent_as |= frames.LARGE
-            chunk = Chunk(group, sent_as, function_id, call, size, first)
-            if soft_s or hard_s:
-                chunk.limit(soft_s, hard_s)
-            first += len(items)
-            yield chunk
-
-    def _map_function_id(self, func: Any) -> int:
-        """A number for this map: a function that travels by value is pickled once for all its calls."""
-        function_id = self._function_id(func)
-        if not function_id:
-            pickled, buffers = self._pickle(func, func)
-            if buffers is not None:
-                pickled = pickle.dumps(pickle.loads(pickled, buffers=buffers), 5)
-            function_id = self._engine.functions.add(func, pickled, remember=False)
-        return function_id
-
-    def imap(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1,
-        lost_worker_timeout: float | None = None,
-    ) -> IMapIterator:  # fmt: skip
-        """`map` as an iterator that takes its input as results are fetched."""
-        validate.chunksize(chunksize)
-        return self._imap(IMapIterator, func, iterable, chunksize, lost_worker_timeout)
-
-    def imap_unordered(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1,
-        lost_worker_timeout: float | None = None,
-    ) -> IMapIterator:  # fmt: skip
-        """`imap` with the results in the order in which they come."""
-        validate.chunksize(chunksize)
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, lost_worker_timeout)
-
-    def _imap(
-        self, kind: type[IMapIterator], func: Any, iterable: Any, chunksize: int, lost_worker_timeout: Any
-    ) -> IMapIterator:
-        self._check_running()
-        validate.function(func)
-        validate.number("lost_worker_timeout", lost_worker_timeout)
-        function_id = self._map_function_id(func)
-        result = kind(self, func, function_id, function_id if id(func) not in self._function_ids else 0)
-        slices = _batched(iter(validate.items("iterable", iterable)), chunksize)
-        result.begin(self._chunks(result, func, function_id, slices, frames.MAP, single=chunksize == 1))
-        return result
-
     # -- the pool's life
 
     @property
     def _state(self) -> int:
         return min(int(self._engine.core.staff.standing), TERMINATE)
-
-    @property
-    def _processes(self) -> int:
-        return self._engine.core.staff.size
 
     @property
     def _pool(self) -> list[WorkerHandle]:
@@ -446,10 +173,6 @@ class Pool:
             if all(worker.pid is not None for worker in workers if worker.active):
                 return
             self._engine.turn(0.01)
-
-    def _check_running(self) -> None:
-        if self._engine.core.staff.standing or self._engine.closed:
-            self._refuse()
 
     def _refuse(self) -> None:
         """Raise why nothing can be submitted."""
@@ -662,17 +385,6 @@ class NotClosedError(ValueError, AssertionError):
     """`join` before `close`: multiprocessing raises ValueError, billiard an AssertionError."""
 
 
-_dumps: Final = pickle.dumps
-_PLAIN: Final = pickling.PLAIN
-
-
-def _all_plain(args: Any) -> bool:
-    for arg in args:  # noqa: SIM110 - all() with a generator costs three times as much, once per call
-        if type(arg) not in _PLAIN:
-            return False
-    return True
-
-
 def _context(context: Any) -> Any:
     if context is None:
         return default_context.get_context()
@@ -708,16 +420,6 @@ def _weakly(pool: Pool) -> Callable[[str, Any, Any], None]:
             pool._notice(kind, subject, value)
 
     return notice
-
-
-def _sliced(items: Any, size: int) -> Iterator[Any]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
 
 
 def _pool_name() -> str:

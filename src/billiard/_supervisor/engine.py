@@ -213,7 +213,12 @@ class Engine:
 
     def turn(self, timeout: float = 0.0) -> None:
         """Poll for at most `timeout` seconds (-1: until the next deadline), then deal with everything that happened."""
-        events = self._polled(timeout)
+        try:
+            events = self._polled(timeout)
+        except (ValueError, OSError):
+            if self.closed:  # another thread has seen the end
+                return
+            raise
         try:
             with self._crank:
                 if not self.closed:  # else another thread saw the end first, and what was polled is stale

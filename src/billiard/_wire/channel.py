@@ -17,10 +17,11 @@ from __future__ import annotations
 import socket
 from typing import Final, NamedTuple
 
-from .frames import HEADER, HEADER_SIZE, LARGE, Buffer, FrameError
+from .frames import ERROR, FAILED, HEADER, HEADER_SIZE, KIND, LARGE, RESULT, Buffer, FrameError
 
 _BUFFER_SIZE: Final = 1 << 16  # a larger recv buffer page-faults on every call
 _TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has arrived) on a header's word
+_MAY_BE_LARGE: Final = frozenset((RESULT, ERROR, FAILED))  # larger than the read buffer, that is
 _MAX_PARTS: Final = 512  # below IOV_MAX of every platform
 _JOIN_UP_TO: Final = 1 << 16
 _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
@@ -174,6 +175,9 @@ class Channel:
         return frames, self._used + at
 
     def _begin_large(self, size: int, head: bytes, got: int) -> tuple[list[Frame], int]:
+        if head[0] & KIND not in _MAY_BE_LARGE:
+            # noise claims sizes that never arrive: waited for, its sender would never be found out
+            raise FrameError(f"no frame of kind {head[0]} has {size} bytes")
         assembly = _Assembly(size, head)
         self._assembly, self._used = assembly, got
         return self._receive_large(assembly)

@@ -30,7 +30,7 @@ _OUT_OF_BAND_FROM: Final = 1 << 14  # smaller buffers are cheaper copied into th
 _SHORTEST_NAMED: Final = 28  # a pickle of `__main__.f` has 29 bytes; no shorter one can name a module that matters
 
 #: Types whose pickles refer to nothing, so that the plainest pickling is right for them.
-PLAIN: Final = frozenset((int, str, float, bool, type(None)))
+PLAIN: Final = frozenset((int, str, float, bool, bytes, bytearray, type(None)))
 
 _dumps = pickle.dumps
 _known_reducers = len(ForkingPickler._extra_reducers)  # type: ignore[attr-defined]  # the registry has no public name
@@ -117,6 +117,8 @@ def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
 
 
 def _needs_care(pickled: bytes, snapshot: MainSnapshot) -> bool:
+    if b"\x93" not in pickled:  # STACK_GLOBAL: without it the pickle names nothing, and looking for one byte is fast
+        return False
     if b"__main__" in pickled and not snapshot.unchanged():
         return True
     # a Connection or a lock pickles its bare handle number without complaint; ForkingPickler knows better
