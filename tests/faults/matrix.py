@@ -137,7 +137,8 @@ def _before_read(pool: Pool, point: str, blow: str) -> None:
     while not any(block.ready() for block in blocks) and time.monotonic() < deadline:
         pool.turn() if not pool.threads else time.sleep(0.005)
     os.kill(pid, signum)
-    os.kill(pid, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
     for block in blocks:  # read by none, so both go to a worker that lives
         assert len(block.get(BOUND_S)) == 1 << 23
 

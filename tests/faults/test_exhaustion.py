@@ -1,0 +1,300 @@
+"""When the machine has no more: descriptors, processes, memory, room in a pipe; when it stands still; when parts die."""
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import fault_tasks as t
+import pytest
+
+import billiard
+from billiard import WorkerLostError
+
+ROOT = os.geteuid() == 0
+
+
+def test_no_descriptors_while_a_worker_is_replaced(make_pool, until, kill):
+    pool = make_pool(2)
+    pids = {pool.apply(t.identify) for _ in range(10)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        while True:
+            try:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError as exc:
+                assert exc.errno == errno.EMFILE
+                break
+        # the dead one's descriptors become free, so one replacement succeeds; the others are taken
+        kill(next(iter(pids)))
+        until(lambda: not all(Path(f"/proc/{pid}").exists() for pid in pids), 10)
+        while len(taken) < 256:
+            try:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+        assert pool.apply_async(t.add, (1, 2)).get(10) == 3
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: len(pool._pool) == 2, 10)
+    assert [pool.apply_async(t.add, (i,)).get(10) for i in range(10)] == list(range(10))
+
+
+@pytest.mark.parametrize("code", [errno.ENFILE, errno.ENOMEM, errno.EMFILE, errno.EAGAIN])
+def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, until, code):
+    from billiard._supervisor import hands
+
+    pool = make_pool(2)
+    pool.apply(t.identify)
+    real, refused = hands.socket_pair, []
+
+    def refuse():
+        if len(refused) < 4:
+            refused.append(1)
+            raise OSError(code, os.strerror(code))
+        return real()
+
+    monkeypatch.setattr(hands, "socket_pair", refuse)
+    with pytest.raises(WorkerLostError):
+        pool.apply(t.strike, ("SIGKILL",))
+    assert pool.apply_async(t.add, (1, 2)).get(10) == 3
+    until(lambda: len(pool._pool) == 2 and len(refused) == 4, 10)
+
+
+def run(text, *, prefix=(), within_s=40, **env):
+    """Run a program of its own; returns what it printed."""
+    path = os.pathsep.join([str(Path(billiard.__file__).parents[1]), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, timeout=within_s,
+        env={**os.environ, "PYTHONPATH": path, **env}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_no_more_processes():
+    """fork says EAGAIN in the template; when it no longer does, the pool is whole again."""
+    if not ROOT:
+        pytest.skip("RLIMIT_NPROC binds other users than root: only root can become one")
+    out = run("""
+        import os, resource, time
+        import fault_tasks as t
+        from billiard import Pool
+        with Pool(1) as early:  # whatever is imported late is imported now: another user may not read our Python
+            early.apply_async(t.strike, ("SIGKILL",)).wait(10)
+        os.setgid(54321); os.setuid(54321)
+        pool = Pool(2)
+        template = pool.apply(os.getppid)
+        resource.prlimit(template, resource.RLIMIT_NPROC, (1, 4096))
+        lost = pool.apply_async(t.strike, ("SIGKILL",))
+        lost.wait(10)
+        print(lost.successful(), pool.apply_async(t.add, (1, 2)).get(10))
+        time.sleep(0.3)
+        print(len(pool._pool))
+        resource.prlimit(template, resource.RLIMIT_NPROC, (4096, 4096))
+        end = time.monotonic() + 10
+        while len(pool._pool) < 2 and time.monotonic() < end: time.sleep(0.01)
+        print(len(pool._pool), pool.map(abs, range(4)))
+        pool.terminate(); pool.join()
+        """)
+    assert out.splitlines() == ["False 3", "1", "2 [0, 1, 2, 3]"]
+
+
+def test_no_processes_at_all_ends_in_an_error():
+    if not ROOT:
+        pytest.skip("RLIMIT_NPROC binds other users than root: only root can become one")
+    out = run("""
+        import os, resource, time
+        import fault_tasks as t
+        from billiard import Pool, WorkerLostError
+        with Pool(1) as early:
+            early.apply_async(t.strike, ("SIGKILL",)).wait(10)
+        os.setgid(54322); os.setuid(54322)
+        pool = Pool(1)
+        template = pool.apply(os.getppid)
+        resource.prlimit(template, resource.RLIMIT_NPROC, (1, 4096))
+        pool.apply_async(t.strike, ("SIGKILL",)).wait(10)
+        try:
+            pool.apply_async(t.add, (1, 2)).get(30)
+        except WorkerLostError as exc:
+            print("no worker could be started" in str(exc))
+        pool.terminate(); pool.join()
+        """)
+    assert out == "True\n"
+
+
+def test_a_payload_for_which_a_worker_has_no_memory(make_pool):
+    """It dies as it receives it, before it starts; after three workers the call is given up, and the pool lives."""
+    pool = make_pool(2, limit_memory, (60 << 20,))
+    pool.map(t.identify, range(4), 1)
+    with pytest.raises(WorkerLostError) as caught:
+        pool.apply(t.echo, (bytearray(150 << 20),))
+    assert caught.value.started is False
+    assert pool.apply(t.add, (1, 2)) == 3
+
+
+def limit_memory(more):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
+
+
+def test_a_result_for_which_a_worker_has_no_memory(make_pool):
+    pool = make_pool(1, limit_memory, (60 << 20,))
+    with pytest.raises(MemoryError):
+        pool.apply(bytes, (200 << 20,))
+    assert pool.apply(t.add, (1, 2)) == 3
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_full_pipe(make_pool, kill, threads):
+    pool = make_pool(1, threads=threads)
+    pid = pool.apply(t.identify)
+    kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    results = [pool.apply_async(t.echo, (bytes(60_000),)) for _ in range(300)]
+    assert time.monotonic() - began < 5, "submitting blocked"
+    kill(pid, signal.SIGCONT)
+    assert all(len(result.get(20)) == 60_000 for result in results)
+
+
+def test_a_full_pipe_and_then_death(make_pool, kill, tmp_path):
+    pool = make_pool(1)
+    pid = pool.apply(t.identify)
+    kill(pid, signal.SIGSTOP)
+    results = [pool.apply_async(t.echo, (bytes(60_000),)) for _ in range(100)]
+    kill(pid)
+    assert all(len(result.get(20)) == 60_000 for result in results)
+
+
+def test_results_that_nobody_reads_block_only_their_workers(make_pool):
+    pool = make_pool(2, threads=False)
+    results = [pool.apply_async(bytes, (1 << 20,)) for _ in range(40)]
+    time.sleep(0.2)  # nobody turns
+    assert all(len(result.get(20)) == 1 << 20 for result in results)
+
+
+def test_the_template_is_killed(make_pool, kill, until):
+    pool = make_pool(2)
+    before = {pool.apply(t.identify) for _ in range(10)}
+    running = pool.apply_async(t.nap, (60,))
+    until(running.worker_pids)
+    kill(pool.apply(os.getppid))
+    with pytest.raises(WorkerLostError):
+        running.get(10)
+    assert pool.apply_async(t.add, (1, 2)).get(10) == 3
+    until(lambda: len(pool._pool) == 2)
+    assert before.isdisjoint(int(handle) for handle in pool._pool)
+
+
+def test_the_template_is_killed_again_and_again(make_pool, kill):
+    pool = make_pool(2)
+    for i in range(4):
+        kill(pool.apply(os.getppid))
+        for _ in range(3):
+            result = pool.apply_async(t.add, (i, 1))
+            result.wait(10)
+            if result.successful():
+                break
+        assert result.get(0) == i + 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error", [SystemExit, ValueError, KeyboardInterrupt])
+def test_an_exception_in_the_supervisor_thread(make_pool, error):
+    """Thrown from outside (as some watchdogs do). Whoever waits drives, with it or without it."""
+    pool = make_pool(2)
+    pool.apply(t.identify)
+    thread = pool._engine.driver.thread
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(error))
+    results = [pool.apply_async(t.nap, (0.01, i)) for i in range(20)]
+    assert [result.get(10) for result in results] == list(range(20))
+    with pytest.raises(WorkerLostError):
+        pool.apply(t.strike, ("SIGKILL",))
+    assert pool.map(t.echo, range(4), 1) == [0, 1, 2, 3]
+
+
+def test_a_clock_that_jumps(make_pool, monkeypatch):
+    pool = make_pool(1)
+    result = pool.apply_async(t.nap, (0.3, "in time"), timeout=5, soft_timeout=4)
+    for jump in (1e9, -1e9):
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda real=real, jump=jump: real() + jump)
+    assert result.get(10) == "in time"
+
+
+def test_suspension_is_not_running_time():
+    """All the pool's processes stopped for longer than the limit: no call is timed out for it."""
+    path = os.pathsep.join([str(Path(billiard.__file__).parents[1]), str(Path(__file__).parent)])
+    text = """
+        import os, time
+        import fault_tasks as t
+        from billiard import Pool
+        pool = Pool(2)
+        template = pool.apply(os.getppid)
+        pids = set()
+        while len(pids) < 2: pids.add(pool.apply(os.getpid))
+        results = [pool.apply_async(t.nap, (0.8, i), timeout=1.6) for i in range(2)]
+        print(os.getpid(), template, *pids, flush=True)
+        print([r.get(20) for r in results], flush=True)
+        pool.terminate(); pool.join()
+        """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    try:
+        pids = list(map(int, process.stdout.readline().split()))
+        time.sleep(0.2)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.5)  # the suspension
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+        out, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert out == "[0, 1]\n"
+
+
+def test_no_dev_shm_and_a_read_only_tmp():
+    """Neither is needed: seen by what a pool's life opens."""
+    out = run("""
+        import sys
+        opened = []
+        sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event in ("open", "os.mkdir", "shm_open") else None)
+        import os, fault_tasks as t
+        from billiard import Pool
+        with Pool(2) as pool:
+            pool.map(abs, range(10), 1)
+            inside = pool.apply(lambda: [f for f in os.listdir("/proc/self/fd")])
+            links = pool.apply(lambda: [os.readlink(f"/proc/self/fd/{f}") for f in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{f}")])
+        print([f for f in opened + links if f.startswith(("/dev/shm", "/tmp"))])
+        """)  # noqa: E501
+    assert out == "[]\n"
+
+
+def test_threads_cannot_be_started(monkeypatch, make_pool):
+    """`can't start new thread` at construction is an error of the constructor, and leaves nothing."""
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    from billiard.pool import Pool
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        Pool(2)
+    monkeypatch.undo()

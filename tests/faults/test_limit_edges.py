@@ -1,0 +1,71 @@
+"""Limits that end when the task does: no blow ever hits another task."""
+
+import random
+import signal
+
+import fault_tasks as t
+import pytest
+
+from billiard import SoftTimeLimitExceeded, TimeLimitExceeded
+from billiard.exceptions import Terminated
+
+LENGTH_S = 0.006
+
+
+def timed(log, index, seconds):
+    t.note(log, index)
+    t.nap(seconds)
+    return index
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_hard_limits_of_the_tasks_length(make_pool, tmp_path, threads):
+    """1,000 limited calls, each between calls that have no limit."""
+    pool, log, chance = make_pool(2, threads=threads), str(tmp_path / "log"), random.Random(3)
+    n, over, results = 500, 0, []
+    for i in range(2 * n):
+        limit = LENGTH_S + chance.uniform(-0.001, 0.001) if i % 2 else None
+        results.append(pool.apply_async(timed, (log, i, LENGTH_S if i % 2 else 0), timeout=limit))
+    for i, result in enumerate(results):
+        try:
+            assert result.get(30) == i
+        except TimeLimitExceeded:
+            assert i % 2, f"call {i} had no limit"
+            over += 1
+    ran = t.noted(log)
+    assert sorted(map(int, ran)) == list(range(2 * n))
+    assert 0 < over <= n
+
+
+def test_soft_limits_of_the_tasks_length(make_pool, tmp_path):
+    pool, log, chance = make_pool(2), str(tmp_path / "log"), random.Random(4)
+    n, over, results = 500, 0, []
+    for i in range(2 * n):
+        limit = LENGTH_S + chance.uniform(-0.001, 0.001) if i % 2 else None
+        results.append(pool.apply_async(timed, (log, i, LENGTH_S if i % 2 else 0), soft_timeout=limit))
+    for i, result in enumerate(results):
+        try:
+            assert result.get(30) == i
+        except SoftTimeLimitExceeded:
+            assert i % 2, f"call {i} had no limit"
+            over += 1
+    assert sorted(map(int, t.noted(log))) == list(range(2 * n))
+    assert over
+
+
+def test_terminate_at_the_tasks_end(make_pool, tmp_path, until):
+    pool, log, chance = make_pool(2), str(tmp_path / "log"), random.Random(5)
+    struck = 0
+    for i in range(0, 300, 3):
+        victim = pool.apply_async(timed, (log, i, LENGTH_S))
+        others = [pool.apply_async(timed, (log, i + k, 0)) for k in (1, 2)]
+        victim.wait(LENGTH_S + chance.uniform(-0.001, 0.002))
+        victim.terminate(signal.SIGKILL)
+        assert [other.get(10) for other in others] == [i + 1, i + 2]
+        try:
+            assert victim.get(10) == i
+        except Terminated:
+            struck += 1
+    ran = t.noted(log)
+    assert len(ran) == len(set(ran))
+    assert struck
