@@ -149,7 +149,7 @@ def noticed(fault: Fault, lives: int, seed: int) -> tuple[bool, bool, str]:
         units, _ = _fails(
             ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=10", "tests/core/test_core_rules.py"], environment, 60
         )
-        simulation, said = _fails(["-m", "tests.core.simulate", "--lives", str(lives), "--seed", str(seed), "--processes", "1"], environment, 240)
+        simulation, said = _fails(["-m", "tests.core.simulate", "--lives", str(lives), "--seed", str(seed), "--processes", "1"], environment, 90)
     return units, simulation, said
 
 

@@ -765,7 +765,8 @@ class Driver:
             self.world.blow_lands(worker, signum)
 
     def _spawn(self, worker: Worker, now: float) -> None:
-        if worker.phase is not Phase.STARTING:
+        if worker.phase is not Phase.STARTING and worker.hands is None:
+            self.core.staff.exited(worker, None, now)
             return
         world = self.world
         if worker.hands is None:

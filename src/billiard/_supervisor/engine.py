@@ -474,8 +474,10 @@ class Engine:
             send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
 
     def _spawn(self, worker: Worker, now: float) -> None:
-        if worker.phase is not Phase.STARTING:
+        if worker.phase is not Phase.STARTING and worker.hands is None:
+            self.core.staff.exited(worker, None, now)  # told to go before it was made
             return
+        # else an exception cut the making short: what has hands is started, or its end would be waited for for ever
         hands = None
         try:
             hands = worker.hands or Hands()
