@@ -128,8 +128,12 @@ FAULTS = [
     Fault("core", "self.timers.set(self._pool, RESPAWN, self.staff.not_spawned(worker, error, now))", "self.staff.not_spawned(worker, error, now)"),
 ]  # fmt: skip
 
-#: A fault by its place in the table: why it harms nobody.
-SURVIVORS: dict[tuple[str, str], str] = {}
+#: (file, what was planted): why it harms nobody.
+SURVIVORS: dict[tuple[str, str], str] = {
+    ("dispatch", "            else:\n                job.holder = None"): "an ended job in the backlog is dropped when it is met",
+    ("dispatch", "            if full:\n                self.open.pop(worker, None)"): "the next fill finds the quota used up, and closes it",
+    ("blows", "self._take_back(worker, sight.current)"): "nothing is in flight between the last call and the recall",
+}
 
 
 def plant(fault: Fault, root: Path) -> None:

@@ -376,6 +376,15 @@ class TestSeats:
         assert worker.quota == 2
         assert list(worker.inflight) == [1]
 
+    def test_a_turn_cut_short_after_giving_is_made_up_for(self):
+        bench = Bench(1, max_tasks_per_child=1)
+        worker = bench.worker
+        bench.core.dispatch.submit(job(hard_s=1.0))
+        bench.core.dispatch.assign()  # and then an exception
+        bench.core.dispatch.limited.clear()
+        bench.core.decide(0.0)
+        assert worker.phase is Phase.RETIRING
+
     def test_growing_and_shrinking(self):
         bench = Bench(1)
         bench.core.staff.resize(2)
@@ -444,6 +453,44 @@ class TestDeaths:
         bench.core.staff.exited(worker, EX_RECYCLE, 0.0)
         assert [waiting.deaths for waiting in bench.core.dispatch.backlog] == [0, 0]
         assert not bench.core.staff.worker_died
+
+    def test_who_was_struck_says_nothing_about_what_came_next(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(2))
+        bench.board.on(1)
+        bench.core.blows.condemn(bench.worker, 9, Cause.TERMINATED, 0.0)
+        bench.core.staff.exited(bench.worker, -9, 0.0)
+        (second,) = bench.core.dispatch.backlog
+        assert second.deaths == 0
+
+    def test_a_death_of_its_own_is_no_blow_that_was_under_way(self):
+        bench = Bench()
+        victim = bench.submit(job())
+        bench.board.on(1)
+        bench.core.blows.strike(bench.worker, Blow(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0), 0.0)
+        bench.core.staff.exited(bench.worker, -11, 0.0)
+        assert (victim.body.cause, victim.body.limit_s) == (Cause.LOST, None)
+
+    def test_a_blow_to_one_call_names_no_other(self):
+        bench = Bench()
+        bench.warm()
+        first, second = bench.submit(*jobs(2))
+        worker = bench.worker
+        worker.blow = Blow(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0)
+        worker.blow.struck = True
+        bench.board.on(2)
+        bench.core.staff.exited(worker, -9, 0.0)
+        assert (first.body.cause, second.body.cause) == (Cause.TIME_LIMIT, Cause.LOST)
+
+    def test_who_is_told_to_leave_is_given_nothing(self):
+        bench = Bench()
+        worker = bench.worker
+        bench.core.staff.retire(worker, 0)
+        waiting = job()
+        bench.core.dispatch.submit(waiting)
+        bench.core.assign(0.0)
+        assert waiting.holder is None
 
     def test_what_it_let_be_is_not_lost(self):
         bench = Bench()
@@ -612,6 +659,32 @@ class TestStall:
         assert (worker.resume, worker.recalled) == (2, 0)
         assert min(worker.inflight) == worker.since > 2
 
+    def test_the_fence_lasts_and_begins_after_the_store(self):
+        bench = Bench()
+        bench.warm()
+        _, *behind = bench.submit(*jobs(3))
+        bench.board.on(1)
+        bench.core.blows.recall(bench.worker, 2, 0.0)
+        bench.run_timers(5.0)  # the turn that recalled took long
+        bench.run_timers(5.0 + 0.0009)  # a store may still be on its way
+        assert all(one.holder is bench.worker for one in behind)
+        bench.run_timers(5.0 + FENCE_S)
+        assert all(one.holder is None for one in behind)
+
+    def test_a_recall_is_never_lower_than_the_last(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(3))
+        worker, board = bench.worker, bench.board
+        board.on(1)
+        bench.core.blows.recall(worker, 2, 0.0)
+        bench.fence(0.0)
+        bench.result(worker, 1)
+        bench.core.decide(1.0)
+        board.on(worker.since)
+        bench.core.blows.strike(worker, Blow(0, 0, 15, Cause.TERMINATED), 1.0)
+        assert board.recalled[-1] >= worker.since
+
     def test_quick_calls_are_left_alone(self):
         bench = Bench()
         bench.warm()
@@ -731,7 +804,7 @@ class TestLimits:
         bench.submit(job(soft_s=1.0, hard_s=3600.0), job(hard_s=2.0))
         bench.board.on(1)
         bench.run_timers(1.0)
-        assert bench.deadline <= 3.0
+        assert bench.worker.due[LIMIT] <= 3.0
 
     def test_time_in_which_nobody_could_run_is_excused(self):
         bench = Bench()

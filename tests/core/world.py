@@ -1098,6 +1098,8 @@ class World:
         blow = fate.worker.blow
         if fate.cause is Cause.LOST and blow is not None and blow.struck and blow.number not in (0, job.number):
             raise Violation(f"a blow meant for call {blow.number} lost {job}")
+        if fate.cause is not Cause.LOST and not (blow is not None and blow.struck and blow.number in (0, job.number)):
+            raise Violation(f"no blow to {job} landed: {fate}")
         if fate.cause is Cause.TIME_LIMIT and job.hard_s is None:
             raise Violation(f"{job} has no limit, and exceeded it")
         if fate.cause is Cause.TERMINATED and not (job.asked_to_end or process.ident in self.terminated_workers):
