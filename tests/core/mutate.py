@@ -64,7 +64,7 @@ FAULTS = [
     Fault("blows", "FENCE_S: Final = 0.0015", "FENCE_S: Final = 0.0"),
     Fault("blows", "STALL_S: Final = 0.010", "STALL_S: Final = 0.100"),
     Fault("blows", "TERM_GRACE_S: Final = 0.5", "TERM_GRACE_S: Final = 500.0"),
-    Fault("blows", "self._timers.set(worker, MARK, now)", "self._timers.set(worker, FENCE, now + FENCE_S)"),
+    Fault("blows", "self._timers.set(worker, MARK, nextafter(now, NEVER_S))", "self._timers.set(worker, FENCE, now + FENCE_S)"),
     Fault("blows", "        if len(inflight) > 1 and STALL not in worker.due:", "        if len(inflight) > 2 and STALL not in worker.due:"),
     Fault("blows", "        if now + least_s < worker.due.get(LIMIT, NEVER_S):", "        if LIMIT not in worker.due:"),
     Fault("blows", "self.recall(worker, current + 1, now)\n        else:", "self.recall(worker, current, now)\n        else:"),

@@ -108,9 +108,10 @@ class Bench:
 
     def fence(self, now):
         """Both steps of it; returns when it is over."""
-        assert MARK in self.run_timers(now)
-        assert FENCE in self.run_timers(now + FENCE_S)
-        return now + FENCE_S
+        begun = now + 1e-6
+        assert MARK in self.run_timers(begun)
+        assert FENCE in self.run_timers(begun + FENCE_S)
+        return begun + FENCE_S
 
 
 def job(function_id=1, size=10, soft_s=None, hard_s=None, watched=False):
@@ -671,6 +672,22 @@ class TestStall:
         bench.run_timers(5.0 + FENCE_S)
         assert all(one.holder is None for one in behind)
 
+    def test_a_fence_that_came_up_with_the_limit_is_not_the_new_ones(self):
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(2, hard_s=1.0))
+        worker, board = bench.worker, bench.board
+        board.on(1)
+        worker.due.clear()
+        bench.core.timers.set(worker, LIMIT, 1.0)
+        bench.core.timers.set(worker, MARK, 1.0)
+        bench.core.timers.set(worker, FENCE, 1.0)
+        bench.run_timers(1.0)
+        assert board.recalled == [2]
+        assert FENCE not in worker.due
+        assert worker.due[MARK] > 1.0
+        assert not bench.orders(core_blows.KILL)
+
     def test_a_recall_is_never_lower_than_the_last(self):
         bench = Bench()
         bench.warm()
@@ -877,8 +894,7 @@ class TestTerminate:
         bench.result(worker, 1)
         bench.result(worker, 2)
         board.on(3)  # it had read the board before the recall
-        bench.fence(0.0)
-        now = bench.fence(FENCE_S)
+        now = bench.fence(bench.fence(0.0))
         assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 9)], now
 
     def test_ended_already(self):

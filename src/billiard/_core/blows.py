@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import nextafter
 from typing import Any, Final
 
 from .dispatch import Dispatch
@@ -175,7 +176,7 @@ class Blows:
         # `now` may be older than what was just written to the board, by as much as this turn has taken. The next turn's is
         # not: the fence begins there.
         self._timers.clear(worker, FENCE)
-        self._timers.set(worker, MARK, now)
+        self._timers.set(worker, MARK, nextafter(now, NEVER_S))
 
     def skipped(self, worker: Worker, number: int) -> None:
         """The worker says that the recall kept `number` from running."""

@@ -14,7 +14,7 @@ from .blows import Blows
 from .dispatch import MAX_WINDOW, Dispatch
 from .restarts import RestartIntensity
 from .staff import Staff
-from .state import Worker
+from .state import NEVER_S, Worker
 from .timers import Timers
 
 RESPAWN: Final = "respawn"
@@ -39,6 +39,8 @@ class Core:
 
     def came_up(self, worker: Worker, kind: str, now: float) -> None:
         """A deadline is due. The driver has read everything that this worker sent."""
+        if worker.due.get(kind, NEVER_S) > now:
+            return  # one that came up just before it cleared it, or set it anew
         if worker is not self._pool:
             self.blows.came_up(worker, kind, now)
         self.timers.done(worker, kind, now)
