@@ -51,7 +51,7 @@ FAULTS = [
     Fault("dispatch", "since = max(worker.next_number, worker.recalled + 1)", "since = worker.next_number"),
     Fault("dispatch", "worker.recalled, 0, since, since", "worker.recalled, 0, since, 1"),
     Fault("dispatch", "            if not job.state:\n                job.body, job.state = body, kind", "            job.body, job.state = body, kind"),
-    Fault("dispatch", "            if job.watched:\n                self.settled.append(job)\n            function_id", "            function_id"),
+    Fault("dispatch", "            if job.watched:\n                self.settled.append(job)\n", "            pass\n"),
     Fault("dispatch", "            del inflight[number]\n", "            pass\n"),
     Fault("dispatch", "        if job.size > ALONE_FROM:\n            return False\n", ""),
     Fault("dispatch", "        if job.state == PENDING:\n            job.body, job.state = fate or", "        if True:\n            job.body, job.state = fate or"),
