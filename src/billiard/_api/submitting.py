@@ -52,7 +52,18 @@ class Submitting:
 
     def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] = {}) -> Any:
         """Call ``func(*args, **kwds)`` in a worker, wait, and return its value or raise its error."""
-        return self.apply_async(func, args, kwds).get()
+        self._check_running()
+        job = self._job(func, args, kwds)
+        if self._has_defaults:
+            self._set_options(job)
+        self._engine.submit(job)
+        try:
+            # the caller waits, so its buffers need not be copied
+            return job.get()
+        except BaseException:
+            if job.kind & frames.LARGE and not job.state:
+                self._own(job)  # Ctrl-C: it waits no more
+            raise
 
     def apply_async(
         self,
@@ -81,13 +92,7 @@ class Submitting:
         engine = self._engine
         if engine.core.staff.standing or engine.closed:
             self._refuse()
-        function_id = self._function_ids.get(id(func), 0)
-        if function_id and not kwds and type(args) is tuple and _all_plain(args):
-            # the hot path: a known function and arguments that refer to nothing
-            call = _dumps(args, 5)
-            job = ApplyResult(self, func, frames.CALL, function_id, call, len(call))
-        else:
-            job = self._careful_job(func, function_id, args, kwds)
+        job = self._job(func, args, kwds)
         if (
             callback or error_callback or accept_callback or timeout_callback or waitforslot or soft_timeout is not None
             or timeout is not None or lost_worker_timeout is not None or callbacks_propagate or correlation_id is not None
@@ -102,10 +107,18 @@ class Submitting:
             self._own(job)
         return job
 
+    def _job(self, func: Any, args: Any, kwds: Any) -> ApplyResult:
+        function_id = self._function_ids.get(id(func), 0)
+        if function_id and not kwds and type(args) is tuple and _all_plain(args):
+            # the hot path: a known function and arguments that refer to nothing
+            call = _dumps(args, 5)
+            return ApplyResult(self, func, frames.CALL, function_id, call, len(call))
+        return self._careful_job(func, function_id, args, kwds)
+
     def _set_options(
-        self, job: ApplyResult, callback: Any, error_callback: Any, accept_callback: Any, timeout_callback: Any,
-        waitforslot: Any, soft_timeout: Any, timeout: Any, lost_worker_timeout: Any, callbacks_propagate: Any,
-        correlation_id: Any,
+        self, job: ApplyResult, callback: Any = None, error_callback: Any = None, accept_callback: Any = None,
+        timeout_callback: Any = None, waitforslot: Any = None, soft_timeout: Any = None, timeout: Any = None,
+        lost_worker_timeout: Any = None, callbacks_propagate: Any = None, correlation_id: Any = None,
     ) -> None:  # fmt: skip
         for name, hook in (
             ("callback", callback), ("error_callback", error_callback), ("accept_callback", accept_callback),
@@ -148,6 +161,7 @@ class Submitting:
         validate.function(func)
         function_id = function_id or self._function_id(func)
         args, kind = args if type(args) is tuple else tuple(validate.items("args", args)), frames.KWCALL
+        args = tuple(map(pickling.lighten, args))
         payload: Any = args
         if not function_id:
             payload = (func, args, validate.mapping("kwds", kwds))
@@ -196,7 +210,10 @@ class Submitting:
         """The caller may change its buffers once we return: what is not with a worker entirely is copied."""
         worker = job.holder
         sent = worker is not None and worker.hands is not None and not worker.hands.channel.busy
-        job.call = [part if isinstance(part, bytes) else bytes(part) for part in job.call]
+        call = job.call
+        if call is None:  # it has ended already
+            return
+        job.call = [part if isinstance(part, bytes) else bytes(part) for part in call]
         if not sent and worker is not None and worker.hands is not None:
             worker.hands.channel.own()
 
@@ -266,7 +283,7 @@ class Submitting:
             payload: Any = items
             sent_as = kind
             if single:
-                payload = tuple(items[0]) if kind == frames.STARMAP else (items[0],)
+                payload = tuple(map(pickling.lighten, items[0] if kind == frames.STARMAP else items[:1]))
                 sent_as = frames.CALL
             call: Any
             if single and _all_plain(payload):

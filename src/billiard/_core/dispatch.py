@@ -19,6 +19,7 @@ from .state import FATE, NEVER_S, PENDING, Cause, Fate, Job, Phase, Worker
 MAX_WINDOW: Final = 4096
 MAX_WINDOW_BYTES: Final = 1 << 18
 ALONE_FROM: Final = 1 << 16  # a call this large goes to an idle worker only: behind it nothing could be taken back
+KEPT_SIZE: Final = 1 << 12  # a larger call is dropped with its result: handles are kept long after
 OVERHEAD_US: Final = 6.0  # what a worker spends on a call besides running it
 REST_US: Final = 2_000.0  # window of a pool whose turns come quickly
 SLOW_TURNS_US: Final = 25_000.0  # ... and of one whose driver computes: five of the interpreter's switch intervals
@@ -63,6 +64,8 @@ class Dispatch:
                 job.body, job.state = body, kind
             if job.watched:
                 self.settled.append(job)
+            if job.size > KEPT_SIZE:
+                job.call = None
             function_id = job.function_id
             del inflight[number]
             busy_us += tag

@@ -70,6 +70,7 @@ class Job:
 
     state: int = PENDING
     body: Any = None
+    call: Any = None  # its payload, opaque here; kept until it has ended, since it may have to be sent again
     holder: Worker | None = None
     number: int = 0
     function_id: int = 0

@@ -139,7 +139,7 @@ class Hands:
             if pickled is not None:
                 parts.append(frames.frame(frames.FUNCTION, function_id, 0, pickled))
                 learnt.append(function_id)
-        call: Any = job.call  # type: ignore[attr-defined]  # the core does not know payloads
+        call = job.call
         parts.append(HEADER.pack(job.kind, function_id, job.number, job.size))  # type: ignore[attr-defined]
         if type(call) is bytes:
             parts.append(call)

@@ -28,6 +28,8 @@ EXITED: Final = "exited"
 NOT_STARTED: Final = "not started"
 ALL_LOST: Final = "all lost"  # the launcher itself died, and all its workers with it
 
+_UNKNOWN_STATUS: Final = 255
+
 Event = tuple[str, int, Any]
 Watch = Callable[[int], None]
 
@@ -250,10 +252,12 @@ class ContextLauncher:
         process = self._processes[ident]
         # Not `wait(timeout)`: for a spawned process that looks at the sentinel first, which a surviving grandchild keeps
         # open, and the worker's death would never be seen.
-        status = process._popen.poll()
-        if status is None and self.method == "forkserver":
+        if self.method == "forkserver":
             # readable means exited, but the status comes by another way, the fork server's pipe, a moment later
             status = process._popen.wait(timeout=1.0)
+        else:
+            # exiting for sure, but perhaps not waitable for another moment: this waits for it
+            status = process._popen.poll(0 if fd != process.sentinel else os.WNOHANG)
         if status is None:
             # reaped by someone who waits for any child: how it ended is not known, that it ended is
             return [(EXITED, ident, None)] if fd != process.sentinel else []
@@ -274,6 +278,8 @@ class ContextLauncher:
                 if process is None or fd != process._popen.sentinel:
                     os.close(fd)
         if process is not None:
+            if process._popen.returncode is None:  # someone else has reaped it: `close` would think that it runs
+                process._popen.returncode = worker.status if worker.status is not None else _UNKNOWN_STATUS
             process.join(timeout=0)
             process.close()
 

@@ -30,7 +30,7 @@ _OUT_OF_BAND_FROM: Final = 1 << 14  # smaller buffers are cheaper copied into th
 _SHORTEST_NAMED: Final = 28  # a pickle of `__main__.f` has 29 bytes; no shorter one can name a module that matters
 
 #: Types whose pickles refer to nothing, so that the plainest pickling is right for them.
-PLAIN: Final = frozenset((int, str, float, bool, bytes, bytearray, type(None)))
+PLAIN: Final = frozenset((int, str, float, bool, type(None)))
 
 _dumps = pickle.dumps
 _known_reducers = len(ForkingPickler._extra_reducers)  # type: ignore[attr-defined]  # the registry has no public name
@@ -99,6 +99,23 @@ def _out_of_band(kept: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
         return True
     kept.append(raw)
     return False
+
+
+class _BigBytes:
+    """Bytes that travel beside the pickle and arrive as bytes: pickle itself would copy them, twice on each side."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return bytes, (pickle.PickleBuffer(self._value),)
+
+
+def lighten(obj: Any) -> Any:
+    """`obj`, or what to pickle instead when it is a lot of bytes."""
+    return _BigBytes(obj) if type(obj) is bytes and len(obj) >= _OUT_OF_BAND_FROM else obj
 
 
 def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:

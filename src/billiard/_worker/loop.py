@@ -140,7 +140,7 @@ class Loop:
             self._sock.sendall(frames.frame(frames.ERROR, run_us, number, error))
             return
         try:
-            pickled, buffers = pickling.dumps(value, self._snapshot)
+            pickled, buffers = pickling.dumps(pickling.lighten(value), self._snapshot)
         except BaseException as exc:
             if self.termination.requested:
                 raise
