@@ -96,7 +96,15 @@ class Driver:
                     return self._fly(target, deadline)
             finally:
                 if held and held[0]:
-                    self._leave()
+                    # here and first: entering a function is a point where a signal's handler may raise, and the lock
+                    # would stay taken by nobody
+                    self._pilot_ident = 0
+                    self._pilot.release()
+                    try:
+                        self._hand_over()
+                    except BaseException:
+                        self._hand_over()
+                        raise
             if not self._sleep(target, deadline):
                 return bool(target.state)
         return True
@@ -116,10 +124,9 @@ class Driver:
             turn(timeout)
         return True
 
-    def _leave(self) -> None:
-        self._pilot_ident = 0
+    def _hand_over(self) -> None:
+        """The pilot has left: see to it that somebody drives. Repeatable."""
         self._last_left = time.monotonic()
-        self._pilot.release()
         if self._waiting:
             for lock in list(self._waiting.values()):
                 _release(lock)  # somebody who waits takes over

@@ -201,9 +201,14 @@ class Engine:
                 return
 
     def _quick_turn(self) -> None:
-        with TryLock(self._crank) as mine:
-            if mine and not self.closed:
+        held: list[bool] = []  # no TryLock: its `__exit__` can be cut short as it is entered, and the crank would stay taken
+        try:
+            held.extend(map(self._crank.acquire, (False,)))
+            if held[0] and not self.closed:
                 self._process(self._polled(0.0), time.monotonic())
+        finally:
+            if held and held[0]:
+                self._crank.release()
 
     def _deadline_moved(self) -> bool:
         deadline = self.core.timers.next()
