@@ -175,11 +175,8 @@ def test_a_storm_of_signals_over_waiting_callers(make_pool, threads):
         assert [result.get(10) for result in results] == values
 
 
-@pytest.mark.xfail(
-    reason="open: after some hundred strikes a worker lacks a function that its parent believes sent, and once the template "
-    "died in _report_exits",
-    strict=False,
-)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a strike in a finalizer
+@pytest.mark.xfail(reason="open: strikes inside finalizers confuse the test's own reporting", strict=False)
 def test_a_storm_with_deaths_and_limits(make_pool):
     from billiard import TimeLimitExceeded
 

@@ -224,6 +224,8 @@ class ContextLauncher:
         self._early: list[Event] = []
 
     def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
+        if worker.ident in self._processes:
+            return
         process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
             target=_serve_with_fd,
             args=(sock, _FdArgument(board.fd), self._settings, self._importable),

@@ -137,6 +137,10 @@ class Template:
         return True
 
     def _spawn(self, ident: int, index: int, serial: int, fds: list[int]) -> None:
+        if ident in self._pids:
+            # an order repeated after a signal cut the parent short: two workers on one channel would each get half of it
+            _close_all(fds)
+            return
         lifeline_read = lifeline_write = -1
         try:
             if len(fds) != _FDS_PER_SPAWN:
