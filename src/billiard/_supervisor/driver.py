@@ -139,22 +139,23 @@ class Driver:
         key = object()
         lock = threading.Lock()
         lock.acquire()
+        stays = False
         try:
             self._waiting[key] = lock
             target.watch(lambda: _release(lock))
-            if target.state or not self._pilot.locked():
-                return True
-            if deadline is None:
-                lock.acquire()
-                return True
-            return lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            in_time = True
+            if not target.state and self._pilot.locked():
+                if deadline is None:
+                    lock.acquire()
+                else:
+                    in_time = lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            stays = in_time and not target.state
+            return in_time
         finally:
             self._waiting.pop(key, None)
-            if not self._pilot.locked():
-                # the pilot may have left it to us, and we leave too
-                for other in list(self._waiting.values()):
-                    _release(other)
-                    break
+            if not stays and not self._pilot.locked():
+                # the pilot may have left it to us, and we leave too; the supervisor may be parked, and would be for ever
+                self._hand_over()
 
     @property
     def pilot_elsewhere(self) -> bool:
