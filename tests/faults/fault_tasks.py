@@ -147,3 +147,7 @@ def echo(x):
 
 def add(a, b=0):
     return a + b
+
+
+def fail(value):
+    raise ValueError(value)

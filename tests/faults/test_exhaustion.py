@@ -212,7 +212,7 @@ def test_the_template_is_killed_again_and_again(make_pool, kill):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("error", [SystemExit, ValueError, KeyboardInterrupt])
 def test_an_exception_in_the_supervisor_thread(make_pool, error):
-    """Thrown from outside (as some watchdogs do). Whoever waits drives, with it or without it."""
+    """Thrown from outside (as some watchdogs do). It goes on: callbacks come though nobody waits."""
     pool = make_pool(2)
     pool.apply(t.identify)
     thread = pool._engine.driver.thread
@@ -222,6 +222,10 @@ def test_an_exception_in_the_supervisor_thread(make_pool, error):
     with pytest.raises(WorkerLostError):
         pool.apply(t.strike, ("SIGKILL",))
     assert pool.map(t.echo, range(4), 1) == [0, 1, 2, 3]
+    told = threading.Event()
+    pool.apply_async(t.echo, (1,), callback=lambda value: told.set())
+    assert told.wait(10)
+    assert thread.is_alive()
 
 
 def test_a_clock_that_jumps(make_pool, monkeypatch):

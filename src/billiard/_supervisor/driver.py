@@ -180,7 +180,7 @@ class Driver:
                 failures = 0
                 if self._machine.end.state:
                     self._machine.release()
-            except Exception:
+            except BaseException:  # also what another thread throws into this one: without it no limit holds
                 # the rules keep what is undone for the next turn; a turn that never succeeds must not spin
                 logging.getLogger("multiprocessing").exception("%s: a turn failed and is repeated", self._name)
                 failures += 1
