@@ -684,7 +684,7 @@ class TestStall:
         bench.core.timers.set(worker, FENCE, 1.0)
         bench.run_timers(1.0)
         assert board.recalled == [2]
-        assert FENCE not in worker.due
+        assert worker.due[FENCE] == NEVER_S
         assert worker.due[MARK] > 1.0
         assert not bench.orders(core_blows.KILL)
 

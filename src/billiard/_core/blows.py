@@ -135,12 +135,18 @@ class Blows:
         rest_s = max(min(pending) - run_s, 0.0005) if pending else NEVER_S
         # the next call, or the next item of this one, may be over sooner: at the earliest its own limit from now
         behind_s = min(other.least_s for other in worker.inflight.values())
-        self._timers.clear(worker, LIMIT)
-        self.given_limited(worker, min(rest_s, behind_s), now)
+        self._limit_in(worker, min(rest_s, behind_s), now)
 
     def given_limited_again(self, worker: Worker, now: float) -> None:
-        self._timers.clear(worker, LIMIT)
-        self.given_limited(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
+        self._limit_in(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
+
+    def _limit_in(self, worker: Worker, least_s: float, now: float) -> None:
+        """The next limit to be looked at is so far away, whatever was thought before."""
+        # Set, never cleared and set: an exception in between would leave a call without its limit.
+        if least_s < NEVER_S:
+            self._timers.set(worker, LIMIT, now + least_s)
+        else:
+            self._timers.clear(worker, LIMIT)
 
     def run_time(self, sight: Sight, now: float) -> float:
         """For how long the call that was seen (the item of a chunk) has been running."""
@@ -175,8 +181,7 @@ class Blows:
     def _fence(self, worker: Worker, now: float) -> None:
         # `now` may be older than what was just written to the board, by as much as this turn has taken. The next turn's is
         # not: the fence begins there.
-        self._timers.clear(worker, FENCE)
-        self._timers.set(worker, MARK, nextafter(now, NEVER_S))
+        self._timers.replace(worker, FENCE, MARK, nextafter(now, NEVER_S))
 
     def skipped(self, worker: Worker, number: int) -> None:
         """The worker says that the recall kept `number` from running."""

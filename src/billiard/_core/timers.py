@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
-from .state import Phase, Worker
+from .state import NEVER_S, Phase, Worker
 
 
 class Timers:
@@ -21,8 +21,15 @@ class Timers:
     def set(self, worker: Worker, kind: str, when: float) -> None:
         """Let `kind` come up for `worker` at `when`, and at no other time."""
         if worker.due.get(kind) != when:
-            worker.due[kind] = when
+            # the entry first: cut short in between, the old deadline stays real and is dealt with again
             heapq.heappush(self._heap, (when, next(self._tie), worker, kind))
+            worker.due[kind] = when
+
+    def replace(self, worker: Worker, old: str, new: str, when: float) -> None:
+        """Let `new` come up at `when`, and `old` not at all: both or neither, whatever cuts this short."""
+        heapq.heappush(self._heap, (when, next(self._tie), worker, new))
+        due = worker.due
+        due[old], due[new] = NEVER_S, when
 
     def clear(self, worker: Worker, kind: str) -> None:
         worker.due.pop(kind, None)
