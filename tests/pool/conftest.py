@@ -116,6 +116,10 @@ def shared_pools(lasting_helpers):
             # the callback thread comes with the first callback: let it be there before a test counts threads
             pool.apply_async(pool_tasks.pid, callback=int).get(WITHIN_S)
             pools[method, threads] = pool
+        # before a test counts processes, all of them are there: they start, and are replaced, while we go on
+        deadline = time.monotonic() + WITHIN_S
+        while any(handle.pid is None for handle in pools[method, threads]._pool):
+            assert time.monotonic() < deadline
         return pools[method, threads]
 
     yield shared
@@ -144,7 +148,7 @@ def driven(standing):
     # two workers again, both at rest, whatever the test did to them
     by_caller(pool, [pool.apply_async(pool_tasks.pid) for _ in range(2)])
     deadline = time.monotonic() + WITHIN_S
-    while len(pool._pool) != 2 and time.monotonic() < deadline:
+    while [bool(handle.pid) for handle in pool._pool] != [True, True] and time.monotonic() < deadline:
         pool.apply(pool_tasks.pid)
     assert len(pool._pool) == 2
 
