@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -252,6 +253,9 @@ class ContextLauncher:
         if ident is None:
             return []
         process = self._processes[ident]
+        if not _is_readable(fd):
+            # polled before another thread buried that worker, and its descriptor's number is this one's now
+            return []
         # Not `wait(timeout)`: for a spawned process that looks at the sentinel first, which a surviving grandchild keeps
         # open, and the worker's death would never be seen.
         if self.method == "forkserver":
@@ -311,6 +315,12 @@ def _fd_of(dup: Any) -> int:
 
 def _serve_with_fd(sock: socket.socket, board_fd: int, settings: WorkerSettings, importable_main: bool) -> None:
     serve_spawned(sock, board_fd, settings, importable_main)
+
+
+def _is_readable(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _pidfd(process: Any) -> int:
