@@ -92,7 +92,9 @@ def test_no_more_processes():
         import fault_tasks as t
         from billiard import Pool
         with Pool(1) as early:  # whatever is imported late is imported now: another user may not read our Python
-            early.apply_async(t.strike, ("SIGKILL",)).wait(10)
+            lost = early.apply_async(t.strike, ("SIGKILL",))
+            lost.wait(10)
+            assert not lost.successful()  # its story is told: that imports too
         os.setgid(54321); os.setuid(54321)
         pool = Pool(2)
         template = pool.apply(os.getppid)
@@ -119,7 +121,9 @@ def test_no_processes_at_all_ends_in_an_error():
         import fault_tasks as t
         from billiard import Pool, WorkerLostError
         with Pool(1) as early:
-            early.apply_async(t.strike, ("SIGKILL",)).wait(10)
+            lost = early.apply_async(t.strike, ("SIGKILL",))
+            lost.wait(10)
+            assert not lost.successful()  # its story is told: that imports too
         os.setgid(54322); os.setuid(54322)
         pool = Pool(1)
         template = pool.apply(os.getppid)
