@@ -23,7 +23,6 @@ from .settings import EX_OK, EX_RECYCLE, WorkerSettings
 from .signals import SoftLimit, Termination
 
 _BUFFER_SIZE = 1 << 16
-_TRUSTED_SIZE = 1 << 24
 _SMALL_RESULT = 1 << 12  # up to here header and body are copied together; above, sendmsg gathers them
 _MAX_TAG = 0xFFFFFFFF
 _NOT_YET = 1 << 63  # a time that never comes
