@@ -87,6 +87,18 @@ def test_large_frames_in_pieces(ends, size, piece):
     assert [(number, body) for _, _, number, body in got] == [(1, b"before"), (2, body), (3, b"behind")]
 
 
+@pytest.mark.parametrize("there", [0, 1, frames.HEADER_SIZE - 1, frames.HEADER_SIZE, frames.HEADER_SIZE + 1, 36, 37])
+def test_the_read_buffer_ends_in_the_middle_of_a_small_frame(ends, there):
+    """Of any kind: a worker was taken for a hostile one, and killed, for an ACCEPTED that lay across the buffer's end."""
+    channel, theirs = ends
+    body = bytes((1 << 16) - frames.HEADER_SIZE - there)
+    about = frames.about(frames.ACCEPTED, 2, 5)
+    theirs.sendall(frames.frame(frames.RESULT, 0, 1, body) + about + frames.frame(frames.RESULT, 0, 2, b"behind"))
+    assert drain(channel) == [
+        (frames.RESULT, 0, 1, body), (frames.ACCEPTED, 0, 0, about[frames.HEADER_SIZE :]), (frames.RESULT, 0, 2, b"behind"),
+    ]  # fmt: skip
+
+
 def test_receiving_is_repeatable_until_consumed(ends):
     channel, theirs = ends
     stream, expected = stream_of([b"a", b"b"])

@@ -175,7 +175,8 @@ class Channel:
         return frames, self._used + at
 
     def _begin_large(self, size: int, head: bytes, got: int) -> tuple[list[Frame], int]:
-        if head[0] & KIND not in _MAY_BE_LARGE:
+        # (a small frame of any kind comes here too, when the buffer ends in the middle of it)
+        if size > _BUFFER_SIZE and head[0] & KIND not in _MAY_BE_LARGE:
             # noise claims sizes that never arrive: waited for, its sender would never be found out
             raise FrameError(f"no frame of kind {head[0]} has {size} bytes")
         assembly = _Assembly(size, head)
