@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -157,6 +158,17 @@ def test_with_ends_everything(method, lasting_helpers):
 
 def test_forgotten_pool_ends():
     pids = set(Pool(2).map(t.pid, range(8), 1))
+    gc.collect()
+    wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
+
+
+def test_forgotten_pool_ends_though_a_callback_was_the_last_it_did():
+    told = threading.Event()
+    pool = Pool(2)
+    pids = set(pool.map(t.pid, range(8), 1))
+    pool.apply_async(t.fail, error_callback=lambda _: told.set())
+    assert told.wait(10)
+    del pool
     gc.collect()
     wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
 

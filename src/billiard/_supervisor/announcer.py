@@ -65,16 +65,21 @@ class Announcer:
             announcement()
 
     def _run(self) -> None:
-        while True:
-            batch = self._queue.get()
-            if batch is None:
-                return
-            for announcement in batch:
-                try:
-                    announcement()
-                except BaseException as exc:  # a callback's SystemExit must not silence those behind it
-                    log_callback_error(announcement.function, exc)
-            del batch
+        while self._run_batch():
+            pass
+
+    def _run_batch(self) -> bool:
+        """Wait for a batch and run it. A function of its own, so that nothing told stays in a local until the next one
+        comes: a callback leads to its call, the call to its pool, and a forgotten pool would never end."""
+        batch = self._queue.get()
+        if batch is None:
+            return False
+        for announcement in batch:
+            try:
+                announcement()
+            except BaseException as exc:  # a callback's SystemExit must not silence those behind it
+                log_callback_error(announcement.function, exc)
+        return True
 
     def stop(self) -> None:
         """Run what is left, then end the thread; from that thread itself, only say so."""
