@@ -100,7 +100,7 @@ FAULTS = [
     Fault("staff", "        if missing > 0 and now < self._respawn_at:\n            missing = 0", "        if False:\n            missing = 0"),
     Fault("staff", "free = self.size - sum(1 for worker in self.workers.values() if worker.seated)", "free = self.size"),
     Fault("staff", "            self._bench.append(worker)\n", "            pass\n"),
-    Fault("staff", "            self._dispatch.idle.pop(worker, None)\n            self._dispatch.open.pop(worker, None)\n            self.orders.append((RETIRE", "            self.orders.append((RETIRE"),
+    Fault("staff", "            if worker in idle:\n                del idle[worker]\n            if worker in open_:\n                del open_[worker]\n", ""),
     Fault("staff", "        if worker.seated and worker.phase >= Phase.RETIRING and not worker.inflight:", "        if worker.seated and worker.phase >= Phase.RETIRING:"),
     Fault("staff", "            worker.seated = False\n            self._seat()", "            worker.seated = False"),
     Fault("staff", "        if worker.phase is Phase.GONE:\n            return\n        self.restless = True\n", "        if worker.phase is Phase.GONE:\n            return\n"),

@@ -48,6 +48,12 @@ HARD: Final = "hard"
 def _nothing() -> None: ...
 
 
+def _add(queue: deque[Any], item: Any) -> None:
+    """Once, though what adds it be done twice."""
+    if item not in queue:
+        queue.append(item)
+
+
 class Blows:
     """Recalls, limits and terminations of one pool's workers."""
 
@@ -94,7 +100,11 @@ class Blows:
             self.orders.append((KILL, worker, SIGKILL))
 
     def _check_stall(self, worker: Worker, sight: Sight, now: float) -> None:
-        if len(worker.inflight) < 2 or worker.recalled:
+        if len(worker.inflight) < 2:
+            return
+        if worker.recalled:
+            if MARK not in worker.due and worker.due.get(FENCE, NEVER_S) == NEVER_S:
+                self.recall(worker, worker.recalled, now)  # it was cut short before the fence
             return
         current = sight.current
         if current in worker.inflight and (worker.stalled_at == current or self._hoards(worker, current)):
@@ -122,11 +132,12 @@ class Blows:
             return
         aim = (sight.current, sight.item)
         if job.soft_s is not None and worker.soft_sent != aim and run_s >= job.soft_s:
-            worker.soft_sent = aim
+            # the mark last: cut short before it, all is done again
             if worker.board is not None:
                 worker.board.aim(*aim)
-            self.orders.append((INTERRUPT, worker, sight.current))
-            self.notices.append((SOFT, job, job.soft_s))
+            _add(self.orders, (INTERRUPT, worker, sight.current))
+            _add(self.notices, (SOFT, job, job.soft_s))
+            worker.soft_sent = aim
         pending = [
             limit_s
             for limit_s in (job.hard_s, job.soft_s if worker.soft_sent != aim else None)
@@ -194,10 +205,13 @@ class Blows:
         behind = [(number, job) for number, job in worker.inflight.items() if number > current]
         # first into the backlog, then out of flight: interrupted in between, a job is found in both, and dropped from one
         self._dispatch.requeue(job for _, job in behind if job.holder is worker or job.holder is None)
+        inflight = worker.inflight
         for number, _ in behind:
-            worker.inflight.pop(number, None)
-            if worker.quota is not None:
-                worker.quota += 1
+            # no call in here, or a signal's handler could raise between the two
+            if number in inflight:
+                del inflight[number]
+                if worker.quota is not None:
+                    worker.quota += 1
 
     def _fenced(self, worker: Worker, sight: Sight, now: float) -> None:
         if worker.recalled:
@@ -236,15 +250,16 @@ class Blows:
         self.recall(worker, blow.number + 1, now)
 
     def _land(self, worker: Worker, blow: Blow, now: float) -> None:
-        blow.struck = True
-        worker.phase = Phase.DOOMED
+        # the marks last: cut short before them, all is done again
         self.doomed()
-        self.orders.append((KILL, worker, blow.signum))
+        _add(self.orders, (KILL, worker, blow.signum))
         if blow.signum != SIGKILL:
             self._timers.set(worker, ESCALATE, now + TERM_GRACE_S)
         job = worker.inflight.get(blow.number)
         if job is not None and blow.cause is Cause.TIME_LIMIT:
-            self.notices.append((HARD, job, blow.limit_s))
+            _add(self.notices, (HARD, job, blow.limit_s))
+        blow.struck = True
+        worker.phase = Phase.DOOMED
 
     def condemn(self, worker: Worker, signum: int, cause: Cause, now: float) -> None:
         """Send a lethal signal at once, whatever the worker is on."""

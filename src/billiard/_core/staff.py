@@ -132,10 +132,11 @@ class Staff:
         free = self.size - sum(1 for worker in self.workers.values() if worker.seated)
         while free > 0 and self._bench:
             worker = self._bench[0]
-            if worker.phase is Phase.UP and not worker.seated:
-                worker.seated = True
-                free -= 1
-                self._dispatch.released(worker)
+            if worker.phase is Phase.UP:
+                if not worker.seated:
+                    worker.seated = True
+                    free -= 1
+                self._dispatch.released(worker)  # also again: the last time may have been cut short before it
             self._bench.popleft()
 
     # -- a worker's life
@@ -153,10 +154,10 @@ class Staff:
 
     def not_spawned(self, worker: Worker, error: OSError, now: float) -> float:
         """No process could be made (EAGAIN, EMFILE, ENOMEM). Returns when to try again: soon, then less often."""
+        self.restless = True
+        self._failed_spawns += 1
         worker.phase = Phase.GONE
         self.workers.pop(worker.ident, None)
-        self._failed_spawns += 1
-        self.restless = True
         if self._failed_spawns >= FAILED_SPAWNS and not self._active():
             self.break_down(Fate(Cause.UNSTARTABLE, detail=error))
         self._respawn_at = now + min(0.02 * 2 ** min(self._failed_spawns, 6), 1.0)
@@ -166,11 +167,15 @@ class Staff:
         """Let `worker` finish the calls it holds, and leave with `status`."""
         if worker.phase in (Phase.STARTING, Phase.UP):
             self.restless = True
-            worker.phase = Phase.RETIRING
+            self.orders.append((RETIRE, worker, status))  # first: nobody would order it of one that is RETIRING
+            idle, open_ = self._dispatch.idle, self._dispatch.open
+            # no call from here on: what is RETIRING is given nothing, and what is UP is
+            if worker in idle:
+                del idle[worker]
+            if worker in open_:
+                del open_[worker]
             worker.retire_status = status
-            self._dispatch.idle.pop(worker, None)
-            self._dispatch.open.pop(worker, None)
-            self.orders.append((RETIRE, worker, status))
+            worker.phase = Phase.RETIRING
 
     def used_up(self, worker: Worker) -> bool:
         """Whether it was given all the calls it may have."""
@@ -206,12 +211,14 @@ class Staff:
         self._dispatch.open.pop(worker, None)
         ordered = worker.phase in (Phase.RETIRING, Phase.DOOMED) or worker.leaving_from is not None
         failed_start = worker.phase is Phase.STARTING
-        # one statement: seat and phase go together, or a repeated call would miscount
-        worker.seated, worker.phase = False, Phase.GONE
-        self.workers.pop(worker.ident, None)
-        self._blows.notices.append((DOWN, worker, status))
         if not ordered:
             self.worker_died = True
+        if (DOWN, worker, status) not in self._blows.notices:
+            self._blows.notices.append((DOWN, worker, status))
+        # no call in between: seat and phase go together, and what is GONE is not among the workers
+        worker.seated, worker.phase = False, Phase.GONE
+        if worker.ident in self.workers:
+            del self.workers[worker.ident]
         self._account(worker, status, failed_start, ordered, now, failure)
 
     def _account(
