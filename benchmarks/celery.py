@@ -36,7 +36,16 @@ from environments import CELERY, REAL, Environment, clean_environment, make_envi
 from harness import envs, rows  # noqa: E402
 from redis_server import RedisServer  # noqa: E402
 
-APPLICATION = CHECKOUT / "tests" / "celery"
+#: As small as an application can be: what it did at the start and end of each child would be measured with the pools.
+APPLICATION = """
+import os
+from celery import Celery
+app = Celery(broker=os.environ["LIVE_BROKER"], backend=os.environ["LIVE_BACKEND"])
+app.conf.update(worker_hijack_root_logger=True, broker_connection_retry_on_startup=True, result_expires=3600)
+@app.task(name="add")
+def add(x, y):
+    return x + y
+"""
 WARM_UP = 50
 STALL_S = 60.0  # no result for so long: the worker has stopped working
 PUBLISH = """
@@ -89,16 +98,18 @@ class Bench:
         self.environments = environments
         self.scratch = scratch
         self.databases = iter(range(100, 100000))
+        (scratch / "bench_app.py").write_text(APPLICATION)
 
     def settings(self, broker: int, backend: int) -> dict[str, str]:
         urls = {"LIVE_BROKER": self.redis.url(broker), "LIVE_BACKEND": self.redis.url(backend)}
-        return clean_environment() | urls | {"LIVE_REDIS": self.redis.url(99), "LIVE_NAME": "bench"}
+        # PYTHONPATH, since `-P` keeps the current directory off the path.
+        return clean_environment() | urls | {"PYTHONPATH": str(self.scratch)}
 
     def publish(self, database: int, count: int) -> None:
         """Fill `database` once; the messages are the same for every variant, to the byte."""
         env = self.settings(database, 98) | {"COUNT": str(count)}
         command = [str(self.environments[True].python), "-P", "-c", PUBLISH]
-        subprocess.run(command, env=env, cwd=APPLICATION, check=True, timeout=300)
+        subprocess.run(command, env=env, cwd=self.scratch, check=True, timeout=300)
         waiting = self.query(database, "LLEN", "celery")
         if waiting != count:
             raise RuntimeError(f"{waiting} of {count} messages wait")
@@ -123,14 +134,14 @@ class Bench:
         self, variant: Variant, family: Family, env: dict[str, str], log: Path
     ) -> Iterator[subprocess.Popen[bytes]]:
         python = self.environments[variant.real].python
-        command = [str(python), "-P", "-m", "celery", "-A", "tasks_app", "worker", "-c", "2", "-l", "WARNING"]
+        command = [str(python), "-P", "-m", "celery", "-A", "bench_app", "worker", "-c", "2", "-l", "WARNING"]
         command += ["--without-gossip", "--without-mingle", "-n", f"bench-{log.stem}@live", *family.arguments]
         command += ["-P", "custom" if variant.custom else "prefork"]
         if variant.custom:
             env["CELERY_CUSTOM_WORKER_POOL"] = "billiard.celery:TaskPool"
         with log.open("w") as out:
             process = subprocess.Popen(
-                command, cwd=APPLICATION, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                command, cwd=self.scratch, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 start_new_session=True,
             )  # fmt: skip
         try:

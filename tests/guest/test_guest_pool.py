@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -9,7 +10,10 @@ import signal
 import time
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 from unittest import mock
+from weakref import WeakSet, ref
 
 import guest_tasks as tasks
 import pytest
@@ -17,6 +21,7 @@ import pytest
 import billiard
 import billiard.pool
 from billiard import common
+from billiard._celery import collector
 from billiard.exceptions import (
     RestartFreqExceeded,
     SoftTimeLimitExceeded,
@@ -25,6 +30,7 @@ from billiard.exceptions import (
     WorkerLostError,
 )
 from billiard.pool import MaybeEncodingError
+from billiard.queues import _SimpleQueue
 
 PROMPT_S = 2.0  # far above what it takes, far below the seconds of a missed event
 
@@ -390,6 +396,233 @@ class TestRecycling:
         assert [pool.run(os.getpid) == first, pool.run(os.getpid) == first][-1] is False
         with pytest.raises(ValueError, match="allow_restart"):
             make_pool(1).restart()
+
+
+class Gate:
+    """Keeps workers on their way out until it is opened."""
+
+    def __init__(self):
+        self.reader, self.writer = os.pipe()
+
+    def hold(self, pid, exitcode):
+        os.read(self.reader, 1)
+
+    def open(self, workers=1):
+        os.write(self.writer, bytes(workers))
+
+
+@pytest.fixture
+def gate(make_pool):  # make_pool: its clean-up must come after ours
+    gate = Gate()
+    yield gate
+    gate.open(100)
+    os.close(gate.reader)
+    os.close(gate.writer)
+
+
+class TestLeaving:
+    def test_the_successor_does_not_wait_for_the_end(self, make_pool, gate):
+        pool = make_pool(1, maxtasksperchild=1, on_process_exit=gate.hold)
+        assert pool.run(os.getpid) != pool.run(os.getpid)
+        assert pool.statuses == []
+        assert [process.index for process in pool._pool] == [0, 0]
+
+    def test_nor_for_that_of_one_that_needs_too_much_memory(self, make_pool, monkeypatch):
+        """Of this one the parent knows only when it says so: it says it, and dawdles."""
+        released = os.pipe()
+        leave = os._exit
+        monkeypatch.setattr(os, "_exit", lambda status: (os.read(released[0], 1), leave(status)))
+        pool = make_pool(1, max_memory_per_child=1)
+        first = pool.run(os.getpid)
+        pool.run_until(lambda: pids(pool) - {first})
+        assert first in pids(pool)
+        os.write(released[1], bytes(10))
+        pool.terminate()
+        for fd in released:
+            os.close(fd)
+
+    def test_no_more_leave_than_there_should_be(self, make_pool, gate):
+        pool = make_pool(1, maxtasksperchild=1, on_process_exit=gate.hold)
+        pool.run(os.getpid), pool.run(os.getpid)
+        third = pool.apply_async(os.getpid)
+        for _ in range(5):
+            pool.turn(0.01)
+        assert len(pool._pool) == 2
+        assert not third.ready()
+        gate.open()
+        pool.run_until(third.ready)
+        assert pool.statuses == [billiard.pool.EX_RECYCLE]
+
+    def test_both_of_two(self, make_pool, gate):
+        pool = make_pool(2, maxtasksperchild=1, on_process_exit=gate.hold)
+        results = [pool.apply_async(os.getpid) for _ in range(4)]
+        pool.run_until(lambda: all(result.ready() for result in results))
+        assert len({result.get() for result in results}) == 4
+        assert sorted(process.index for process in pool._pool) == [0, 0, 1, 1]
+        gate.open(4)
+        pool.run_until(lambda: len(pool.statuses) == 4)
+        pool.run_until(lambda: len(pool.up) == 6)
+        assert sorted(process.index for process in pool._pool) == [0, 1]
+
+    def test_one_that_is_killed_meanwhile_is_replaced_once(self, make_pool, gate, errors):
+        pool = make_pool(1, maxtasksperchild=1, on_process_exit=gate.hold)
+        first = pool.run(os.getpid)
+        pool.run_until(lambda: len(pool.up) == 2)
+        os.kill(first, signal.SIGKILL)
+        pool.run_until(lambda: pool.statuses == [-signal.SIGKILL])
+        pool.maintain_pool()
+        assert len(pool._pool) == 1
+        assert ["SIGKILL" in text for text in errors()] == [True]
+
+    def test_it_is_not_the_one_that_a_smaller_pool_does_without(self, make_pool, gate):
+        pool = make_pool(2, maxtasksperchild=1, on_process_exit=gate.hold)
+        first = pool.run(os.getpid)
+        pool.run_until(lambda: len(pool.up) == 3)
+        pool.shrink(1)
+        gate.open(2)
+        pool.run_until(lambda: len(pool.statuses) == 2)
+        assert sorted(pool.statuses) == [-signal.SIGTERM, billiard.pool.EX_RECYCLE]
+        pool.maintain_pool()
+        assert len(pool._pool) == 1
+        assert pool.run(os.getpid) != first
+
+    def test_a_successor_that_cannot_be_started_comes_later(self, make_pool, monkeypatch):
+        pool = make_pool(1, maxtasksperchild=1)
+        pool.run_until(lambda: pool.up)
+        process_class = type(pool._pool[0])
+        start, failures = process_class.start, []
+
+        def fail_once(process):
+            if not failures:
+                failures.append(process)
+                raise BlockingIOError(11, "no more processes")
+            start(process)
+
+        monkeypatch.setattr(process_class, "start", fail_once)
+        assert pool.run(os.getpid) != pool.run(os.getpid)
+        assert len(failures) == 1
+
+    def test_a_closing_pool_starts_nobody(self, make_pool):
+        pool = make_pool(1, maxtasksperchild=1)
+        result = pool.apply_async(tasks.nap, (0.2,))
+        pool.run_until_started(result)
+        pool.close()
+        pool.join()
+        assert result.get(0) == "rested"
+        assert len(pool.up) == 1
+
+
+class TestEndOfAPipe:
+    """What a dead worker sent is followed by a None, so that nobody waits for more."""
+
+    @pytest.fixture
+    def pipe(self):
+        pipe = _SimpleQueue(rnonblock=True)
+        yield pipe
+        pipe.close()
+
+    def mark(self, make_pool, pipe, exitcode):
+        make_pool(0)._mark_end(SimpleNamespace(outq=pipe, exitcode=exitcode))
+
+    @pytest.mark.parametrize("exitcode", [0, billiard.pool.EX_RECYCLE, 1, -signal.SIGKILL])
+    def test_an_empty_one(self, make_pool, pipe, exitcode):
+        self.mark(make_pool, pipe, exitcode)
+        assert pipe.get() is None
+
+    def test_behind_messages_of_one_that_left_in_good_order(self, make_pool, pipe):
+        pipe.put("message")
+        self.mark(make_pool, pipe, billiard.pool.EX_RECYCLE)
+        assert [pipe.get(), pipe.get()] == ["message", None]
+
+    @pytest.mark.parametrize("exitcode", [1, -signal.SIGKILL])
+    def test_not_behind_what_may_be_half_a_message(self, make_pool, pipe, exitcode):
+        os.write(pipe._writer.fileno(), b"\0\0\1")
+        self.mark(make_pool, pipe, exitcode)
+        assert os.read(pipe._reader.fileno(), 100) == b"\0\0\1"
+
+    def test_not_into_a_full_one(self, make_pool, pipe):
+        os.set_blocking(pipe._writer.fileno(), False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(pipe._writer.fileno(), bytes(1 << 16))
+        os.set_blocking(pipe._writer.fileno(), True)
+        self.mark(make_pool, pipe, billiard.pool.EX_RECYCLE)  # would wait for ever
+
+    def test_not_into_a_closed_one(self, make_pool):
+        pipe = _SimpleQueue(rnonblock=True)
+        pipe.close()
+        self.mark(make_pool, pipe, 0)
+
+    def test_it_comes_before_the_flush_and_before_the_last_word(self, make_pool, loop_pool_class):
+        class Patient(loop_pool_class):
+            flushed: ClassVar[list[Any]] = []
+
+            def process_flush_queues(self, process):
+                while (message := process.outq.get()) is not None:  # BlockingIOError where it would have to wait
+                    self._result_handler.on_state_change(message)
+                self.flushed.append(process.pid)
+
+            def _process_cleanup_queues(self, process):
+                return None
+
+        pool = make_pool(1, Patient, maxtasksperchild=1)
+        pool.on_process_down = pool.process_flush_queues
+        first = pool.run(os.getpid)
+        pool.run_until(lambda: pool.flushed)
+        assert pool.flushed == [first, first]
+
+
+class TestCollector:
+    """Everything that is there when a pool forks is passed over by the collector until the pool is done."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_set_aside_yet(self, monkeypatch):
+        monkeypatch.setattr(collector, "_pools", WeakSet())
+        gc.unfreeze()
+        yield
+        gc.unfreeze()
+
+    @pytest.mark.parametrize("end", ["terminate", "join"])
+    def test_as_long_as_there_is_a_pool(self, make_pool, end):
+        pool, other = make_pool(1), make_pool(1)
+        for ended, still in ((pool, True), (other, False)):
+            assert gc.get_freeze_count() > 1000
+            if end == "join":
+                ended.close()
+            getattr(ended, end)()
+            assert bool(gc.get_freeze_count()) is still
+
+    def test_also_what_was_loaded_after_the_pool_was_made(self, make_pool):
+        pool = make_pool(1, maxtasksperchild=1)
+        loaded = [[] for _ in range(100_000)]
+        pool.run(os.getpid)
+        assert gc.get_freeze_count() > len(loaded)
+        later = [[] for _ in range(100_000)]
+        pool.run(os.getpid)
+        pool.run(os.getpid)
+        assert len(gc.get_objects()) > len(later)  # and nothing that came after: it may have become garbage
+
+    def test_garbage_is_found_afterwards(self, make_pool):
+        class Node:
+            pass
+
+        node = Node()
+        node.itself = node
+        pool = make_pool(1)
+        node = ref(node)
+        gc.collect()
+        assert node() is not None
+        pool.terminate()
+        gc.collect()
+        assert node() is None
+
+    def test_what_the_program_has_set_aside_stays_so(self, make_pool):
+        gc.freeze()
+        count = gc.get_freeze_count()
+        pool = make_pool(1)
+        assert gc.get_freeze_count() <= count
+        pool.terminate()
+        assert gc.get_freeze_count() > 0
 
 
 class TestSize:

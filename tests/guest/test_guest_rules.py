@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import signal
 import time
@@ -109,6 +110,72 @@ def test_writing_to_a_closed_pipe_is_ebadf():
     with pytest.raises(OSError) as caught:
         send(b"abc", 0)
     assert caught.value.errno == errno.EBADF
+
+
+class TestLengthAhead:
+    """AsynPool's way of writing: four bytes of length, then the body, each until all of it is taken."""
+
+    LENGTH, BODY = memoryview(b"\0\0\0\5"), memoryview(b"12345")
+
+    @pytest.fixture
+    def pipe(self):
+        pipe = _SimpleQueue(wnonblock=True)
+        os.set_blocking(pipe._reader.fileno(), False)
+        yield pipe
+        pipe.close()
+
+    @pytest.fixture
+    def send(self, pipe):
+        return wire.OffsetSender(pipe._writer)
+
+    @staticmethod
+    def read(pipe):
+        return os.read(pipe._reader.fileno(), 1 << 17)
+
+    def test_it_does_not_wake_the_worker_by_itself(self, pipe, send):
+        assert send(self.LENGTH, 0) == 4
+        with pytest.raises(BlockingIOError):
+            self.read(pipe)
+        assert send(self.BODY, 0) == 5
+        assert self.read(pipe) == b"\0\0\0\00512345"
+
+    def test_in_parts(self, pipe, send):
+        assert send(self.LENGTH, 0) == 4
+        assert send(self.BODY[:3], 0) == 3
+        assert send(self.BODY, 3) == 2
+        assert self.read(pipe) == b"\0\0\0\00512345"
+
+    def test_of_a_message_that_was_given_up(self, pipe, send):
+        assert send(memoryview(b"\0\0\0\7"), 0) == 4
+        assert send(self.LENGTH, 0) == 4
+        assert send(self.BODY, 0) == 5
+        assert self.read(pipe) == b"\0\0\0\00512345"
+
+    def test_a_full_pipe(self, pipe, send):
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(pipe._writer.fileno(), bytes(1 << 12))
+        assert send(self.LENGTH, 0) == 4
+        with pytest.raises(BlockingIOError):
+            send(self.BODY, 0)
+        self.read(pipe)
+        assert send(self.BODY, 0) == 5
+        assert self.read(pipe) == b"\0\0\0\00512345"
+
+    def test_a_pipe_with_room_for_half_of_it(self, pipe, send, monkeypatch):
+        assert send(self.LENGTH, 0) == 4
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "writev", lambda fd, parts: os.write(fd, parts[0][:2]))
+            with pytest.raises(BlockingIOError) as caught:
+                send(self.BODY, 0)
+        assert caught.value.errno == errno.EAGAIN
+        assert send(self.BODY, 0) == 5
+        assert self.read(pipe) == b"\0\0\0\00512345"
+
+    @pytest.mark.parametrize("tail", [b"tail", memoryview(b"a long tail")[-4:]])
+    def test_the_last_four_bytes_of_something_are_no_length(self, pipe, send, tail):
+        assert send(tail, 0) == 4
+        assert self.read(pipe) == b"tail"
 
 
 def test_locks_are_the_kind_the_door_says():

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from billiard import common
+from billiard._core.fates import spends_restart
 from billiard.exceptions import TimeLimitExceeded
 
 from . import log, seams
@@ -231,6 +232,8 @@ class ResultHandler(PoolThread):
         self.on_ready_counters = {} if on_ready_counters is None else on_ready_counters
         #: After how many results a worker leaves; set by the pool.
         self.maxtasks: int | None = None
+        #: Told the pid of a worker that takes no more jobs and is about to leave; set by the pool.
+        self.on_leaving: Callable[[int], object] | None = None
         self._accepted_by: dict[tuple[int, int | None], int] = {}
         #: Consulted at each message: a subclass adds kinds of its own.
         self.state_handlers: dict[int, Callable[..., Any]] = {
@@ -240,8 +243,10 @@ class ResultHandler(PoolThread):
         }
         super().__init__()
 
-    def on_state_change(self, message: tuple[int, tuple[Any, ...]]) -> None:
-        """Take in one message."""
+    def on_state_change(self, message: tuple[int, tuple[Any, ...]] | None) -> None:
+        """Take in one message. None says that there are no more (see `Staff._mark_end`)."""
+        if message is None:
+            return
         state, args = message
         try:
             handler = self.state_handlers[state]
@@ -260,35 +265,36 @@ class ResultHandler(PoolThread):
     def _on_ready(self, job: int, i: int | None, obj: Any, inqW_fd: int | None) -> None:
         if type(obj) is Unreadable:
             obj = obj.outcome()
-        if self._count(job, i):
-            inqW_fd = None
+        leaving = self._count(job, i)
         if self.on_job_ready is not None:
-            self.on_job_ready(job, i, obj, inqW_fd)
+            # A worker that is about to be recycled has not become free: a job written to it would come back unread, to
+            # wait for the replacement while other workers are idle.
+            self.on_job_ready(job, i, obj, inqW_fd if leaving is None else None)
         item = self.cache.get(job)
-        if item is None or item.ready():
-            return
-        # Before the job is set, as ever: Celery's semaphore may start the next job from in here.
-        if self.putlock is not None:
-            self.putlock.release()
-        item._set(i, obj)
+        if item is not None and not item.ready():
+            # Before the job is set, as ever: Celery's semaphore may start the next job from in here.
+            if self.putlock is not None:
+                self.putlock.release()
+            item._set(i, obj)
+        # Last, because it forks: whoever waits for the result has it by now.
+        if leaving is not None and self.on_leaving is not None:
+            self.on_leaving(leaving)
 
     def _on_death(self, pid: int, exitcode: int) -> None:
         # Nothing to answer: the worker is on its way out, and a signal to its pid could meet whoever has it next.
         log.debug("worker %s leaves with %s", pid, exitcode)
+        if self.on_leaving is not None and not spends_restart(exitcode):  # a failed one is judged when it is buried
+            self.on_leaving(pid)
 
-    def _count(self, job: int, i: int | None) -> bool:
-        """Tell the worker that its result has arrived: a leaving one waits for that. True if this was its last one.
-
-        A worker that is about to be recycled has not become free: a job written to it would come back unread, to wait
-        for the replacement while other workers are idle.
-        """
+    def _count(self, job: int, i: int | None) -> int | None:
+        """Tell the worker that its result has arrived: a leaving one waits for that. Its pid, if this was its last."""
         pid = self._accepted_by.pop((job, i), None)
         counter = self.on_ready_counters.get(pid) if pid is not None else None
         if counter is None:
-            return False
+            return None
         done: int = counter.value + 1
         counter.value = done
-        return self.maxtasks is not None and done >= self.maxtasks
+        return pid if self.maxtasks is not None and done >= self.maxtasks else None
 
     def has_accepted(self, pid: int) -> bool:
         """Whether a worker holds a job."""

@@ -21,7 +21,7 @@ from billiard._stdlib.context import _default_context
 from billiard.common import restart_state
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from . import log, seams
+from . import collector, log, seams
 from .handlers import CLOSE, RUN, SIGKILL, TERMINATE, ResultHandler, Supervisor, TaskHandler, TimeoutHandler
 from .locks import LaxBoundedSemaphore
 from .results import (
@@ -137,7 +137,7 @@ class Guest(Staff):
         self.restart_state = restart_state(max_restarts, max_restart_freq or 1)
         self._Process = self._ctx.Process
         self._pool, self._poolctrl, self._on_ready_counters = [], {}, {}
-        self._unreplaced = []
+        self._unreplaced, self._born_first = [], self._processes
         self.putlocks = putlocks
         self._putlock = LaxBoundedSemaphore(self._processes) if semaphore is None else semaphore
         for i in range(self._processes):
@@ -216,6 +216,7 @@ class Guest(Staff):
             **extra_kwargs,
         )
         handler.maxtasks = self._maxtasksperchild
+        handler.on_leaving = self._replace_leaving
         return handler
 
     def _start_timeout_handler(self) -> None:
@@ -402,6 +403,7 @@ class Guest(Staff):
         self._stop_task_handler(self._task_handler)
         self._result_handler.stop()
         self._let_leave()
+        collector.give_back(self)
 
     def _let_leave(self) -> None:
         """Wait for workers that were told to stop. Nobody reads results any more: what they still send is thrown away.
@@ -424,6 +426,7 @@ class Guest(Staff):
         self._state = TERMINATE
         self._worker_handler.terminate()
         self._terminate()
+        collector.give_back(self)
 
     @staticmethod
     def _stop_task_handler(task_handler: Any) -> None:

@@ -4,6 +4,10 @@ May: start and signal worker processes, decide (by `_core.fates`) what becomes o
 May not: write jobs or read results; that is the subclass's event loop.
 
     _create_worker_process -> _pool -> [exits] -> _join_exited_workers: drain, bury, settle its jobs -> _repopulate_pool
+                                    -> [is leaving] -> _replace_leaving
+
+A worker that has sent its last result is replaced at once: it takes tens of milliseconds to leave (Celery's shutdown
+signal, giving back its memory), and its successor as long to start.
 
 Nothing here is called by a thread of ours. `_pool` and `_cache` are shared with the handlers by identity, so they are
 changed in place and never replaced.
@@ -25,8 +29,8 @@ from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_ex
 from billiard.common import human_status
 from billiard.exceptions import RestartFreqExceeded, WorkerLostError
 
-from . import log, seams
-from .handlers import RUN, WorkersJoined
+from . import collector, log, seams
+from .handlers import RUN, TERMINATE, WorkersJoined
 from .wire import failure
 from .worker import SIG_SOFT_TIMEOUT, Worker
 
@@ -63,6 +67,9 @@ class Staff:
     _outqueue: Any
     _unreplaced: list[int | None]
     _replace_after = 0.0
+    #: How many workers were ever started, and how many of those by the constructor.
+    _births = 0
+    _born_first = 0
     allow_restart: bool
     threads: bool
     restart_state: Any
@@ -89,6 +96,10 @@ class Staff:
 
     def _create_worker_process(self, i: int) -> Any:
         """Start the worker with index `i`."""
+        # Twice: the worker that owns this pool loads its consumer only after it has made the pool.
+        if self._births in (0, self._born_first):
+            collector.set_aside(self)
+        self._births += 1
         sentinel = self._ctx.Event() if self.allow_restart else None
         inq, outq, synq = self.get_process_queues()
         # One writer and one reader, in turn: no lock, and so no semaphore, which a host without /dev/shm lacks.
@@ -130,8 +141,8 @@ class Staff:
         return process
 
     def _avail_index(self) -> int:
-        """The smallest index that no worker has."""
-        taken = {process.index for process in self._pool}
+        """The smallest index that no worker has. One that is leaving has passed on its own."""
+        taken = {process.index for process in self._staying()}
         return next(i for i in range(len(taken) + 1) if i not in taken)
 
     # -- watch
@@ -171,13 +182,53 @@ class Staff:
     def _repopulate_pool(self, exitcodes: list[int | None]) -> None:
         """Start workers until the pool is complete. Replacing failed ones is limited; growing is not."""
         failed = sum(map(spends_restart, exitcodes))
-        while len(self._pool) < self._processes:
+        while self._is_short():
             if self._state != RUN:
                 return
             if failed:
                 failed -= 1
                 self.restart_state.step()
+            self._make_room()
             self._create_worker_process(self._avail_index())
+
+    def _staying(self) -> list[Any]:
+        """The workers that are not on their way out."""
+        return [process for process in self._pool if not getattr(process, "_leaves", False)]
+
+    def _is_short(self) -> bool:
+        """Whether another worker is to be started.
+
+        Those on their way out may be as many as are wanted, but not more: with short tasks and a slow
+        `on_process_exit` they would fill the machine.
+        """
+        return len(self._staying()) < self._processes and len(self._pool) < 2 * self._processes
+
+    def _make_room(self) -> None:
+        """Have the subclass keep pipes for one worker more than there are: who is leaving still holds its own."""
+        if len(self._pool) < self._processes:
+            return
+        wanted, self._processes = self._processes, len(self._pool) + 1
+        try:
+            self.on_grow(1)
+        finally:
+            self._processes = wanted
+
+    def _replace_leaving(self, pid: int) -> None:
+        """Start another worker for one that takes no more jobs and has only to leave."""
+        leaving, _index = self._process_by_pid(pid)
+        if leaving is None or getattr(leaving, "_leaves", False):
+            return
+        leaving._leaves = True
+        if self._state != RUN or self._worker_handler._state != RUN or time.monotonic() < self._replace_after:
+            return
+        if not self._is_short():
+            return
+        try:
+            self._make_room()
+            self._create_worker_process(leaving.index)
+        except OSError as exc:
+            # It was worth a try. The maintenance that buries the old one will try again, and fail if it must.
+            log.debug("no replacement for %s before its end: %r", pid, exc)
 
     # -- bury
 
@@ -200,6 +251,7 @@ class Staff:
             for process in buried.values():
                 if not shutdown:
                     self._process_cleanup_queues(process)
+                self._mark_end(process)
                 self.on_process_down(process)
         return [process.exitcode for process in buried.values()]
 
@@ -224,12 +276,14 @@ class Staff:
         return False
 
     def _bury(self, process: Any) -> None:
+        process._leaves = True
         if process._popen is not None:
             process.join()
         if not is_expected(process.exitcode, ordered=process._controlled_termination):
             status = human_status(process.exitcode)
             log.error("Process %r pid:%r exited with %r", process.name, process.pid, status)
         # First what it had sent: a result that arrived is a result, whatever its sender's end.
+        self._mark_end(process)
         self.process_flush_queues(process)
         if self._is_stillborn(process):
             self._replace_after = time.monotonic() + STILLBORN_S
@@ -238,6 +292,26 @@ class Staff:
         self._poolctrl.pop(process.pid, None)
         self._on_ready_counters.pop(process.pid, None)
         self._result_handler.on_worker_exit(process.pid)
+
+    def _mark_end(self, process: Any) -> None:
+        """Put a None behind what a dead worker has sent, so that whoever takes that in knows when to stop.
+
+        The parent holds a writing end, so the pipe never ends by itself. AsynPool waits 10 ms for more each time it
+        flushes one, twice for each dead worker, in which the event loop does nothing else; a None ends it at once.
+        """
+        if process.outq is self._outqueue or self._state == TERMINATE:  # shared; or nobody reads it any more
+            return
+        reader, writer = process.outq._reader, process.outq._writer
+        if reader is None or reader.closed or writer.closed:
+            return
+        poller = select.poll()
+        poller.register(reader, select.POLLIN)
+        poller.register(writer, select.POLLOUT)
+        ready = {fd for fd, _events in poller.poll(0)}
+        # Behind half a message it would be taken for the rest of it. Who left in good order has sent none by halves.
+        whole = reader.fileno() not in ready or not spends_restart(process.exitcode)
+        if whole and writer.fileno() in ready:
+            process.outq.put(None)
 
     def _is_stillborn(self, process: Any) -> bool:
         counter = self._on_ready_counters.get(process.pid)
@@ -332,7 +406,7 @@ class Staff:
         """For subclasses: `n` workers fewer are wanted."""
 
     def _iterinactive(self) -> Iterator[Any]:
-        return (process for process in self._pool if not self._worker_active(process))
+        return (process for process in self._staying() if not self._worker_active(process))
 
     def _worker_active(self, worker: Any) -> bool:
         return any(worker.pid in job.worker_pids() for job in self._cache.values())

@@ -117,14 +117,36 @@ def salvage_head(payload: bytes) -> tuple[int, int | None] | None:
 class OffsetSender:
     """Callable ``(buf, offset) -> n``: write what fits of ``buf[offset:]`` to a connection's fd, without a header.
 
+    AsynPool writes a message in two goes, first its length. Those four bytes alone would wake the worker, who could only
+    go back to sleep; so they are taken, and written together with what follows.
+
     A closed connection raises EBADF, the only error that AsynPool's writers forgive; ``Connection.fileno`` would raise
     an OSError without a number and stop Celery's event loop.
     """
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+        self._length = b""  # taken, not written
 
     def __call__(self, buf: Any, offset: int) -> int:
         if self.connection.closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return os.write(self.connection.fileno(), memoryview(buf)[offset:])
+        if offset == 0 and _is_length(buf) and len(self._length) in (0, 4):
+            # In place of one whose message was given up before a byte of it was written.
+            self._length = bytes(buf)
+            return 4
+        data = memoryview(buf)[offset:]
+        fd = self.connection.fileno()
+        if not self._length:
+            return os.write(fd, data)
+        written = os.writev(fd, (self._length, data))
+        self._length, unwritten = self._length[written:], len(self._length) - written
+        if unwritten > 0:  # the pipe was all but full
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return -unwritten
+
+
+def _is_length(buf: Any) -> bool:
+    """True for the four bytes that AsynPool sends ahead, and false for the last four of something longer."""
+    whole = buf.obj if type(buf) is memoryview else None
+    return type(whole) is bytes and len(whole) == 4 == len(buf)
