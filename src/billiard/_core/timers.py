@@ -2,21 +2,26 @@
 
 A worker's `due` says which of its deadlines are real; an entry of the heap that `due` does not
 confirm is stale and dropped when it comes up. Setting a deadline twice leaves one stale entry, which
-wakes the pool once and is gone.
+wakes the pool once and is gone. Most entries are never stale for longer than all others are real: else
+workers that live for seconds, with limits of hours, would be remembered for hours after their end.
 """
 
 from __future__ import annotations
 
 import heapq
 from itertools import count
+from typing import Final
 
 from .state import NEVER_S, Phase, Worker
+
+_ROOM: Final = 64  # entries that are not worth looking through
 
 
 class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Worker, str]] = []
         self._tie = count()
+        self._room = _ROOM  # how long the heap may grow before the stale entries are dropped
 
     def set(self, worker: Worker, kind: str, when: float) -> None:
         """Let `kind` come up for `worker` at `when`, and at no other time."""
@@ -24,6 +29,14 @@ class Timers:
             # the entry first: cut short in between, the old deadline stays real and is dealt with again
             heapq.heappush(self._heap, (when, next(self._tie), worker, kind))
             worker.due[kind] = when
+            if len(self._heap) > self._room:
+                self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        real = [entry for entry in self._heap if self._real(entry)]
+        heapq.heapify(real)
+        self._heap = real  # at once: cut short before, all is as it was
+        self._room = max(_ROOM, 2 * len(real))
 
     def replace(self, worker: Worker, old: str, new: str, when: float) -> None:
         """Let `new` come up at `when`, and `old` not at all: both or neither, whatever cuts this short."""
