@@ -2,8 +2,8 @@
 
 A worker's `due` says which of its deadlines are real; an entry of the heap that `due` does not
 confirm is stale and dropped when it comes up. Setting a deadline twice leaves one stale entry, which
-wakes the pool once and is gone. Most entries are never stale for longer than all others are real: else
-workers that live for seconds, with limits of hours, would be remembered for hours after their end.
+wakes the pool once and is gone. A heap that has doubled is cleared of stale entries: workers that live for
+seconds, under limits of hours, would be remembered for hours after their end.
 """
 
 from __future__ import annotations
