@@ -188,6 +188,14 @@ class TestLimits:
             os.kill(pid, billiard.pool.SIG_SOFT_TIMEOUT)
             assert pool.run(os.getpid) == pid
 
+    def test_the_soft_limit_gets_out_of_a_del(self, make_pool):
+        pool = make_pool(1)
+        start = time.monotonic()
+        with pytest.raises(SoftTimeLimitExceeded):
+            pool.run(tasks.nap_after_swallowing, None, soft_timeout=0.2)
+        assert time.monotonic() - start < 0.2 + PROMPT_S
+        assert pool.run(tasks.double, 1) == 2
+
     def test_the_soft_signal_for_another_job_is_nothing(self, make_pool):
         pool = make_pool(1)
         first = pool.apply_async(tasks.double, (1,))
@@ -338,6 +346,14 @@ class TestDeaths:
             process.terminate_controlled()
             pool.run_until(lambda process=process: process not in pool._pool)
         assert set(pool.statuses) == {-signal.SIGTERM}
+
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
+    def test_term_gets_out_of_a_del(self, make_pool, signum):
+        pool = make_pool(1)
+        start = time.monotonic()
+        with pytest.raises(WorkerLostError, match=signum.name):
+            pool.run(tasks.nap_after_swallowing, signum)
+        assert time.monotonic() - start < PROMPT_S
 
     def test_terminating_nobody(self, make_pool):
         assert make_pool(1).terminate_job(1) is None

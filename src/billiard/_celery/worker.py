@@ -15,6 +15,7 @@ import pickle
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ class Worker:
     #: The same between acceptance and task body; a signal that comes in between is kept in `_struck` for the body.
     _coming: int | None = None
     _struck = False
+    #: The job that the soft limit has interrupted.
+    _interrupted: int | None = None
     #: How many results the parent must have taken in before this worker may leave (see `_ensure_messages_consumed`).
     _large_results = 0
 
@@ -180,6 +183,7 @@ class Worker:
         if SIG_SOFT_TIMEOUT is not None:
             common.maybe_setsignal(SIG_SOFT_TIMEOUT, self._on_soft_signal)
         common.maybe_setsignal(signal.SIGINT, signal.SIG_IGN)
+        self._outer_hook, sys.unraisablehook = sys.unraisablehook, self._on_swallowed
 
     def on_loop_start(self, pid: int) -> None:
         """For subclasses: the worker is ready for its first job."""
@@ -273,10 +277,31 @@ class Worker:
         if self.soft_target is not None:
             target, self.soft_target.value = self.soft_target.value, 0
         if self._running is not None and target in (0, self._running):
-            self._running = None  # once per task, also when the exception meets a second signal on its way out
+            # Once per task, also when the exception meets a second signal on its way out.
+            self._interrupted, self._running = self._running, None
             raise SoftTimeLimitExceeded()
         if self._coming is not None and target in (0, self._coming):
             self._struck = True
+
+    def _on_swallowed(self, unraisable: Any) -> None:
+        """Raise once more what a signal has raised inside a ``__del__``: it ended there, and the task would run on."""
+        exc, soft = unraisable.exc_value, self.soft_target
+        if threading.current_thread() is not threading.main_thread():
+            self._outer_hook(unraisable)
+        elif isinstance(exc, SystemExit) and common.terminate_handler_fired():
+            status = exc.code
+            common.maybe_setsignal(common.TERM_SIGNAL, lambda signum, frame: self._leave_again(status))
+            _signal_soon(common.TERM_SIGNAL)
+        elif isinstance(exc, SoftTimeLimitExceeded) and SIG_SOFT_TIMEOUT and soft is not None and self._interrupted:
+            self._running = soft.value = self._interrupted
+            _signal_soon(SIG_SOFT_TIMEOUT)
+        else:
+            self._outer_hook(unraisable)
+
+    @staticmethod
+    def _leave_again(status: Any) -> None:
+        common.maybe_setsignal(common.TERM_SIGNAL, signal.SIG_DFL)
+        raise SystemExit(status)
 
     def _reply(self, job: int, i: int | None, ok: bool, value: Any) -> bool:
         """Send a result. True if it is so large that the parent may read it in several goes."""
@@ -361,6 +386,17 @@ class _Call:
 
     def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.fun, self.args, self.kwargs = fun, args, kwargs
+
+
+def _signal_soon(signum: int) -> None:
+    """Signal the main thread, not before it has left the function that asks for it."""
+
+    def send() -> None:
+        time.sleep(0.001)
+        signal.pthread_kill(main, signum)  # this thread alone: the main one may block the signal, to leave in peace
+
+    main = threading.get_ident()
+    threading.Thread(target=send, daemon=True).start()
 
 
 @contextmanager
