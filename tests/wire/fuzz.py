@@ -35,7 +35,7 @@ if not any((Path(entry) / "billiard" / "_core").is_dir() for entry in sys.path i
     sys.path.insert(0, str(ROOT / "src"))
 
 TINY_BUFFER, TINY_TRUST = 96, 256
-MAX_INPUT = 4096
+MAX_INPUT = 1024
 
 Plain = tuple[int, int, int, bytes]
 
@@ -104,8 +104,8 @@ def read_as_parent(stream: bytes, pieces: list[int], tiny: bool) -> None:
     channel = channel_module.Channel(sock)
     got: list[Plain] = []
     try:
-        # each turn takes a piece, is told that nothing is there, or ends
-        for _ in range(2 * len(stream) + 2 * len(pieces) + 100):
+        # in each run through the pieces at least a byte comes
+        for _ in range((len(stream) + 1) * (len(pieces) + 1) + 100):
             before = sock.at
             received, mark = channel.receive()
             committed = len(channel._assembly.memory) if channel._assembly is not None else 0
@@ -192,7 +192,8 @@ def seeds() -> list[bytes]:
         frames.frame(frames.READY, 4242, 0), about, results, large, results + about + large, large + results,
         frames.frame(frames.ERROR, 0, 5, b"e" * 400) + about, frames.frame(frames.FAILED, 0, 0, b"f" * 120),
         frames.header(frames.RESULT, 0, 1, 1 << 40) + bytes(600), frames.header(frames.ACCEPTED, 0, 0, 1 << 20),
-        results[:-5], b"".join(parts), frames.frame(frames.RESULT, 0, 1) + frames.frame(frames.RESULT, 0, 2, b"x" * 150) + results,
+        results[:-5], b"".join(parts),
+        frames.frame(frames.RESULT, 0, 1) + frames.frame(frames.RESULT, 0, 2, b"x" * 150) + results,
     ]  # fmt: skip
     return [
         bytes([choices, len(pieces), *pieces]) + stream
