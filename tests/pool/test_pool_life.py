@@ -1,6 +1,7 @@
 """Beginning and end: scripts as users write them, nested pools, forgotten pools, Ctrl-C, a parent that is killed."""
 
 import gc
+import itertools
 import os
 import re
 import signal
@@ -330,8 +331,13 @@ def test_eight_threads_at_once(make_pool):
 
 
 def test_submitting_from_a_signal_handler(make_pool):
-    pool, results = make_pool(2), []
-    before = signal.signal(signal.SIGALRM, lambda *_: results.append(pool.apply_async(t.square, (len(results),))))
+    pool, results, numbers = make_pool(2), {}, itertools.count()
+
+    def submit(signum, frame):
+        number = next(numbers)  # a handler may itself be interrupted by the next one, which then submits first
+        results[number] = pool.apply_async(t.square, (number,))
+
+    before = signal.signal(signal.SIGALRM, submit)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
         for i in range(500):
@@ -339,7 +345,7 @@ def test_submitting_from_a_signal_handler(make_pool):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert [result.get(10) for result in results] == [i * i for i in range(len(results))]
+    assert {number: result.get(10) for number, result in results.items()} == {n: n * n for n in range(len(results))}
     assert results
 
 

@@ -145,13 +145,20 @@ def _needs_care(pickled: bytes, snapshot: MainSnapshot) -> bool:
 def _dumps_by_value(obj: Any, snapshot: MainSnapshot) -> Pickled:
     kept: list[memoryview] = []
     out = io.BytesIO()
-    _by_value_pickler()(out, snapshot, functools.partial(_out_of_band, kept)).dump(obj)
+    import cloudpickle  # costs 20 ms: only who needs it pays
+
+    if hasattr(cloudpickle, "Pickler"):
+        pickler = _by_value_pickler()(out, snapshot, functools.partial(_out_of_band, kept))
+    else:
+        # a signal's handler submits, and what it interrupted is just importing cloudpickle: by name is what is left
+        pickler = ForkingPickler(out, _PROTOCOL, True, functools.partial(_out_of_band, kept))
+    pickler.dump(obj)
     return out.getvalue(), kept or None
 
 
 @functools.cache
 def _by_value_pickler() -> Any:
-    import cloudpickle  # costs 20 ms: only who needs it pays
+    import cloudpickle
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # built on an untyped C base
         def __init__(self, out: io.BytesIO, snapshot: MainSnapshot, buffer_callback: Any) -> None:
