@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .._core.state import FATE, Job
+from .._core.state import FATE, Job, share_keys
 from .._wire import frames
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError
@@ -248,6 +248,13 @@ class Chunk(Job):
 
     def handle_timeout(self, soft: bool = False) -> None:
         """Maps have no timeout callback."""
+
+
+for _kind, _names in (
+    (ApplyResult, ("_pool", "_func", "_job", "kind", "function_id", "call", "size", "callbacks", "correlation_id", "_wakers")),
+    (Chunk, ("group", "kind", "function_id", "call", "size", "first", "watched", "counted", "fetched")),
+):
+    share_keys(_kind, *_names, "number", "holder", "state", "body", "watched", "soft_s", "hard_s", "least_s")
 
 
 class MapResult(Handle):

@@ -104,8 +104,9 @@ class Dispatch:
 
     def _fill(self, worker: Worker, share: int) -> None:
         """Give `worker` up to `share` jobs; afterwards it is in `open` only if it has room left."""
-        backlog, inflight = self.backlog, worker.inflight
+        backlog, inflight, windows = self.backlog, worker.inflight, self._window
         given = 0
+        held = len(inflight)
         full = False
         # before anything is given: interrupted in between, what was given must be written, and its worker looked after
         self.unwritten[worker] = None
@@ -117,7 +118,10 @@ class Dispatch:
             if job.terminate_signal:
                 self.settle(job, None)
                 continue
-            if worker.quota == 0 or not self._has_room(worker, job):
+            size = job.size
+            if worker.quota == 0 or (held and (
+                held >= windows.get(job.function_id, 1) or size > ALONE_FROM or held * (size + 64) >= MAX_WINDOW_BYTES
+            )):
                 full = True
                 break
             if job.least_s < NEVER_S and job.least_s < self.limited.get(worker, NEVER_S):
@@ -130,7 +134,8 @@ class Dispatch:
             )  # fmt: skip
             backlog.popleft()
             given += 1
-        if inflight:
+            held += 1
+        if inflight or full:  # full and empty: cut short after its last call was given; it is about to be retired
             self.idle.pop(worker, None)
             if full or worker.quota == 0:
                 self.open.pop(worker, None)
@@ -138,15 +143,6 @@ class Dispatch:
                 # to the end of the queue: the next job goes to another worker
                 self.open.pop(worker, None)
                 self.open[worker] = None
-
-    def _has_room(self, worker: Worker, job: Job) -> bool:
-        held = len(worker.inflight)
-        if not held:
-            return True
-        if job.size > ALONE_FROM:
-            return False
-        window = self._window.get(job.function_id, 1)
-        return held < window and held * (job.size + 64) < MAX_WINDOW_BYTES
 
     def requeue(self, jobs: Iterable[Job]) -> None:
         """Put jobs that did not start back, before all others, in their order."""

@@ -6,13 +6,14 @@ import socket
 from collections import deque
 from typing import Any
 
-from .._core.state import Job, Phase, Worker
+from .._core.state import Phase, Worker
 from .._wire import frames
 from .._wire.board import Board
 from .._wire.channel import Channel, socket_pair
-from .._wire.frames import HEADER
+from .._wire.frames import HEADER, HEADER_SIZE
 
-_WRITE_AT_ONCE = 1 << 18
+# below what a channel joins to one buffer; and a worker can begin with the first while the rest is written
+_WRITE_AT_ONCE = 60 << 10
 
 
 class Functions:
@@ -108,13 +109,20 @@ class Hands:
             size = 0
             number = first
             learnt: list[int] = []
-            inflight = worker.inflight
+            inflight, known = worker.inflight, self.known
             while number < stop and size < _WRITE_AT_ONCE:
-                job = inflight.get(number)
-                number += 1
+                job: Any = inflight.get(number)
                 if job is not None:  # else taken back or settled before it was written
-                    self._add(parts, job, functions, learnt)
-                    size += job.size
+                    function_id, call = job.function_id, job.call
+                    if function_id not in known and function_id not in learnt:
+                        self._teach(parts, function_id, functions, learnt)
+                    parts.append(HEADER.pack(job.kind, function_id, number, job.size))
+                    if type(call) is bytes:
+                        parts.append(call)
+                    else:
+                        parts += call
+                    size += job.size + HEADER_SIZE
+                number += 1
             retire = number == stop and worker.phase is Phase.RETIRING and not self.retired
             if retire:
                 parts.append(frames.frame(frames.RETIRE, worker.retire_status, 0))
@@ -132,19 +140,11 @@ class Hands:
             self.known.update(learnt)
             channel.flush()
 
-    def _add(self, parts: list[Any], job: Job, functions: Functions, learnt: list[int]) -> None:
-        function_id = job.function_id
-        if function_id and function_id not in self.known and function_id not in learnt:
-            pickled = functions.pickles.get(function_id)
-            if pickled is not None:
-                parts.append(frames.frame(frames.FUNCTION, function_id, 0, pickled))
-                learnt.append(function_id)
-        call = job.call
-        parts.append(HEADER.pack(job.kind, function_id, job.number, job.size))  # type: ignore[attr-defined]
-        if type(call) is bytes:
-            parts.append(call)
-        else:
-            parts += call
+    def _teach(self, parts: list[Any], function_id: int, functions: Functions, learnt: list[int]) -> None:
+        pickled = functions.pickles.get(function_id)
+        if pickled is not None:  # 0: the call carries its function
+            parts.append(frames.frame(frames.FUNCTION, function_id, 0, pickled))
+        learnt.append(function_id)
 
     def close(self) -> None:
         """Give up everything. The channel must not be registered any more."""

@@ -14,6 +14,7 @@ SIGALRM handler, the soft limit of an outer worker), and the stream must survive
 
 from __future__ import annotations
 
+import itertools
 import socket
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ _TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has 
 _MAY_BE_LARGE: Final = frozenset((RESULT, ERROR, FAILED))  # larger than the read buffer, that is
 _MAX_PARTS: Final = 512  # below IOV_MAX of every platform
 _JOIN_UP_TO: Final = 1 << 16
+_SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
 _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
 
 _unpack = HEADER.unpack_from
@@ -91,6 +93,17 @@ class _Assembly:
         if got == len(self.memory):
             self.memory += bytes(min(self.size, 2 * got) - got)
         return memoryview(self.memory)[got:]
+
+
+def _joined(parts: list[Buffer]) -> list[Buffer]:
+    """The same bytes in fewer parts: small ones in a row become one, large ones stay as they are."""
+    joined: list[Buffer] = []
+    for small, run in itertools.groupby(parts, lambda part: len(part) <= _SMALL_PART):
+        if small:
+            joined.append(b"".join(run))
+        else:
+            joined += run
+    return joined
 
 
 def _total(tally: list[int]) -> int:
@@ -221,9 +234,8 @@ class Channel:
         """Make parts ready to be sent: assign the result to `outgoing`, together with whatever must not be torn from it,
         and `flush`. The parts must not change until they are sent."""
         size = sum(map(len, parts))
-        if size <= _JOIN_UP_TO:
-            # one buffer is cheaper for the kernel than many
-            parts = [b"".join(parts)]
+        # one buffer is cheaper for the kernel than many, and for `rest`, which walks over all of them
+        parts = [b"".join(parts)] if size <= _JOIN_UP_TO else _joined(parts)
         return Outgoing(parts, size)
 
     def flush(self) -> None:
