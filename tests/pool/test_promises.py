@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import select
 import signal
 import sys
 import threading
@@ -48,7 +49,7 @@ def test_promise_1_a_result_already_sent_is_kept(make_pool):
     for _ in range(30):
         pid = pool.apply(t.pid)
         result = pool.apply_async(t.add, (1, 2))
-        time.sleep(0.005)  # it has answered; nobody has read it
+        assert select.select([pool.fileno()], [], [], 10)[0]  # it has answered; nobody has read it
         kill(pid)
         assert result.get(10) == 3
 
