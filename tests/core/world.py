@@ -139,7 +139,6 @@ class SimBoard(Board):
     """The real board's code over simulated memory."""
 
     def __init__(self, process: Process) -> None:
-        self.fd = -1
         self.cells = Cells(process)  # type: ignore[assignment]
 
 

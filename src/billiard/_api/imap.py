@@ -26,6 +26,7 @@ class IMapIterator:
     """The results in the order of the input; `next(timeout)` waits for at most so many seconds."""
 
     _job: int
+    _forget = 0
 
     def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int) -> None:
         """`forget`: number of a function that travels for this iteration alone, or 0."""

@@ -199,10 +199,10 @@ class Pool(Submitting):
         engine = self._engine
         if engine.core.staff.standing is Standing.RUN and not engine._terminate_wanted:
             raise NotClosedError("Pool is still running: call close() or terminate() before join()")
-        if engine.closed or _in_pool_thread(engine):
+        if _in_pool_thread(engine):
             return
         engine.wait(engine.end)
-        engine.release()
+        engine.release()  # also of one that is closed: its callbacks may run yet, or an exception cut this short
         self._finalizer.cancel()
 
     def restart(self) -> None:

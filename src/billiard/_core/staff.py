@@ -130,7 +130,7 @@ class Staff:
 
     def _seat(self) -> None:
         free = self.size - sum(1 for worker in self.workers.values() if worker.seated)
-        while free > 0 and self._bench:
+        while self._bench and (free > 0 or self._bench[0].seated):
             worker = self._bench[0]
             if worker.phase is Phase.UP:
                 if not worker.seated:

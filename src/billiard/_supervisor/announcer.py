@@ -6,6 +6,7 @@ after the turn. What a callback raises is logged; only what the pool was told to
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections import deque
@@ -36,6 +37,7 @@ class Announcer:
         self._threaded = threaded
         self._name = name
         self._thread: threading.Thread | None = None
+        self._runs = threading.Lock()  # held by the thread that runs announcements
         self._queue: queue.SimpleQueue[list[_Announcement] | None] = queue.SimpleQueue()
         self.pending: deque[_Announcement] = deque()
 
@@ -52,21 +54,33 @@ class Announcer:
         for _ in batch:
             self.pending.popleft()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            # stored when it has started, here and by itself: cut short in between, one that never started would be trusted
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()
+            self._thread = self._thread or thread
 
     def run_here(self) -> None:
         """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
         while self.pending and not self._threaded:
+            taken: list[_Announcement] = []
             try:
-                announcement = self.pending.popleft()
-            except IndexError:  # another thread turns too
-                return
-            announcement()
+                taken.extend(itertools.starmap(self.pending.popleft, ((),)))  # one call in C: taken and noted, or neither
+                taken[0]()
+            except IndexError:
+                if not taken:  # another thread turns too
+                    return
+                raise
+            finally:
+                if taken and not taken[0].done:
+                    self.pending.appendleft(taken[0])
 
     def _run(self) -> None:
+        if not self._runs.acquire(blocking=False):
+            return  # started twice
+        self._thread = threading.current_thread()
         while self._run_batch():
             pass
+        self._runs.release()
 
     def _run_batch(self) -> bool:
         """Wait for a batch and run it. A function of its own, so that nothing told stays in a local until the next one

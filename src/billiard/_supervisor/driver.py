@@ -42,29 +42,6 @@ class Machine(Protocol):
     def release(self) -> None: ...
 
 
-class TryLock:
-    """``with`` on a lock that may be taken. ``if lock.acquire(False)`` would lose a lock it got when a signal handler raises
-    before the `if`; here the call and the note of its result are one C call, and `__exit__` reads the note."""
-
-    __slots__ = ("_lock", "_notes")
-
-    def __init__(self, lock: Any) -> None:
-        self._lock = lock
-        self._notes: list[bool] = []
-
-    def __enter__(self) -> bool:
-        self._notes.extend(map(self._lock.acquire, (False,)))
-        return self._notes[0]
-
-    @property
-    def held(self) -> bool:
-        return bool(self._notes) and self._notes[0]
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._notes and self._notes[0]:
-            self._lock.release()
-
-
 class Driver:
     """Shares one `turn` among the supervisor thread, blocked callers and an outer loop."""
 
@@ -89,7 +66,9 @@ class Driver:
         """Drive, or wait for the one who does, until `target` is settled. False when `timeout` seconds were too few."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not target.state:
-            held: list[bool] = []  # a TryLock without its calls: every `apply` comes along here
+            # `if lock.acquire(False)` would lose a lock it got when a signal handler raises before the `if`; here the call
+            # and the note of its result are one call in C
+            held: list[bool] = []
             try:
                 held.extend(map(self._pilot.acquire, (False,)))
                 if held[0]:
@@ -99,8 +78,8 @@ class Driver:
                     # here and first: entering a function is a point where a signal's handler may raise, and the lock
                     # would stay taken by nobody
                     self._pilot_ident = 0
-                    self._pilot.release()
                     try:
+                        self._pilot.release()
                         self._hand_over()
                     except BaseException:
                         self._hand_over()
@@ -152,10 +131,15 @@ class Driver:
             stays = in_time and not target.state
             return in_time
         finally:
-            self._waiting.pop(key, None)
-            if not stays and not self._pilot.locked():
-                # the pilot may have left it to us, and we leave too; the supervisor may be parked, and would be for ever
+            try:
+                self._waiting.pop(key, None)
+                if not stays and not self._pilot.locked():
+                    # the pilot may have left it to us, and we leave too; the supervisor may be parked, and would be for ever
+                    self._hand_over()
+            except BaseException:
+                self._waiting.pop(key, None)
                 self._hand_over()
+                raise
 
     @property
     def pilot_elsewhere(self) -> bool:
@@ -213,6 +197,10 @@ class Driver:
         """End its nap, if it naps. What makes it poll is not this: see Engine.wake."""
         self._last_left = 0.0
         _release(self._park)
+
+    def stop_later(self) -> None:
+        """The supervisor thread ends when it next looks; somebody else sees to that."""
+        self._stopping = True
 
     def stop(self, wake: Callable[[], None]) -> None:
         """End the supervisor thread; from that thread itself, only say so."""

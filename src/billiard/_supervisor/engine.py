@@ -31,9 +31,10 @@ from .._core.core import Core
 from .._core.staff import Standing
 from .._core.state import NEVER_S, PENDING, Blow, Cause, Job, Phase, Worker
 from .._wire import frames
+from .._wire.board import close_all
 from .._wire.channel import FrameError
 from .announcer import Announcer
-from .driver import Driver, Target, TryLock
+from .driver import Driver, Target
 from .fork_safety import remember
 from .hands import Functions, Hands
 from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, send_signal
@@ -83,6 +84,7 @@ class Engine:
         self._poll = select.epoll() if hasattr(select, "epoll") else None
         self._poll_until = 0.0
         self._wake_fd, self._wake_write = _wake_pair()
+        self._own_fds = list({self._wake_fd, self._wake_write})
         self._by_fd: dict[int, Worker | None] = {}
         self.watch(self._wake_fd)
         self._exits: dict[Worker, None] = {}
@@ -133,7 +135,7 @@ class Engine:
 
     def next_deadline(self) -> float | None:
         """When `turn` must be called at the latest, in seconds of the monotonic clock; None: no such time."""
-        if self._unfinished:
+        if self._unfinished or (self.announcer.pending and not self.threaded):  # the latter: cut short before them
             return 0.0
         return self.core.next_deadline()
 
@@ -178,7 +180,7 @@ class Engine:
         """Give out and write what can be, unless somebody is at it who will see it anyway."""
         dispatch = self.core.dispatch
         while True:
-            held: list[bool] = []  # a TryLock without its calls: every `apply` comes along here
+            held: list[bool] = []  # see Driver.wait
             try:
                 held.extend(map(self._crank.acquire, (False,)))
                 if not held[0]:
@@ -191,24 +193,32 @@ class Engine:
                 self.wake()
                 raise
             finally:
-                if held and held[0]:
-                    self._crank.release()
-                if dispatch.unwritten or self.core.staff.orders or self._deadline_moved():
-                    # orders: a worker was given its last call, and its replacement is to start now
-                    self.wake()
+                try:
+                    if held and held[0]:
+                        self._crank.release()
+                    if dispatch.unwritten or self.core.staff.orders or self._deadline_moved():
+                        # orders: a worker was given its last call, and its replacement is to start now
+                        self.wake()
+                except BaseException:
+                    self.wake()  # needlessly, perhaps
+                    raise
             # jobs may have come between our last look and our letting go
             if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
                 return
 
     def _quick_turn(self) -> None:
-        held: list[bool] = []  # no TryLock: its `__exit__` can be cut short as it is entered, and the crank would stay taken
+        held: list[bool] = []  # see Driver.wait
         try:
-            held.extend(map(self._crank.acquire, (False,)))
-            if held[0] and not self.closed:
-                self._process(self._polled(0.0), time.monotonic())
-        finally:
-            if held and held[0]:
-                self._crank.release()
+            try:
+                held.extend(map(self._crank.acquire, (False,)))
+                if held[0] and not self.closed:
+                    self._process(self._polled(0.0), time.monotonic())
+            finally:
+                if held and held[0]:
+                    self._crank.release()
+        except BaseException:
+            self.wake()  # cut short: whoever polls must look, since what was read already is not news
+            raise
 
     def _deadline_moved(self) -> bool:
         deadline = self.core.timers.next()
@@ -228,12 +238,12 @@ class Engine:
             with self._crank:
                 if not self.closed:  # else another thread saw the end first, and what was polled is stale
                     self._process(events, time.monotonic())
-        finally:
-            if self._unfinished:  # cut short: whoever polls next must not wait for news
-                self.wake()
-        dispatch = self.core.dispatch
-        if dispatch.backlog and (dispatch.idle or dispatch.open):
-            self.kick()
+            dispatch = self.core.dispatch
+            if dispatch.backlog and (dispatch.idle or dispatch.open):
+                self.kick()
+        except BaseException:
+            self.wake()  # cut short: whoever polls next must not wait for news
+            raise
         if self.announcer.pending:
             self.announcer.run_here()
 
@@ -467,6 +477,7 @@ class Engine:
         elif order == core_blows.KILL:
             self._kill(worker, number)
         elif order == core_blows.INTERRUPT and worker.pid is not None and worker.phase <= Phase.DOOMED:
+            # without a pid it holds no call: its READY does not count before its pid is known
             send_signal(worker.pid, signal.SIGUSR1, group=False)
 
     def _kill(self, worker: Worker, signum: int) -> None:
@@ -502,8 +513,8 @@ class Engine:
         self.launcher.early_applied()
 
     def _discard(self, worker: Worker, hands: Hands) -> None:
-        worker.hands = worker.board = None
         self.unwatch(hands.channel.fd)
+        worker.hands = worker.board = None
         hands.close()
 
     # -- what the launcher tells
@@ -519,10 +530,16 @@ class Engine:
             self._all_lost()
             return
         worker = self.core.staff.workers.get(ident)
-        if worker is None or worker.hands is None:
+        if worker is None:
             return
-        hands: Hands = worker.hands
-        if what == STARTED:
+        hands: Hands | None = worker.hands
+        if what == NOT_STARTED:
+            if hands is not None:  # else this is a repetition
+                self._discard(worker, hands)
+            self.core.not_spawned(worker, OSError(value, os.strerror(value)), now)
+        elif hands is None:
+            return
+        elif what == STARTED:
             worker.pid = value
             hands.started()
             if hands.kill_on_start:
@@ -532,9 +549,6 @@ class Engine:
         elif what == EXITED:
             hands.exited, hands.exit_status = True, value
             self._exits[worker] = None
-        elif what == NOT_STARTED:
-            self._discard(worker, hands)
-            self.core.not_spawned(worker, OSError(value, os.strerror(value)), now)
 
     def _all_lost(self) -> None:
         """The template died, and its workers with it."""
@@ -622,12 +636,14 @@ class Engine:
                 decide()
                 self._carry_out(time.monotonic())
                 self._unfinished = rest
-        finally:
             if self._unfinished or self._deadline_moved():
                 self.wake()
-        dispatch = self.core.dispatch
-        if dispatch.backlog and (dispatch.idle or dispatch.open):
-            self.kick()
+            dispatch = self.core.dispatch
+            if dispatch.backlog and (dispatch.idle or dispatch.open):
+                self.kick()
+        except BaseException:
+            self.wake()
+            raise
 
     def close_later(self) -> None:
         """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
@@ -662,35 +678,40 @@ class Engine:
 
     def release(self) -> None:
         """All workers are gone: end threads, template and descriptors. Repeatable."""
-        if self.closed or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
         self.driver.stop(self.wake)
         with self._crank:
             if not self.closed:
                 self.launcher.close()
                 self.closed = True
-                self._release_fds()
+            self._release_fds()
         self.announcer.stop()
 
     def abandon(self) -> None:
         """End at once without waiting for anything: the template's end is the end of its workers."""
         if self.closed or self._pid != os.getpid():
             return
-        with TryLock(self._crank) as mine:
-            if mine:
+        held: list[bool] = []  # see Driver.wait
+        try:
+            held.extend(map(self._crank.acquire, (False,)))
+            if held[0]:
                 self.closed = True
+                self.driver.stop_later()
                 for worker in list(self.core.staff.workers.values()):
                     if worker.hands is not None:
                         self._kill(worker, signal.SIGKILL)
                         worker.hands.close()
                 self.launcher.close()
                 self._release_fds()
+        finally:
+            if held and held[0]:
+                self._crank.release()
 
     def _release_fds(self) -> None:
         if self._poll is not None:
             self._poll.close()
-        for fd in {self._wake_fd, self._wake_write}:
-            os.close(fd)
+        close_all(self._own_fds)
         self._by_fd.clear()
 
     def forget(self) -> None:

@@ -100,8 +100,10 @@ class TemplateLauncher:
         self._start_template()
 
     def _start_template(self) -> None:
-        self._pid, self._control = template.fork_template(self._settings, self.snapshot, self._name_prefix)
-        self._watch(self._control.fileno())
+        self._reap()  # of an earlier try that was cut short
+        self._pid, control = template.fork_template(self._settings, self.snapshot, self._name_prefix)
+        self._watch(control.fileno())
+        self._control = control  # last: one that is not watched is none
 
     def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
         if self._control is None:
@@ -151,21 +153,27 @@ class TemplateLauncher:
     def lost(self) -> None:
         """The template is gone: reap it, so that the next `start` makes a new one."""
         if self._control is not None:
-            self._unwatch(self._control.fileno())
-            control, self._control = self._control, None
-            control.close()
+            self._reap()
+            # no end of the old stream must be taken for the new one's
             self._received.clear()
             self._burials.clear()
-            self._reap()
+            self._close_control()
+
+    def _close_control(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            self._unwatch(control.fileno())
+            control.close()
 
     def _reap(self) -> None:
-        pid, self._pid = self._pid, 0
-        if pid:
+        if self._pid:
             try:
-                os.kill(pid, signal.SIGKILL)  # it may have closed its socket and live on
-                os.waitpid(pid, 0)
+                if os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+                    os.kill(self._pid, signal.SIGKILL)  # it may have closed its socket and live on
+                    os.waitpid(self._pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 pass  # reaped by someone who waits for any child
+            self._pid = 0
 
     def bury(self, worker: Worker) -> None:
         if worker.ident not in self._burials:
@@ -183,16 +191,13 @@ class TemplateLauncher:
             del self._burials[0]
 
     def close(self) -> None:
-        if self._control is not None:
-            self._unwatch(self._control.fileno())
-            control, self._control = self._control, None
-            control.close()
-        pid, self._pid = self._pid, 0
-        if pid:
+        self._close_control()
+        if self._pid:
             try:
-                os.waitpid(pid, 0)
+                os.waitpid(self._pid, 0)
             except ChildProcessError:
                 pass
+            self._pid = 0
 
     def forget(self) -> None:
         """In a forked child of the parent: close what is the parent's, disturb nothing."""
@@ -221,25 +226,39 @@ class ContextLauncher:
         self._importable = getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
         self.snapshot = MainSnapshot(self._importable)
         self._processes: dict[int, Any] = {}
+        self._begun: set[int] = set()  # idents whose process was ordered, but is not in `_processes` yet
         self._fds: dict[int, int] = {}  # pidfd -> ident
         self._early: list[Event] = []
 
     def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
-        if worker.ident in self._processes:
-            return
-        process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
-            target=_serve_with_fd,
-            args=(sock, _FdArgument(board.fd), self._settings, self._importable),
-            name=f"{self._name_prefix}-{self._serial()}",
-            daemon=True,
-        )
-        process.index = worker.index
-        process.start()
-        self._processes[worker.ident] = process
-        fd = _pidfd(process)
-        self._fds[fd] = worker.ident
-        self._watch(fd)
-        self._early.append((STARTED, worker.ident, process.pid))
+        process = self._processes.get(worker.ident)
+        if process is None:
+            if worker.ident in self._begun:
+                # whether there is a process that serves this channel, nobody knows: another one needs another channel
+                raise OSError(errno.EAGAIN, "starting a process was cut short")
+            process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
+                target=_serve_with_fd,
+                args=(sock, _FdArgument(board.fd), self._settings, self._importable),
+                name=f"{self._name_prefix}-{self._serial()}",
+                daemon=True,
+            )
+            process.index = worker.index
+            self._begun.add(worker.ident)
+            try:
+                process.start()
+            except OSError:
+                self._begun.discard(worker.ident)
+                raise
+            self._processes[worker.ident] = process
+            self._begun.discard(worker.ident)
+        if worker.ident not in self._fds.values():
+            self._fds[_pidfd(process)] = worker.ident
+        for fd, ident in list(self._fds.items()):
+            if ident == worker.ident:
+                self._watch(fd)
+        started = (STARTED, worker.ident, process.pid)
+        if started not in self._early:
+            self._early.append(started)
 
     def early(self) -> list[Event]:
         return list(self._early)
@@ -276,18 +295,20 @@ class ContextLauncher:
         pass
 
     def bury(self, worker: Worker) -> None:
-        process = self._processes.pop(worker.ident, None)
+        process = self._processes.get(worker.ident)
+        popen = process._popen if process is not None else None  # None: it was closed, and what follows was cut short
         for fd, ident in list(self._fds.items()):
             if ident == worker.ident:
                 self._unwatch(fd)
                 del self._fds[fd]
-                if process is None or fd != process._popen.sentinel:
+                if popen is None or fd != popen.sentinel:
                     os.close(fd)
-        if process is not None:
-            if process._popen.returncode is None:  # someone else has reaped it: `close` would think that it runs
-                process._popen.returncode = worker.status if worker.status is not None else _UNKNOWN_STATUS
+        if process is not None and popen is not None:
+            if popen.returncode is None:  # someone else has reaped it: `close` would think that it runs
+                popen.returncode = worker.status if worker.status is not None else _UNKNOWN_STATUS
             process.join(timeout=0)
             process.close()
+        self._processes.pop(worker.ident, None)
 
     def close(self) -> None:
         pass

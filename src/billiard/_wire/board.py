@@ -28,6 +28,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from collections import deque
 from typing import Final, NamedTuple
 
 CURRENT: Final = 0
@@ -53,20 +54,30 @@ class Sight(NamedTuple):
 class Board:
     """A board by its file descriptor; `cells` is the shared page as unsigned 64-bit words."""
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self._map = mmap.mmap(fd, _SIZE)
+    _fds: list[int] = []  # of one whose making did not get that far
+
+    def __init__(self, fd: int | None = None) -> None:
+        """A board on `fd`, which is its own from now on; without one a new, zeroed board.
+
+        Raises OSError when descriptors or memory run out.
+        """
+        # Put there by the very call that opens it, and closed at the latest with this object: a bare number would be lost
+        # when a signal handler raises between two calls.
+        self._fds = [] if fd is None else [fd]
+        if fd is None:
+            _open_sealed(self._fds)
+        self._map = mmap.mmap(self._fds[0], _SIZE)
         self.cells = memoryview(self._map).cast("Q")
 
     @classmethod
     def create(cls) -> Board:
-        """Make a new, zeroed board. Raises OSError when descriptors or memory run out."""
-        fd = _sealed_memory()
-        try:
-            return cls(fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        """A new, zeroed board."""
+        return cls()
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor; -1 when that was given up."""
+        return self._fds[0] if self._fds else -1
 
     def see(self) -> Sight:
         """Read the worker's cells; STARTED and ITEM belong to CURRENT."""
@@ -88,9 +99,7 @@ class Board:
 
     def close_fd(self) -> None:
         """Give up the descriptor; the mapping stays."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
+        close_all(self._fds)
 
     def close(self) -> None:
         """Give up descriptor and mapping."""
@@ -99,21 +108,27 @@ class Board:
         self._map.close()
 
 
-def _sealed_memory() -> int:
+    def __del__(self) -> None:
+        close_all(self._fds)
+
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors and strike them off the list, in one call in C: a signal handler cannot raise in between."""
+    deque(map(os.close, map(fds.pop, [-1] * len(fds))), 0)
+
+
+def _open_sealed(fds: list[int]) -> None:
+    """Put the descriptor of a page of sealed memory into `fds`."""
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("billiard-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(fd, _SIZE)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+        fds.extend(map(os.memfd_create, ("billiard-board",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
+        os.ftruncate(fds[0], _SIZE)
+        fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return
     # no memfd (macOS): an unlinked file. It cannot be sealed; a worker that truncates it is hostile to itself only
     # where the kernel keeps mapped pages of a truncated file.
     import tempfile
 
     fd, path = tempfile.mkstemp(prefix="billiard-board-")
+    fds.append(fd)
     os.unlink(path)  # noqa: PTH108 - os level on purpose: nothing above the descriptor is wanted
     os.ftruncate(fd, _SIZE)
-    return fd
