@@ -27,6 +27,7 @@ class IMapIterator:
 
     _job: int
     _forget = 0
+    told_of_chunks = False  # results are waited for one by one
 
     def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int) -> None:
         """`forget`: number of a function that travels for this iteration alone, or 0."""
@@ -102,7 +103,6 @@ class IMapIterator:
                 self._pool._engine.submit(chunk)
 
     def _enqueue(self, chunk: Chunk) -> None:
-        chunk.watched = False
         self._queue.append(chunk)
 
     def _fetch(self, timeout: float | None) -> Chunk | None:
@@ -126,16 +126,17 @@ class IMapIterator:
 class IMapUnorderedIterator(IMapIterator):
     """The results as they come."""
 
+    told_of_chunks = True
     _wakers: tuple[Callable[[], None], ...] = ()
 
     def _enqueue(self, chunk: Chunk) -> None:
         pass  # watched: it comes into the queue when it has ended
 
     def chunk_settled(self, chunk: Chunk) -> None:
-        if not chunk.counted:
+        if not chunk.queued:
             # appended first: cut short in between, it is appended twice, and the second is dropped when met
             self._queue.append(chunk)
-            chunk.counted = True
+            chunk.queued = True
         for wake in self._wakers:
             wake()
 

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .._core.state import FATE, Job, share_keys
+from .._core.state import FATE, PENDING, Job, share_keys
 from .._wire import frames
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError
@@ -204,8 +204,8 @@ class ApplyResult(Handle):
 class Chunk(Job):
     """Some consecutive items of a map, sent as one call."""
 
-    counted = False
-    fetched = False
+    queued = False  # of imap_unordered: it has ended, and is in the queue of those ...
+    fetched = False  # ... and was taken from it
     _accepted_pid: int | None = None  # maps have no accept callback: the board is asked
     call: Any
     _wakers: tuple[Callable[[], None], ...] = ()
@@ -217,7 +217,8 @@ class Chunk(Job):
         self.call = call
         self.size = size
         self.first = first  # index in the whole input of its first item
-        self.watched = True
+        if group.told_of_chunks:
+            self.watched = True
 
     def _running(self) -> bool:
         return ApplyResult._running(self)  # type: ignore[arg-type]  # it needs what every Job has
@@ -252,7 +253,7 @@ class Chunk(Job):
 
 for _kind, _names in (
     (ApplyResult, ("_pool", "_func", "_job", "kind", "function_id", "call", "size", "callbacks", "correlation_id", "_wakers")),
-    (Chunk, ("group", "kind", "function_id", "call", "size", "first", "watched", "counted", "fetched")),
+    (Chunk, ("group", "kind", "function_id", "call", "size", "first", "queued", "fetched")),
 ):
     share_keys(_kind, *_names, "number", "holder", "state", "body", "watched", "soft_s", "hard_s", "least_s")
 
@@ -260,38 +261,67 @@ for _kind, _names in (
 class MapResult(Handle):
     """All calls of one map. `get` returns the list of their values; if any failed, the first error in input order."""
 
-    def __init__(self, pool: Any, func: Any, forget: int) -> None:
+    def __init__(self, pool: Any, func: Any, forget: int, callbacks: Callbacks | None) -> None:
         """`forget`: number of a function that travels for this map alone, or 0."""
         self._pool = pool
         self._func = func
         self._forget = forget
         self._job = next(job_counter)
+        self._state = PENDING
         self._chunks: list[Chunk] = []
-        self._left = 1  # one more than there are chunks, until all are submitted
+        self._open = 0  # chunks before this index have ended
+        self._submitted = False
+        self.callbacks = callbacks
+        # Usually nobody needs to know of the last chunk's end before they ask, and then it is enough to look. Telling
+        # the map of each chunk would cost a tenth of a tiny call.
+        self.told_of_chunks = callbacks is not None or forget != 0
 
-    def add(self, chunk: Chunk) -> None:
-        self._chunks.append(chunk)
-        self._left += 1
+    def begin(self, chunks: list[Chunk]) -> None:
+        """These are its calls, and they are submitted."""
+        self._chunks, self._submitted = chunks, True
+        if self._over:
+            self._finish()
 
-    def complete(self) -> None:
-        """All chunks are submitted."""
-        self._left -= 1
-        if not self._left:
+    @property
+    def state(self) -> int:
+        if not self._state and not self.told_of_chunks and self._over:
+            self._finish()
+        return self._state
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self._state = state
+
+    @property
+    def _over(self) -> bool:
+        """Whether all chunks have ended. Repeatable, and in several threads at once: `_open` may fall back, no more."""
+        chunks, index = self._chunks, self._open
+        while index < len(chunks) and chunks[index].state:
+            index += 1
+        self._open = index
+        return self._submitted and index >= len(chunks)
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when all calls have ended; at once if they have."""
+        self._wakers = (*self._wakers, wake)
+        self.told_of_chunks = True
+        for chunk in self._chunks[self._open :]:
+            chunk.watched = True
+        # only now: a chunk that ended before it was watched is seen here
+        if self._state or self._over:
             self._finish()
 
     def chunk_settled(self, chunk: Chunk) -> None:
         """Under the engine's lock, repeatable."""
-        if not chunk.counted:
-            chunk.counted, self._left = True, self._left - 1
-        if not self._left:
+        if not self._state and self._over:
             self._finish()
 
     def _finish(self) -> None:
         if self._forget:
             self._pool._engine.functions.unneeded.append(self._forget)
             self._forget = 0
-        if not self.state:
-            self.body, self.state = None, frames.RESULT
+        if not self._state:
+            self.body, self._state = None, frames.RESULT
         self.announce()
 
     def _resolve(self) -> bool:
@@ -340,4 +370,4 @@ class MapResult(Handle):
                 self._pool._engine.terminate_job(chunk, signal.SIGTERM)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self._job} chunks left:{self._left} ready:{self.ready()}>"
+        return f"<{type(self).__name__}: {self._job} chunks left:{len(self._chunks) - self._open} ready:{self.ready()}>"

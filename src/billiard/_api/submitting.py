@@ -256,49 +256,59 @@ class Submitting:
         if chunksize is None:
             chunksize = max(1, -(-len(items) // (4 * max(self._processes, 1))))
         function_id = self._map_function_id(func)
-        result = MapResult(self, func, function_id if id(func) not in self._function_ids else 0)
+        callbacks = None
         if callback or error_callback:
-            result.callbacks = Callbacks()
-            result.callbacks.success, result.callbacks.error = callback, error_callback
+            callbacks = Callbacks()
+            callbacks.success, callbacks.error = callback, error_callback
+        result = MapResult(self, func, function_id if id(func) not in self._function_ids else 0, callbacks)
+        chunks: list[Chunk] = []
         # pickled before the first is submitted: an item that cannot be pickled leaves nothing behind
-        slices = _sliced(items, chunksize)
         try:
-            chunks = list(self._chunks(result, func, function_id, slices, kind, single=chunksize == 1))
+            if chunksize == 1:
+                chunks += self._single_chunks(result, func, function_id, items, kind)
+            else:
+                chunks += self._chunks(result, func, function_id, _sliced(items, chunksize), kind)
         except BaseException:
-            result.complete()  # nobody will hear of it, but the function's number is given up
+            result.begin([])  # nobody will hear of it, but the function's number is given up
             raise
-        for chunk in chunks:
-            result.add(chunk)
         self._engine.submit_all(chunks)
-        result.complete()
+        result.begin(chunks)
         return result
 
-    def _chunks(
-        self, group: Any, func: Any, function_id: int, slices: Iterable[Any], kind: int, *, single: bool
-    ) -> Iterator[Chunk]:
-        """A `Chunk` for each slice. `single`: a slice is one item, and is sent as a plain call."""
-        first = 0
-        soft_s, hard_s = self.soft_timeout, self.timeout
-        for items in slices:
-            payload: Any = items
-            sent_as = kind
-            if single:
-                payload = tuple(map(pickling.lighten, items[0] if kind == frames.STARMAP else items[:1]))
-                sent_as = frames.CALL
-            call: Any
-            if single and _all_plain(payload):
-                call, buffers = _dumps(payload, 5), None
+    def _single_chunks(self, group: Any, func: Any, function_id: int, items: Iterable[Any], kind: int) -> Iterator[Chunk]:
+        """A `Chunk` for each item, sent as a plain call."""
+        limited = bool(self.soft_timeout or self.timeout)
+        starred = kind == frames.STARMAP
+        for first, item in enumerate(items):
+            # the hot path of a map: an argument that refers to nothing
+            if type(item) in _PLAIN and not starred:
+                call = _dumps((item,), 5)
+                chunk = Chunk(group, frames.CALL, function_id, call, len(call), first)
             else:
-                call, buffers = self._pickle(payload, func)
-            size = len(call)
-            if buffers is not None:
-                call, size = frames.pack_large(call, buffers)
-                sent_as |= frames.LARGE
-            chunk = Chunk(group, sent_as, function_id, call, size, first)
-            if soft_s or hard_s:
-                chunk.limit(soft_s, hard_s)
+                args = tuple(map(pickling.lighten, item if starred else (item,)))
+                chunk = self._chunk(group, func, frames.CALL, function_id, args, first)
+            if limited:
+                chunk.limit(self.soft_timeout, self.timeout)
+            yield chunk
+
+    def _chunks(self, group: Any, func: Any, function_id: int, slices: Iterable[Any], kind: int) -> Iterator[Chunk]:
+        """A `Chunk` for each slice of the items."""
+        first = 0
+        for items in slices:
+            chunk = self._chunk(group, func, kind, function_id, items, first)
+            if self.soft_timeout or self.timeout:
+                chunk.limit(self.soft_timeout, self.timeout)
             first += len(items)
             yield chunk
+
+    def _chunk(self, group: Any, func: Any, kind: int, function_id: int, payload: Any, first: int) -> Chunk:
+        call: Any
+        call, buffers = self._pickle(payload, func)
+        size = len(call)
+        if buffers is not None:
+            call, size = frames.pack_large(call, buffers)
+            kind |= frames.LARGE
+        return Chunk(group, kind, function_id, call, size, first)
 
     def _map_function_id(self, func: Any) -> int:
         """A number for this map: a function that travels by value is pickled once for all its calls."""
@@ -334,8 +344,11 @@ class Submitting:
         validate.number("lost_worker_timeout", lost_worker_timeout)
         function_id = self._map_function_id(func)
         result = kind(self, func, function_id, function_id if id(func) not in self._function_ids else 0)
-        slices = _batched(iter(validate.items("iterable", iterable)), chunksize)
-        result.begin(self._chunks(result, func, function_id, slices, frames.MAP, single=chunksize == 1))
+        items = iter(validate.items("iterable", iterable))
+        if chunksize == 1:
+            result.begin(self._single_chunks(result, func, function_id, items, frames.MAP))
+        else:
+            result.begin(self._chunks(result, func, function_id, _batched(items, chunksize), frames.MAP))
         return result
 
 
