@@ -295,6 +295,30 @@ def test_no_dev_shm_and_a_read_only_tmp():
     assert out == "[]\n"
 
 
+def test_no_thread_of_ours_imports():
+    """A second pool's template is forked as the first one's threads begin. What a thread is importing at that moment never
+    arrives in the template: its workers hung on their first `import logging`."""
+    out = run("""
+        import sys, threading
+        imported = []
+        sys.addaudithook(lambda event, args: imported.append(args[0]) if event == "import"
+            and threading.current_thread() is not threading.main_thread() else None)
+        sys.setswitchinterval(1e-6)
+        from billiard.pool import Pool
+
+        def load(value):
+            import logging
+            return logging.getLogger("x").name
+
+        pools = [Pool(1) for _ in range(6)]
+        print([pool.apply_async(load, (1,), callback=load).get(15) for pool in pools])
+        for pool in pools: pool.close()
+        for pool in pools: pool.join()
+        print(imported)
+        """)
+    assert out.splitlines() == [str(["x"] * 6), "[]"]
+
+
 def test_threads_cannot_be_started(monkeypatch, make_pool):
     """`can't start new thread` at construction is an error of the constructor, and leaves nothing."""
 

@@ -95,6 +95,10 @@ class Engine:
         self._grace_over: float | None = None
         self.closed = False
         self.end = _End(core.staff)
+        if threaded:
+            # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
+            # template, waits for that import for ever as soon as it wants the same module
+            import logging  # noqa: F401
         self.driver = Driver(self, f"{name}-supervisor")
         remember(self)
         try:
