@@ -206,8 +206,7 @@ def recycled(count: int, per_child: int, verdict: gauges.Verdict, tell: Tell, ba
             for turn in range(turns):
                 first = turn * step
                 recycling.turn(range(first, min(count, first + step)))
-                # half as many: it is only the measure
-                lasting.turn(range(2 * 10**9 + first, 2 * 10**9 + first + step // 2))
+                lasting.turn(range(2 * 10**9 + first, 2 * 10**9 + min(count, first + step)))
                 if due():
                     tell(f"  {per_child} per child: {first + step:,} tasks, {recycling.rates[-1]:,.0f}/s, {gauges.held()}")
             after = gauges.settled(lambda held: held == before)
@@ -225,12 +224,14 @@ def recycled(count: int, per_child: int, verdict: gauges.Verdict, tell: Tell, ba
 
 def _judge_speed(what: str, per_child: int, lasting: Lane, recycling: Lane, verdict: gauges.Verdict) -> None:
     gaps = sorted(recycling.gaps)
-    # what the machine does to a pool that recycles nothing is not the recycling's
-    allowed = max(STALL_S, lasting.longest_s)
+    most = gaps[len(gaps) * 999 // 1000]
+    # where a pool that recycles nothing stands still for longer too, the longest of all says something of the machine only
+    busy = lasting.longest_s > STALL_S
     verdict.bar(
-        f"{what}: longest stall", gaps[-1] <= allowed,
-        f"{gaps[-1] * 1e3:.1f} ms (999 of 1,000 within {gaps[len(gaps) * 999 // 1000] * 1e3:.1f} ms; "
-        f"{sum(gap > STALL_S for gap in gaps)} over {STALL_S * 1e3:.0f} ms), {lasting.longest_s * 1e3:.1f} without recycling",
+        f"{what}: longest stall", (most if busy else gaps[-1]) <= STALL_S,
+        f"{gaps[-1] * 1e3:.1f} ms; 999 of 1,000 within {most * 1e3:.1f} ms, {sum(gap > STALL_S for gap in gaps)} over "
+        f"{STALL_S * 1e3:.0f} ms; without recycling {lasting.longest_s * 1e3:.1f} ms"
+        + (", so the machine is too busy to judge by the longest: by 999 of 1,000" if busy else ""),
     )  # fmt: skip
     share = recycling.rate / lasting.rate
     bar = RATE if per_child >= RATE_FROM else 0.0
