@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import Any, Final
 
 from .._core.state import FATE, Job
@@ -21,10 +22,11 @@ def resolve(job: Job, func: Any, number: int, item: int | None = None) -> bool:
     """Turn `job.body` into the value (True) or the `ExceptionInfo` (False). Once: later calls see the same object."""
     state = job.state
     if state == frames.RESULT:
+        body = job.body
         try:
-            value, found = _loads(job.body), VALUE
+            value, found = _loads(body), VALUE
         except Exception as exc:
-            value, found = _unreadable(exc, func, number), FAILURE
+            value, found = _unreadable(pickling.own_error(exc, _loads, body), func, number), FAILURE
     elif state >= VALUE:
         return state == VALUE
     else:
@@ -38,17 +40,21 @@ def _rare(job: Job, func: Any, number: int, item: int | None) -> tuple[Any, int]
     state, body = job.state, job.body
     if state == FATE:
         return story.tell(body, func, number, item), FAILURE
+    read: Callable[[Any], Any]
     if state == frames.ERROR:
-        try:
-            return errors.decode(body), FAILURE
-        except Exception as exc:
-            return _unreadable(exc, func, number), FAILURE
+        read, found = errors.decode, FAILURE
+    elif state == frames.RESULT | frames.LARGE:
+        read, found = _load_large, VALUE
+    else:
+        return _unreadable(frames.FrameError(f"no result is of kind {state}"), func, number), FAILURE
     try:
-        if state != frames.RESULT | frames.LARGE:
-            raise frames.FrameError(f"no result is of kind {state}")
-        return pickling.loads(*frames.unpack_large(body)), VALUE
+        return read(body), found
     except Exception as exc:
-        return _unreadable(exc, func, number), FAILURE
+        return _unreadable(pickling.own_error(exc, read, body), func, number), FAILURE
+
+
+def _load_large(body: memoryview) -> Any:
+    return pickling.loads(*frames.unpack_large(body))
 
 
 def _unreadable(exc: Exception, func: Any, number: int) -> ExceptionInfo:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._core.state import FATE, PENDING, Job, share_keys
-from .._wire import frames
+from .._wire import frames, pickling
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError
 from . import outcome
@@ -334,8 +334,8 @@ class MapResult(Handle):
                 try:
                     values.append(_loads(chunk.body))
                     continue
-                except Exception:
-                    pass
+                except Exception as exc:
+                    pickling.own_error(exc, _loads, chunk.body)
             if not chunk.resolve():
                 self.body, self.state = chunk.body, outcome.FAILURE
                 break

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..einfo import ExceptionInfo
 from ..exceptions import TaskError
-from .pickling import MainSnapshot, dumps, loads
+from .pickling import MainSnapshot, dumps, loads, own_error
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 1000
@@ -56,7 +56,7 @@ def decode(body: bytes) -> ExceptionInfo:
             if isinstance(info, ExceptionInfo) and isinstance(info.exception, BaseException):
                 return info
         except Exception as exc:
-            reason = exc
+            reason = own_error(exc, loads, blob)
     return parent_made(TaskError(type_name, args_repr, text), cause=reason, text=text)
 
 

@@ -85,9 +85,28 @@ def travels_by_name(func: Callable[..., Any], snapshot: MainSnapshot) -> bool:
         return snapshot.has(func)
     try:
         _dumps(func, _PROTOCOL)
-    except Exception:
+    except Exception as exc:
+        own_error(exc, _dumps, func, _PROTOCOL)
         return False
     return True
+
+
+def own_error(exc: Exception, again: Callable[..., Any], *args: Any) -> Exception:
+    """The error of what was being pickled or loaded with `again(*args)`. Raises `exc` if it is nobody's of them.
+
+    A signal's handler can raise in the middle: the soft limit of a task that has a pool of its own, an alarm. Taken for
+    the payload's error it never reaches the code it was meant for, and the task runs on for ever. But it does not happen
+    again.
+    """
+    try:
+        again(*args)
+    except Exception as own:
+        if type(own) is type(exc):
+            return own.with_traceback(own.__traceback__ and own.__traceback__.tb_next)  # this frame would pin the arguments
+    try:
+        raise exc
+    finally:
+        del exc, args
 
 
 def _out_of_band(kept: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
@@ -124,9 +143,10 @@ def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
         kept: list[memoryview] = []
         try:
             pickled = _dumps(obj, _PROTOCOL, buffer_callback=functools.partial(_out_of_band, kept))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except Exception:  # a lambda, a socket: the slow way knows, or raises the better error
+        except (pickle.PicklingError, TypeError, AttributeError):
+            return _dumps_by_value(obj, snapshot)  # a lambda, a socket: the slow way knows, or raises the better error
+        except Exception as exc:
+            own_error(exc, _dumps, obj, _PROTOCOL)
             return _dumps_by_value(obj, snapshot)
         if len(pickled) < _SHORTEST_NAMED or not _needs_care(pickled, snapshot):
             return pickled, kept or None
