@@ -2,6 +2,10 @@
 
 The tests are taken from the interpreter that runs them (never from this repository) and rewritten into the cache.
 With `stdlib` nothing is rewritten, so that both sides go through exactly the same harness.
+
+Many of these tests keep times, and on a machine busy with something else the standard library fails and "hangs" in them
+as well. So a class that is worse than it should be is run once more when all others are done, alone and with more time,
+and what passes only then is told by name.
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from environments import Environment, SetUpError, clean_environment, run_checked
-from judge import Outcome
+from judge import GOOD, Outcome, second_chance
 from suites import group_run
 
 START_METHODS = ("fork", "spawn", "forkserver")
 CLASS_LIMIT_S = 60.0
+ALONE_LIMIT_S = 240.0  # a hang stays a hang, and a slow machine gets through
 HARNESS = Path(__file__).resolve().parent / "plugin" / "cpython_class.py"
 # `\b` keeps the C module `_multiprocessing` and the names of test modules as they are.
 NAME = re.compile(r"\bmultiprocessing\b")
@@ -59,14 +64,16 @@ def list_classes(environment: Environment, place: Path, wrapper: str) -> dict[st
     return classes
 
 
-def run_class(environment: Environment, place: Path, wrapper: str, name: str, tests: list[str]) -> Outcome:
+def run_class(
+    environment: Environment, place: Path, wrapper: str, name: str, tests: list[str], limit_s: float = CLASS_LIMIT_S
+) -> Outcome:
     """One class in one process. What did not get its turn, because an earlier test hung or died, is an error."""
     record = place / "records" / f"{wrapper}-{name}.jsonl"
     record.parent.mkdir(exist_ok=True)
     record.unlink(missing_ok=True)
     env = clean_environment() | {"PYTHONPATH": str(place)}
     command = [str(environment.python), str(HARNESS), wrapper, name, str(record)]
-    status = group_run(command, CLASS_LIMIT_S, place, env, record.with_suffix(".log"))
+    status = group_run(command, limit_s, place, env, record.with_suffix(".log"))
     outcome = Outcome(finished=True)
     started = skipped = ""
     for text in record.read_text().splitlines() if record.exists() else ():
@@ -87,15 +94,24 @@ def run_class(environment: Environment, place: Path, wrapper: str, name: str, te
             outcome.tests[test] = "error"
             outcome.why[test] = "never had its turn"
             if test == started:
-                outcome.why[test] = f"HANGS: still running after {CLASS_LIMIT_S:.0f} s" if status is None else "died"
+                outcome.why[test] = f"HANGS: still running after {limit_s:.0f} s" if status is None else "died"
     if status is None and started in outcome.tests and not outcome.why[started].startswith("HANGS"):
         # Every test ended, and yet the process did not: that is a hang as well.
         outcome.tests[f"{name}:exit"] = "error"
-        outcome.why[f"{name}:exit"] = f"HANGS: process still there after {CLASS_LIMIT_S:.0f} s"
+        outcome.why[f"{name}:exit"] = f"HANGS: process still there after {limit_s:.0f} s"
     return outcome
 
 
-def run(environment: Environment, cache: Path, method: str, stdlib: bool, only: list[str], jobs: int) -> Outcome:
+def run(
+    environment: Environment,
+    cache: Path,
+    method: str,
+    stdlib: bool,
+    only: list[str],
+    jobs: int,
+    may_fail: set[str],
+) -> Outcome:
+    """All classes, or those of `only`. A class where more goes wrong than `may_fail` gets its second chance."""
     place, wrapper = prepare(environment, cache, method, stdlib)
     classes = list_classes(environment, place, wrapper)
     unknown = set(only) - set(classes)
@@ -105,13 +121,22 @@ def run(environment: Environment, cache: Path, method: str, stdlib: bool, only: 
     start = time.monotonic()
     whole = Outcome(finished=True)
     print(f"{method}: {len(chosen)} classes, logs in {place / 'records'}", flush=True)
+
+    def judged(name: str, limit_s: float = CLASS_LIMIT_S, label: str = "") -> Outcome:
+        part = run_class(environment, place, wrapper, name, classes[name], limit_s)
+        hangs = [test for test, why in part.why.items() if why.startswith("HANGS")]
+        print(f"  {name}{label}: {part.summary()}{'  HANG: ' + hangs[0] if hangs else ''}", flush=True)
+        return part
+
     with ThreadPoolExecutor(jobs) as pool:
-        parts = pool.map(lambda name: run_class(environment, place, wrapper, name, classes[name]), chosen)
-        for name, part in zip(chosen, parts, strict=True):
-            whole.tests |= part.tests
-            whole.why |= part.why
-            whole.billiard = part.billiard if part.billiard != "?" else whole.billiard
-            hangs = [test for test, why in part.why.items() if why.startswith("HANGS")]
-            print(f"  {name}: {part.summary()}{'  HANG: ' + hangs[0] if hangs else ''}", flush=True)
+        parts = dict(zip(chosen, pool.map(judged, chosen), strict=True))
+    for name, part in parts.items():
+        bad = {test for test, what in part.tests.items() if what not in GOOD | {"skipped"}}
+        if bad - may_fail:
+            second_chance(part, judged(name, ALONE_LIMIT_S, ", alone"))
+        whole.tests |= part.tests
+        whole.why |= part.why
+        whole.only_alone |= part.only_alone
+        whole.billiard = part.billiard if part.billiard != "?" else whole.billiard
     whole.seconds = time.monotonic() - start
     return whole

@@ -23,6 +23,7 @@ class Outcome:
     finished: bool = False
     billiard: str = "?"
     seconds: float = 0.0
+    only_alone: dict[str, str] = field(default_factory=dict)  # id -> why it failed before it passed alone
 
     def counts(self) -> Counter[str]:
         return Counter(self.tests.values())
@@ -89,6 +90,19 @@ def read_record(path: Path) -> Outcome:
     return outcome
 
 
+def second_chance(first: Outcome, alone: Outcome) -> None:
+    """Credit `first` with what passed when its tests were run again, alone, and remember what that was."""
+    for test, what in list(first.tests.items()):
+        # an `:exit` that is not told again did not happen again
+        passed = alone.tests.get(test, "passed" if test.endswith(":exit") else "error") in GOOD
+        if what not in GOOD and what != "skipped" and passed:
+            first.only_alone[test] = first.why[test]
+            if test.endswith(":exit"):
+                del first.tests[test], first.why[test]
+            else:
+                first.tests[test], first.why[test] = "passed", ""
+
+
 def gist(why: str) -> str:
     """One line that says most: pytest's first `E` line, else the last one."""
     lines = why.strip().splitlines() or [""]
@@ -117,6 +131,7 @@ def compare(suite: str, outcome: Outcome, baseline: Baseline, allowed: dict[str,
     ]
     lines += [f"REGRESSION {outcome.tests[test]:8} {test}  {gist(outcome.why[test])}" for test in regressions]
     lines += [f"allowed    {outcome.tests[test]:8} {test}  # {allowed[test]}" for test in used]
+    lines += [f"flaky: passed only alone, before: {test}  {gist(why)}" for test, why in outcome.only_alone.items()]
     lines += [f"stale: allowed to fail, yet passes: {test}" for test in stale]
     reasons = []
     if not outcome.finished:

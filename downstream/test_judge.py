@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import judge
-from judge import Baseline, Outcome, compare
+from judge import Baseline, Outcome, compare, second_chance
 
 BASELINE = Baseline("reference", {"passed": 3, "failed": 1, "skipped": 1}, {"old": "failed", "windows": "skipped"})
 PASSING = {"a": "passed", "b": "passed", "c": "passed", "old": "failed", "windows": "skipped"}
@@ -123,3 +123,25 @@ def test_a_second_recording_keeps_what_passed_in_the_first(tmp_path: Path) -> No
     assert baseline is not None
     assert baseline.not_passing == {"old": "failed", "windows": "skipped"}
     assert baseline.passes() == 3
+
+
+def test_what_passes_alone_counts_and_is_told() -> None:
+    first = outcome(a="error", b="failed", c="error")
+    second_chance(first, outcome(b="failed"))
+    verdict = compare("s", first, BASELINE, {}, 0)
+    assert first.tests == PASSING | {"b": "failed"}
+    assert not verdict.met
+    assert verdict.text.count("passed only alone") == 2
+
+
+def test_a_second_chance_takes_no_pass_away_and_needs_the_test_to_run() -> None:
+    first = outcome(a="error")
+    second_chance(first, Outcome(tests={"b": "failed", "c": "error"}, why={"b": "", "c": ""}))
+    assert first.tests == PASSING | {"a": "error"}
+
+
+def test_a_process_that_stays_twice_is_a_hang() -> None:
+    for again, met in (("error", False), (None, True)):
+        first = outcome(**{"C:exit": "error"})
+        second_chance(first, outcome(**({"C:exit": again} if again else {})))
+        assert compare("s", first, BASELINE, {}, 0).met is met
