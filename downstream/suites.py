@@ -100,17 +100,27 @@ def run_recorded(suite: Suite, command: list[str], tree: Path, env: dict[str, st
 
 
 def run_live(environment: Environment, cache: Path, extra: list[str]) -> int:
-    """Our own tests against a real Celery worker and a real Redis. They judge themselves: pytest's status counts."""
-    tests = CHECKOUT / "tests" / "celery"
-    # --confcutdir: the fixtures of tests/ belong to the development environment, and may import what is not here.
-    command = [str(environment.python), "-P", "-m", "pytest", "-c", str(tests / "pytest.ini"), "--rootdir", str(tests)]
+    """Our own tests against a real Celery worker and a real Redis. They judge themselves: pytest's status counts.
+
+    With arguments only what these name; else first the tests of TaskPool, some of which need Celery and nothing else.
+    """
+    tests = CHECKOUT / "tests"
     # The workers' logs stay readable for the last runs, and no other run clears them away.
     logs = cache / "live"
     logs.mkdir(parents=True, exist_ok=True)
     for old in sorted(logs.iterdir(), key=lambda path: path.stat().st_mtime)[:-4]:
         shutil.rmtree(old, ignore_errors=True)
     folder = logs / f"{time.time_ns()}"
-    command += ["--confcutdir", str(tests), "-p", "no:cacheprovider", "--basetemp", str(folder), *extra]
+    status = 0
+    if not extra:
+        status = run_pytest(environment, tests / "task_pool", ["-o", "python_files=test_*.py"])
+    return run_pytest(environment, tests / "celery", ["--basetemp", str(folder), *extra]) or status
+
+
+def run_pytest(environment: Environment, tests: Path, arguments: list[str]) -> int:
+    # --confcutdir: the fixtures of tests/ belong to the development environment, and may import what is not here.
+    command = [str(environment.python), "-P", "-m", "pytest", "-c", str(CHECKOUT / "tests" / "celery" / "pytest.ini")]
+    command += ["--rootdir", str(tests), "--confcutdir", str(tests), "-p", "no:cacheprovider", *arguments]
     env = clean_environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
     print(" ".join(command), file=sys.stderr, flush=True)
     return subprocess.call(command, cwd=tests, env=env)

@@ -6,6 +6,8 @@ import errno
 import os
 import pickle
 import signal
+import sys
+import threading
 import time
 from unittest import mock
 
@@ -13,7 +15,7 @@ import guest_tasks
 import pytest
 
 import billiard.pool
-from billiard._celery import wire
+from billiard._celery import second_try, wire
 from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_expected, signal_behind, spends_restart
 from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.queues import _SimpleQueue
@@ -299,6 +301,7 @@ class TestWorker:
         """Else it would never see the parent's death as an end of file."""
         monkeypatch.setattr("billiard.common.reset_signals", mock.Mock())
         monkeypatch.setattr("billiard.common.maybe_setsignal", mock.Mock())
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored, since it sets one
         worker.after_fork()
         worker.inq._writer.close.assert_called_once_with()
         worker.outq._reader.close.assert_called_once_with()
@@ -325,6 +328,101 @@ class TestWorker:
         worker._do_exit(7, None, ValueError())
         on_exit.assert_called_once_with(7, 1)
         billiard.pool.os._exit.assert_called_once_with(1)
+
+
+class DroppedError(Exception):
+    """Raised where Python drops it."""
+
+
+class TestSecondTry:
+    """Signals that strike inside a ``__del__``, in this process."""
+
+    @pytest.fixture
+    def again(self, monkeypatch):
+        """With a handler of SIGUSR2 that raises unless it is too early, and the names of the functions it came in."""
+
+        def handle(signum, frame):
+            again.handled.append(frame.f_code.co_name)
+            if not again.too_early(signum, frame):
+                raise DroppedError
+
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        again = second_try.SecondTry(lambda exc: signal.SIGUSR2 if isinstance(exc, DroppedError) else None)
+        again.handled = []
+        again.install()
+        before = signal.signal(signal.SIGUSR2, handle)
+        yield again
+        wait_for(lambda: not again._sending)
+        signal.signal(signal.SIGUSR2, before)
+
+    @staticmethod
+    def drop():
+        class Dropper:
+            def __del__(self):
+                raise DroppedError
+
+        Dropper()
+        wait_for(lambda: False)
+
+    def test_it_is_raised_outside(self, again):
+        with pytest.raises(DroppedError):
+            self.drop()
+
+    def test_not_while_the_hook_runs(self, again, monkeypatch):
+        class SlowToStart(threading.Thread):
+            def start(self):
+                super().start()
+                wait_for(lambda: again._answered)
+
+        monkeypatch.setattr(second_try.threading, "Thread", SlowToStart)
+        with pytest.raises(DroppedError):
+            self.drop()
+        assert len(again.handled) >= 2
+
+    def test_one_that_came_first_while_the_hook_ran_comes_again(self, again, monkeypatch):
+        """Here the hook is busy telling of somebody else's error."""
+        monkeypatch.setattr(again, "_outer_hook", lambda told: os.kill(os.getpid(), signal.SIGUSR2))
+
+        class Clumsy:
+            def __del__(self):
+                raise ValueError
+
+        with pytest.raises(DroppedError):
+            Clumsy()
+            wait_for(lambda: False)
+        assert len(again.handled) >= 2
+
+    def test_errors_of_others_are_told_as_ever(self, again, monkeypatch):
+        told = mock.Mock()
+        monkeypatch.setattr(again, "_outer_hook", told)
+
+        class Clumsy:
+            def __del__(self):
+                raise ValueError
+
+        Clumsy()
+        assert told.call_args.args[0].exc_type is ValueError
+        assert again.handled == []
+
+    def test_nobody_answers(self, again, monkeypatch):
+        """The task has put a handler of its own in the place of ours."""
+        monkeypatch.setattr(second_try, "GIVE_UP_S", 0.05)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+        class Dropper:
+            def __del__(self):
+                raise DroppedError
+
+        Dropper()
+        wait_for(lambda: not again._sending)
+        assert again.handled == []
+
+
+def wait_for(condition, limit_s=10.0):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "still not so"
+        time.sleep(0.001)
 
 
 class TestResultHandler:

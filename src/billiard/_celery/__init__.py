@@ -8,7 +8,7 @@ of workers and jobs it asks of `_core.fates`, like the engine.
     pool.py      life of the pool: construct, submit, shut down     wire.py      what crosses the pipes
     staff.py     life of its workers: start, watch, bury, replace   handlers.py  results, limits, and their old names
     results.py   what callers hold                                  locks.py     the bounded semaphore
-    collector.py what the garbage collector passes over
+    collector.py what the garbage collector passes over             second_try.py  signals that strike in a __del__
 
 Beside the guests, and staying when they go: ``task_pool*.py``, the engine as `billiard.celery:TaskPool` needs it.
 

@@ -15,7 +15,6 @@ import pickle
 import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import log
+from .second_try import SecondTry
 from .wire import ACK, DEATH, NACK, READY, MaybeEncodingError, OffsetSender, Sealed, failure, is_plain, salvage_head
 
 SIG_SOFT_TIMEOUT = getattr(signal, "SIGUSR1", None)
@@ -61,6 +61,9 @@ class Worker:
     _interrupted: int | None = None
     #: How many results the parent must have taken in before this worker may leave (see `_ensure_messages_consumed`).
     _large_results = 0
+
+    #: From `after_fork` on.
+    _second_try: SecondTry | None = None
 
     #: A number shared with the parent (see `_on_soft_signal`), set by the pool before the process starts.
     soft_target: Any = None
@@ -180,10 +183,11 @@ class Worker:
             self.initializer(*self.initargs)
         # After the initializer, because Celery's resets these very signals.
         common.reset_signals(full=self.sigprotection)
+        self._second_try = SecondTry(self._signal_for)
         if SIG_SOFT_TIMEOUT is not None:
             common.maybe_setsignal(SIG_SOFT_TIMEOUT, self._on_soft_signal)
         common.maybe_setsignal(signal.SIGINT, signal.SIG_IGN)
-        self._outer_hook, sys.unraisablehook = sys.unraisablehook, self._on_swallowed
+        self._second_try.install()
 
     def on_loop_start(self, pid: int) -> None:
         """For subclasses: the worker is ready for its first job."""
@@ -273,6 +277,8 @@ class Worker:
         `soft_target` names the job that the parent means (job + 1), 0 when somebody else sent the signal, who can only
         mean the task that runs. A signal that comes after its task has ended is spent for nothing, as it should be.
         """
+        if self._second_try is not None and self._second_try.too_early(signum, frame):
+            return
         target = 0
         if self.soft_target is not None:
             target, self.soft_target.value = self.soft_target.value, 0
@@ -283,25 +289,22 @@ class Worker:
         if self._coming is not None and target in (0, self._coming):
             self._struck = True
 
-    def _on_swallowed(self, unraisable: Any) -> None:
-        """Raise once more what a signal has raised inside a ``__del__``: it ended there, and the task would run on."""
-        exc, soft = unraisable.exc_value, self.soft_target
-        if threading.current_thread() is not threading.main_thread():
-            self._outer_hook(unraisable)
-        elif isinstance(exc, SystemExit) and common.terminate_handler_fired():
+    def _signal_for(self, exc: BaseException | None) -> int | None:
+        """The signal by which `exc`, dropped inside a ``__del__``, comes again; None: it was not raised by one of ours."""
+        if isinstance(exc, SystemExit) and common.terminate_handler_fired():
             status = exc.code
-            common.maybe_setsignal(common.TERM_SIGNAL, lambda signum, frame: self._leave_again(status))
-            _signal_soon(common.TERM_SIGNAL)
-        elif isinstance(exc, SoftTimeLimitExceeded) and SIG_SOFT_TIMEOUT and soft is not None and self._interrupted:
-            self._running = soft.value = self._interrupted
-            _signal_soon(SIG_SOFT_TIMEOUT)
-        else:
-            self._outer_hook(unraisable)
+            # The handler that raised it has given way to the default, and would not do so a second time.
+            common.maybe_setsignal(common.TERM_SIGNAL, lambda signum, frame: self._leave_again(status, signum, frame))
+            return int(common.TERM_SIGNAL)
+        if isinstance(exc, SoftTimeLimitExceeded) and self.soft_target is not None and self._interrupted is not None:
+            self._running = self.soft_target.value = self._interrupted
+            return SIG_SOFT_TIMEOUT
+        return None
 
-    @staticmethod
-    def _leave_again(status: Any) -> None:
-        common.maybe_setsignal(common.TERM_SIGNAL, signal.SIG_DFL)
-        raise SystemExit(status)
+    def _leave_again(self, status: Any, signum: int, frame: FrameType | None) -> None:
+        if self._second_try is None or not self._second_try.too_early(signum, frame):
+            common.maybe_setsignal(signum, signal.SIG_DFL)
+            raise SystemExit(status)
 
     def _reply(self, job: int, i: int | None, ok: bool, value: Any) -> bool:
         """Send a result. True if it is so large that the parent may read it in several goes."""
@@ -386,17 +389,6 @@ class _Call:
 
     def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.fun, self.args, self.kwargs = fun, args, kwargs
-
-
-def _signal_soon(signum: int) -> None:
-    """Signal the main thread, not before it has left the function that asks for it."""
-
-    def send() -> None:
-        time.sleep(0.001)
-        signal.pthread_kill(main, signum)  # this thread alone: the main one may block the signal, to leave in peace
-
-    main = threading.get_ident()
-    threading.Thread(target=send, daemon=True).start()
 
 
 @contextmanager
