@@ -27,16 +27,14 @@ class NotReadyError(ValueError, AssertionError):
 class Callbacks:
     """The rare part of a handle: what the user wants to be told. Most handles have none."""
 
-    __slots__ = ("accept", "error", "propagate", "slot", "success", "timeout", "told")
-
-    def __init__(self) -> None:
-        self.success: Callable[[Any], Any] | None = None
-        self.error: Callable[[ExceptionInfo], Any] | None = None
-        self.accept: Callable[[int, float], Any] | None = None
-        self.timeout: Callable[..., Any] | None = None
-        self.propagate: tuple[type[BaseException], ...] = ()
-        self.slot: Any = None  # the semaphore to release at the end
-        self.told = False
+    # defaults on the class: only what was asked for is set
+    success: Callable[[Any], Any] | None = None
+    error: Callable[[ExceptionInfo], Any] | None = None
+    accept: Callable[[int, float], Any] | None = None
+    timeout: Callable[..., Any] | None = None
+    propagate: tuple[type[BaseException], ...] = ()
+    slot: Any = None  # the semaphore to release at the end
+    told = False
 
 
 class Handle(Job):

@@ -120,28 +120,32 @@ class Submitting:
         timeout_callback: Any = None, waitforslot: Any = None, soft_timeout: Any = None, timeout: Any = None,
         lost_worker_timeout: Any = None, callbacks_propagate: Any = None, correlation_id: Any = None,
     ) -> None:  # fmt: skip
-        for name, hook in (
-            ("callback", callback), ("error_callback", error_callback), ("accept_callback", accept_callback),
-            ("timeout_callback", timeout_callback),
-        ):  # fmt: skip
+        hooks = (callback, error_callback, accept_callback, timeout_callback)
+        for index, hook in enumerate(hooks):
             if hook is not None and not callable(hook):
+                name = ("callback", "error_callback", "accept_callback", "timeout_callback")[index]
                 validate.callable_or_none(name, hook)
-        validate.number("lost_worker_timeout", lost_worker_timeout)
-        soft_s, hard_s = validate.limits(soft_timeout, timeout, ordered=self._least > 0)
-        soft_s, hard_s = soft_s or self.soft_timeout, hard_s or self.timeout
-        job.limit(soft_s, hard_s)
-        job.correlation_id = correlation_id
+        if lost_worker_timeout is not None:
+            validate.number("lost_worker_timeout", lost_worker_timeout)
+        soft_s, hard_s = self.soft_timeout, self.timeout
+        if soft_timeout is not None or timeout is not None:
+            soft_given_s, hard_given_s = validate.limits(soft_timeout, timeout, ordered=self._least > 0)
+            soft_s, hard_s = soft_given_s or soft_s, hard_given_s or hard_s
+        hooked = False
+        if soft_s is not None or hard_s is not None:
+            job.limit(soft_s, hard_s)
+            hooked = self.on_timeout_set is not None or self.on_timeout_cancel is not None
+        if correlation_id is not None:
+            job.correlation_id = correlation_id
         wanted = self.putlocks if waitforslot is None else waitforslot
-        limited = soft_s is not None or hard_s is not None
-        hooked = limited and (self.on_timeout_set is not None or self.on_timeout_cancel is not None)
         if accept_callback is not None or hooked or self.synack:
             job.kind |= frames.ACCEPT | (frames.SYNACK if self.synack else 0)
             self._engine.accepting = True
-        if callback or error_callback or accept_callback or timeout_callback or wanted or hooked or callbacks_propagate:
+        if wanted or hooked or callbacks_propagate or any(hooks):
             callbacks = Callbacks()
-            callbacks.success, callbacks.error = callback, error_callback
-            callbacks.accept, callbacks.timeout = accept_callback, timeout_callback
-            callbacks.propagate = tuple(validate.items("callbacks_propagate", callbacks_propagate or ()))
+            callbacks.success, callbacks.error, callbacks.accept, callbacks.timeout = hooks
+            if callbacks_propagate:
+                callbacks.propagate = tuple(validate.items("callbacks_propagate", callbacks_propagate))
             job.callbacks, job.watched = callbacks, True
             if wanted:
                 self._acquire_slot()

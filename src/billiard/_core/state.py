@@ -85,7 +85,7 @@ class Job:
     def limit(self, soft_s: float | None, hard_s: float | None) -> None:
         """Set the limits on running time."""
         self.soft_s, self.hard_s = soft_s, hard_s
-        self.least_s = min(limit for limit in (soft_s, hard_s, NEVER_S) if limit is not None)
+        self.least_s = min(NEVER_S if soft_s is None else soft_s, NEVER_S if hard_s is None else hard_s)
 
 
 def share_keys(kind: type[Job], *names: str) -> None:
