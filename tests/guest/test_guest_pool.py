@@ -474,7 +474,8 @@ class TestLeaving:
         results = [pool.apply_async(os.getpid) for _ in range(4)]
         pool.run_until(lambda: all(result.ready() for result in results))
         assert len({result.get() for result in results}) == 4
-        assert sorted(process.index for process in pool._pool) == [0, 0, 1, 1]
+        assert len(pool._pool) == 4
+        assert {process.index for process in pool._pool} == {0, 1}
         gate.open(4)
         pool.run_until(lambda: len(pool.statuses) == 4)
         pool.run_until(lambda: len(pool.up) == 6)
