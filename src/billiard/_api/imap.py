@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from .._wire import frames
+from .._wire import frames, pickling
 from ..exceptions import TimeoutError
 from .results import Chunk, job_counter
 
@@ -77,8 +77,8 @@ class IMapIterator:
             # one plain value, the usual case, at half the price; what fails is told below
             try:
                 return _loads(chunk.body)
-            except Exception:
-                pass
+            except Exception as exc:
+                pickling.own_error(exc, _loads, chunk.body)
         if not chunk.resolve():
             raise chunk.body.exception
         if chunk.is_one_item:
