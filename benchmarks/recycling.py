@@ -29,6 +29,35 @@ def recycled(library, n, maxtasks):
     return {"rate": n / elapsed}
 
 
+def recycled_spun(library, n, maxtasks):
+    """The same with tasks of 1 ms, as a recycled worker's tasks are rather."""
+    pool = LIBRARIES[library](2, maxtasks=maxtasks)
+    pool.burst(tasks.tiny, 10)
+    started = time.perf_counter()
+    for handle in [pool.submit(tasks.spin, (0.001,)) for _ in range(n)]:
+        pool.result(handle, 60)
+    return {"rate": n / (time.perf_counter() - started)}
+
+
+def bare_lives(library, n, maxtasks, workers=2):
+    """What the machine gives: processes that fork, and whose children exit at once. No pool can have more lives."""
+    started = time.perf_counter()
+    parents = []
+    for _ in range(workers):
+        pid = os.fork()
+        if not pid:
+            for _ in range(n // maxtasks // workers):
+                child = os.fork()
+                if not child:
+                    os._exit(0)
+                os.waitpid(child, 0)
+            os._exit(0)
+        parents.append(pid)
+    for pid in parents:
+        os.waitpid(pid, 0)
+    return {"rate": n / (time.perf_counter() - started)}
+
+
 def replaced(library, n):
     """A pool of one, so that only a replacement can give the next result."""
     pool = LIBRARIES[library](1)
@@ -59,13 +88,24 @@ def rows(quick: bool):
         for name in libraries_that("maxtasks")
     ]
     plain = Case.of("ours, not recycled", "recycling:recycled", "ours", n=n, maxtasks=None)
+    lives = Case.of("fork and exit, without a pool", "recycling:bare_lives", "bare", n=n, maxtasks=maxtasks)
+    spun = {"n": 500 if quick else 4000}
+    spinning = [
+        Case.of(name, "recycling:recycled_spun", name, n=min(spun["n"], slow.get(name, spun["n"])), maxtasks=maxtasks)
+        for name in libraries_that("maxtasks")
+    ]
+    spun_plain = Case.of("ours, not recycled", "recycling:recycled_spun", "ours", **spun, maxtasks=None)
     kills = 3 if quick else 20
     replacing = [
         Case.of(name, "recycling:replaced", name, n=kills if name == "ours" else min(kills, 3))
         for name in ("ours", *PEERS)
     ]
     return [
-        Row("recycled", f"`maxtasksperchild={maxtasks}`, tiny tasks", "rate", "tasks/s", [*recycling, plain],
+        Row("recycled", f"`maxtasksperchild={maxtasks}`, tiny tasks", "rate", "tasks/s", [*recycling, plain, lives],
+            [Bar(0.8, "ours, not recycled", 0.9)],
+            note="25 tiny calls take a worker 0.1 ms. A fork and an exit alone take longer: where the last line is below "
+            "0.8 of the unrecycled rate, no pool of processes can reach the bar."),
+        Row("recycled-1ms", f"`maxtasksperchild={maxtasks}`, tasks of 1 ms", "rate", "tasks/s", [*spinning, spun_plain],
             [Bar(0.8, "ours, not recycled", 0.9)]),
         Row("replaced", "kill -9 of a busy worker to the replacement's first result, p50", "ms", "ms", replacing,
             [Bar(10, "", 3)], lower_is_better=True, limit_s=40),
