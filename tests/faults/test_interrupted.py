@@ -1,8 +1,7 @@
-"""A turn survives an exception at any line of it, and a storm of them."""
+"""A turn survives an exception at any point of it, and a storm of them."""
 
 import contextlib
 import dis
-import functools
 import gc
 import os
 import signal
@@ -11,11 +10,16 @@ import time
 
 import fault_tasks as t
 import pytest
+import strikes
+from strikes import StruckError
 
 from billiard import WorkerLostError
 from billiard._api.results import Handle
+from billiard._supervisor.engine import Engine
+from billiard._wire.channel import Channel
 
-OURS = ("/billiard/_supervisor/", "/billiard/_core/", "/billiard/_wire/channel.py")
+SEED = int(os.environ.get("BILLIARD_FAULT_SEED", "1"))
+SECONDS = float(os.environ.get("BILLIARD_FAULT_SECONDS", "20"))
 
 
 @pytest.fixture(autouse=True)
@@ -25,113 +29,26 @@ def nothing_left():
     gc.collect()
 
 
-class StruckError(Exception):
-    """What a signal handler of the user's raises."""
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what was made and not stored: the interpreter closes it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # ... and warns where nobody can catch it
+@pytest.mark.parametrize("scene", strikes.SCENES, ids=lambda scene: scene.name)
+def test_an_exception_at_random_points(scene):
+    """`python -m tests.faults.strikes` strikes them all."""
+    assert strikes.sample(scene, SEED, SECONDS / len(strikes.SCENES)), "nothing was struck"
 
 
-@functools.cache
-def checkpoints(code):
-    """Offsets before which the interpreter runs signal handlers: behind a call, at a function's start, at a loop's turn.
-
-    Between any other two instructions no handler runs, so an exception there proves nothing (and would skip a lock's
-    release that no signal can skip).
-    """
-    found, before = set(), None
-    for instruction in dis.get_instructions(code):
-        if before is not None and before.opname in ("RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX"):
-            found.add(instruction.offset)
-        if instruction.opname == "JUMP_BACKWARD":
-            found.add(instruction.argval)
-        before = instruction
-    return found
-
-
-class StrikeAt:
-    """Raises at the n-th point of our code at which a signal handler could have raised."""
-
-    def __init__(self, n):
-        self.left = n
-        self.struck = False
-
-    def __enter__(self):
-        sys.settrace(self)
-        return self
-
-    def __exit__(self, *exc_info):
-        sys.settrace(None)
-
-    def __call__(self, frame, event, arg):
-        if not any(part in frame.f_code.co_filename for part in OURS):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and not self.struck and frame.f_lasti in checkpoints(frame.f_code):
-            self.left -= 1
-            if self.left < 0:
-                self.struck = True
-                raise StruckError
-        return self
-
-
-def fates(results):
-    ended = []
-    for result in results:
-        try:
-            ended.append(result.get(10))
-        except WorkerLostError:
-            ended.append("lost")
-    return ended
-
-
-ALL_POINTS = pytest.mark.skipif(
-    "BILLIARD_FAULTS_ALL" not in os.environ,
-    reason="minutes long, and not passing yet: run it with BILLIARD_FAULTS_ALL=1 (open: what it finds is to be mended)",
-)
-
-
-@ALL_POINTS
-@pytest.mark.parametrize("start", range(8))
-def test_an_exception_at_every_point_of_a_turn(make_pool, start):
-    """Results arrive, a worker dies and is replaced, while point after point of the turn raises."""
-    pool = make_pool(2, threads=False, maxtasksperchild=7)
-    n, line = 0, start
-    while True:
-        results = [pool.apply_async(t.add, (n, i)) for i in range(5)]
-        if n % 3 == 0:
-            results.append(pool.apply_async(t.strike, ("os._exit",)))
-        struck = False
-        with StrikeAt(line) as strike:
-            try:
-                for result in results:
-                    result.wait(5)
-            except StruckError:
-                struck = True
-        assert struck or not strike.struck or all(result.ready() for result in results)
-        assert fates(results)[:5] == [n, n + 1, n + 2, n + 3, n + 4]
-        if len(results) == 6:
-            assert fates(results)[5] == "lost"
-        n += 1
-        line += 8
-        if not strike.struck or line > 1200:
-            break
-    assert n > 10
-    assert pool.apply(t.add, (1, 2)) == 3
-
-
-@ALL_POINTS
-@pytest.mark.parametrize("start", range(4))
-def test_an_exception_at_every_point_of_submitting(make_pool, start):
-    pool, n, line = make_pool(2, threads=False), 0, start
-    while True:
-        with StrikeAt(line) as strike:
-            try:
-                pool.apply_async(t.add, (n, n)).wait(5)
-            except StruckError:
-                pass
-        assert [pool.apply_async(t.add, (n, i)).get(10) for i in range(3)] == [n, n + 1, n + 2]
-        n, line = n + 1, line + 4
-        if not strike.struck or line > 600:
-            break
-    assert n > 5
+def test_every_kind_of_point_is_found():
+    """Else the strikes would prove nothing."""
+    codes = [Handle.wait.__code__, Engine.kick.__code__, Engine._carry_out.__code__, Channel.receive.__code__]
+    assert all(strikes.points(code) for code in codes)
+    found = {}
+    for code in codes:
+        names = {instruction.offset: instruction.opname for instruction in dis.get_instructions(code)}
+        for at in strikes.points(code):
+            found.setdefault(names[at], []).append(names[max(other for other in names if other < at)])
+    assert "JUMP_BACKWARD" in found
+    assert {"RESUME", "CALL"} <= {name for names in found.values() for name in names}
+    assert not strikes.points(test_every_kind_of_point_is_found.__code__)
 
 
 def storm(seconds, pool, make_results):

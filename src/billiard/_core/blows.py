@@ -48,12 +48,6 @@ HARD: Final = "hard"
 def _nothing() -> None: ...
 
 
-def _add(queue: deque[Any], item: Any) -> None:
-    """Once, though what adds it be done twice."""
-    if item not in queue:
-        queue.append(item)
-
-
 class Blows:
     """Recalls, limits and terminations of one pool's workers."""
 
@@ -132,11 +126,11 @@ class Blows:
             return
         aim = (sight.current, sight.item)
         if job.soft_s is not None and worker.soft_sent != aim and run_s >= job.soft_s:
-            # the mark last: cut short before it, all is done again
             if worker.board is not None:
                 worker.board.aim(*aim)
-            _add(self.orders, (INTERRUPT, worker, sight.current))
-            _add(self.notices, (SOFT, job, job.soft_s))
+            # no call from here on: ordered, told and noted, or all of it once more
+            self.orders += ((INTERRUPT, worker, sight.current),)
+            self.notices += ((SOFT, job, job.soft_s),)
             worker.soft_sent = aim
         pending = [
             limit_s
@@ -250,14 +244,14 @@ class Blows:
         self.recall(worker, blow.number + 1, now)
 
     def _land(self, worker: Worker, blow: Blow, now: float) -> None:
-        # the marks last: cut short before them, all is done again
         self.doomed()
-        _add(self.orders, (KILL, worker, blow.signum))
         if blow.signum != SIGKILL:
             self._timers.set(worker, ESCALATE, now + TERM_GRACE_S)
         job = worker.inflight.get(blow.number)
+        # no call from here on: ordered, told and noted, or all of it once more
         if job is not None and blow.cause is Cause.TIME_LIMIT:
-            _add(self.notices, (HARD, job, blow.limit_s))
+            self.notices += ((HARD, job, blow.limit_s),)
+        self.orders += ((KILL, worker, blow.signum),)
         blow.struck = True
         worker.phase = Phase.DOOMED
 

@@ -167,9 +167,9 @@ class Staff:
         """Let `worker` finish the calls it holds, and leave with `status`."""
         if worker.phase in (Phase.STARTING, Phase.UP):
             self.restless = True
-            self.orders.append((RETIRE, worker, status))  # first: nobody would order it of one that is RETIRING
             idle, open_ = self._dispatch.idle, self._dispatch.open
-            # no call from here on: what is RETIRING is given nothing, and what is UP is
+            # no call from here on: what is RETIRING was told so and is given nothing, and what is UP is
+            self.orders += ((RETIRE, worker, status),)
             if worker in idle:
                 del idle[worker]
             if worker in open_:
@@ -213,9 +213,8 @@ class Staff:
         failed_start = worker.phase is Phase.STARTING
         if not ordered:
             self.worker_died = True
-        if (DOWN, worker, status) not in self._blows.notices:
-            self._blows.notices.append((DOWN, worker, status))
-        # no call in between: seat and phase go together, and what is GONE is not among the workers
+        # no call from here on: seat and phase go together, what is GONE is not among the workers, and it is told once
+        self._blows.notices += ((DOWN, worker, status),)
         worker.seated, worker.phase = False, Phase.GONE
         if worker.ident in self.workers:
             del self.workers[worker.ident]

@@ -97,6 +97,8 @@ class Announcer:
 
     def stop(self) -> None:
         """Run what is left, then end the thread; from that thread itself, only say so."""
+        if self.pending:
+            self.release()
         thread = self._thread
         if thread is not None:
             self._queue.put(None)

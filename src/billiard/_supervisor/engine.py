@@ -50,15 +50,17 @@ _OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
 
 
 class _End:
-    """The end of an engine, as something to wait for: no worker is left."""
+    """The end of an engine, as something to wait for: no worker is left, and nobody is to be told of anything (an exception
+    may have come between a worker's end and the telling)."""
 
-    def __init__(self, staff: core_staff.Staff) -> None:
-        self._staff = staff
+    def __init__(self, core: Core) -> None:
+        self._core = core
         self.wakers: list[Callable[[], None]] = []
 
     @property
     def state(self) -> int:
-        return 1 if self._staff.over else 0
+        core = self._core
+        return int(core.staff.over and not (core.dispatch.backlog or core.dispatch.settled or core.blows.notices))
 
     def watch(self, wake: Callable[[], None]) -> None:
         self.wakers.append(wake)
@@ -94,7 +96,7 @@ class Engine:
         self._terminate_wanted = False
         self._grace_over: float | None = None
         self.closed = False
-        self.end = _End(core.staff)
+        self.end = _End(core)
         if threaded:
             # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
             # template, waits for that import for ever as soon as it wants the same module

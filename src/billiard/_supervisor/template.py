@@ -248,6 +248,7 @@ def _stdin_from_nowhere() -> None:
 def fork_template(settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str) -> tuple[int, socket.socket]:
     """Fork a template off this process. Returns its pid and the parent's end of its control socket (non-blocking)."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent_pid = os.getpid()
     try:
         util._flush_std_streams()  # type: ignore[attr-defined]  # not published
         pid = os.fork()
@@ -255,6 +256,8 @@ def fork_template(settings: WorkerSettings, snapshot: MainSnapshot, name_prefix:
             ours.close()
             Template(theirs, settings, snapshot, name_prefix).run()
     except BaseException:
+        if os.getpid() != parent_pid:
+            os._exit(EX_FAILURE)  # Ctrl-C before it ignored that: it must not go on as a second copy of the program
         ours.close()
         theirs.close()
         raise
