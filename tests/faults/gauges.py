@@ -1,6 +1,6 @@
 """What the long runs read off: memory, descriptors, threads, processes, shared memory, processor time.
 
-Only reads; nothing here knows of pools. The package is found from a bare checkout too, so that the commands beside this
+Only reads. The package is found from a bare checkout too, so that the commands beside this
 module (`soak`, `scale`, `leaks`) need no installation.
 """
 
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # where spawned workers find fault_tasks
@@ -135,6 +135,19 @@ def settled(expected: Callable[[Held], bool], within_s: float = 20.0) -> Held:
             return now
         gc.collect()
         time.sleep(0.01)
+
+
+def whole(pool: Any, within_s: float = 60.0) -> bool:
+    """Whether the pool has all its workers, each up, and none on its way out: only then is what it holds worth counting."""
+    deadline, looks = time.monotonic() + within_s, 0
+    while looks < 3:  # one look may fall into the middle of a turn
+        workers = list(pool._engine.core.staff.workers.values())
+        up = len(workers) == pool._processes and all(worker.phase == 1 and worker.pid for worker in workers)
+        looks = looks + 1 if up else 0
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def lasting_helpers() -> None:

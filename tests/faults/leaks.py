@@ -119,11 +119,8 @@ def _one_death(pool: Pool, number: int) -> None:
 
 
 def _whole(pool: Pool) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while len([handle for handle in pool._pool if handle.is_alive()]) != pool._processes:
-        assert time.monotonic() < deadline, "the pool is not whole"
-        time.sleep(0.005)
     assert pool.map(abs, range(64), 1) == list(range(64))
+    assert gauges.whole(pool), "the pool is not whole"
 
 
 # -- streamed results
@@ -194,15 +191,16 @@ def recycled(count: int, per_child: int, verdict: gauges.Verdict, tell: Tell, ba
     global _tally
     _tally = gauges.Tally()
     turns, due = 10, gauges.Every(10)
-    step, helpers = math.ceil(count / turns), len(gauges.family())
+    step = math.ceil(count / turns)
     try:
         with Pool(2) as plain, Pool(2, maxtasksperchild=per_child) as short:
             lasting, recycling = Lane(plain), Lane(short)
             for lane in (lasting, recycling):
                 lane.turn(range(10**9, 10**9 + 200))
                 lane.gaps.clear(), lane.rates.clear(), lane.seen.clear()
-            whole = helpers + 2 * (1 + 2)  # a template and two workers each; one more would be a worker on its way out
-            before = gauges.settled(lambda held: held.processes == whole)
+            assert gauges.whole(plain)
+            assert gauges.whole(short)
+            before = gauges.held()
             for turn in range(turns):
                 first = turn * step
                 recycling.turn(range(first, min(count, first + step)))

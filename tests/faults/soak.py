@@ -275,13 +275,8 @@ class Soak:
     def look(self, pool: Pool) -> None:
         """What is held while the pool is quiet and whole."""
         expected = self.held[0] if self.held else None
-        deadline = time.monotonic() + 20
-        while len([handle for handle in pool._pool if handle.is_alive()]) != pool._processes:
-            if time.monotonic() > deadline:
-                self.faults.append("the pool is not whole")
-                break
-            time.sleep(0.005)
-        # one more process would be a worker on its way out
+        if not gauges.whole(pool):
+            self.faults.append("the pool is not whole")
         now = gauges.settled(lambda held: expected is None or held == expected)
         gauges.give_back()
         self.peak_mb = max(self.peak_mb, gauges.rss_mb())
@@ -308,16 +303,12 @@ class Soak:
         rounds = 0
         for handle in range(200):  # the first pages, imports and workers
             pool.apply(abs, (handle,))
-        self.held.clear()
         while more(rounds):
             self.round(pool, rounds % self.tenth == self.tenth // 2)
-            if rounds == 0:
-                self.held.append(gauges.settled(lambda held: held.processes == pool._processes + self.helpers))
             self.look(pool)
             rounds += 1
 
     tenth = 10  # rounds
-    helpers = 1  # the template
 
 
 def run(
@@ -330,7 +321,6 @@ def run(
     mix = Mix.of(10_000 if tasks is None else max(100, tasks // rounds), min(largest, MOST))
     soak = Soak(mix, seed, largest, tell)
     soak.tenth = max(1, rounds // 10) if rounds else 10
-    soak.helpers += len(gauges.family())
     _tally = gauges.Tally()
     last = soak.tenth if compare else 0  # rounds beside a new pool
     until = time.monotonic() + minutes * 54
