@@ -352,7 +352,7 @@ class TestSecondTry:
         again.install()
         before = signal.signal(signal.SIGUSR2, handle)
         yield again
-        wait_for(lambda: not again._sending)
+        wait_for(lambda: not again.is_sending())
         signal.signal(signal.SIGUSR2, before)
 
     @staticmethod
@@ -404,6 +404,20 @@ class TestSecondTry:
         assert told.call_args.args[0].exc_type is ValueError
         assert again.handled == []
 
+    def test_one_that_does_not_interrupt_is_sent_again(self, again, monkeypatch):
+        """As if the first had come just before a system call."""
+        kill, sent = signal.pthread_kill, []
+
+        def lose_the_first(thread, signum):
+            sent.append(signum)
+            if len(sent) > 1:
+                kill(thread, signum)
+
+        monkeypatch.setattr(second_try.signal, "pthread_kill", lose_the_first)
+        with pytest.raises(DroppedError):
+            self.drop()
+        assert len(sent) > 1
+
     def test_nobody_answers(self, again, monkeypatch):
         """The task has put a handler of its own in the place of ours."""
         monkeypatch.setattr(second_try, "GIVE_UP_S", 0.05)
@@ -414,7 +428,7 @@ class TestSecondTry:
                 raise DroppedError
 
         Dropper()
-        wait_for(lambda: not again._sending)
+        wait_for(lambda: not again.is_sending())
         assert again.handled == []
 
 

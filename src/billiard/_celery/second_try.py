@@ -20,18 +20,26 @@ from typing import Any
 #: A signal that is never answered (its handler was replaced by the task) is given up after this time.
 GIVE_UP_S = 5.0
 
+#: How long after the answer one signal too many may still be under way.
+STRAY_S = 0.01
+
 
 class SecondTry:
     """The hook of one worker process. `signal_for` gives the signal by which an exception would come again, or None."""
 
     def __init__(self, signal_for: Callable[[BaseException | None], int | None]) -> None:
         self._signal_for = signal_for
-        self._sending = self._answered = self._early = False
+        self._senders: set[threading.Thread] = set()
+        self._answered = self._early = False
 
     def install(self) -> None:
         """From now on. Call it in the main thread, where signals are handled."""
         self._main = threading.get_ident()
         self._outer_hook, sys.unraisablehook = sys.unraisablehook, self._hook
+
+    def is_sending(self) -> bool:
+        """Whether a signal that arrives now may be from here, even if it is one too many."""
+        return bool(self._senders)
 
     def too_early(self, signum: int, frame: FrameType | None) -> bool:
         """For handlers, before they raise: whether that would be in vain. If so the signal comes again."""
@@ -39,7 +47,7 @@ class SecondTry:
         while frame is not None and not inside:
             inside = frame.f_code is SecondTry._hook.__code__
             frame = frame.f_back
-        if inside and not self._sending:
+        if inside and not self._senders:
             self._send_again(signum)
         self._early, self._answered = inside, True
         return inside
@@ -52,19 +60,21 @@ class SecondTry:
             self._send_again(signum)
 
     def _send_again(self, signum: int) -> None:
-        self._sending = True
-        threading.Thread(target=self._send, args=(signum,), daemon=True).start()
+        sender = threading.Thread(target=self._send, args=(signum,), daemon=True)
+        self._senders.add(sender)
+        sender.start()
 
     def _send(self, signum: int) -> None:
         deadline = time.monotonic() + GIVE_UP_S
         early = True
         while early and time.monotonic() < deadline:
-            self._answered = False
-            # To the main thread, which blocks some signals in order to leave in peace; any other would take them.
-            signal.pthread_kill(self._main, signum)
-            pause_s = 0.001
+            self._answered, pause_s = False, 0.001
             while not self._answered and time.monotonic() < deadline:
+                # Until it is answered: one that comes just before a system call does not interrupt it. To the main
+                # thread, which blocks some signals in order to leave in peace; any other thread would take them.
+                signal.pthread_kill(self._main, signum)
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 1.5, 0.05)
             early = self._early
-        self._sending = False
+        time.sleep(STRAY_S)
+        self._senders.discard(threading.current_thread())

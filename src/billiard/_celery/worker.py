@@ -64,6 +64,7 @@ class Worker:
 
     #: From `after_fork` on.
     _second_try: SecondTry | None = None
+    _left = False
 
     #: A number shared with the parent (see `_on_soft_signal`), set by the pool before the process starts.
     soft_target: Any = None
@@ -277,11 +278,14 @@ class Worker:
         `soft_target` names the job that the parent means (job + 1), 0 when somebody else sent the signal, who can only
         mean the task that runs. A signal that comes after its task has ended is spent for nothing, as it should be.
         """
-        if self._second_try is not None and self._second_try.too_early(signum, frame):
+        again = self._second_try
+        if again is not None and again.too_early(signum, frame):
             return
         target = 0
         if self.soft_target is not None:
             target, self.soft_target.value = self.soft_target.value, 0
+        if target == 0 and again is not None and again.is_sending():
+            return
         if self._running is not None and target in (0, self._running):
             # Once per task, also when the exception meets a second signal on its way out.
             self._interrupted, self._running = self._running, None
@@ -302,9 +306,15 @@ class Worker:
         return None
 
     def _leave_again(self, status: Any, signum: int, frame: FrameType | None) -> None:
-        if self._second_try is None or not self._second_try.too_early(signum, frame):
-            common.maybe_setsignal(signum, signal.SIG_DFL)
+        again = self._second_try
+        if again is not None and again.too_early(signum, frame):
+            return
+        if not self._left:
+            self._left = True
             raise SystemExit(status)
+        if again is None or not again.is_sending():  # somebody insists
+            common.maybe_setsignal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
 
     def _reply(self, job: int, i: int | None, ok: bool, value: Any) -> bool:
         """Send a result. True if it is so large that the parent may read it in several goes."""
