@@ -112,8 +112,8 @@ class Call(NamedTuple):
 class Control:
     """A new interpreter with a new pool, which works off one round whenever it is told to."""
 
-    def __init__(self, mix: Mix, seed: int, workers: int) -> None:
-        words = [sys.executable, __file__, "--control", str(mix.tasks), str(seed), str(workers)]
+    def __init__(self, mix: Mix, seed: int, workers: int, largest: int) -> None:
+        words = [sys.executable, __file__, "--control", *map(str, (mix.tasks, seed, workers, largest))]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.wall: list[float] = []
         self.cpu: list[float] = []
@@ -132,10 +132,10 @@ class Control:
         self.process.communicate()  # closes its input, which ends it
 
     @staticmethod
-    def serve(tasks: int, seed: int, workers: int) -> int:
-        """The other side."""
+    def serve(tasks: int, seed: int, workers: int, largest: int) -> int:
+        """The other side. It holds the same payloads: what a process holds is a part of what its forks cost."""
         global _tally
-        soak = Soak(Mix.of(tasks, MOST), seed, MOST, lambda line: None)
+        soak = Soak(Mix.of(tasks, min(largest, MOST)), seed, largest, lambda line: None)
         _tally = gauges.Tally()
         with Pool(workers, maxtasksperchild=SHARE) as pool:
             for _ in sys.stdin:
@@ -169,6 +169,8 @@ class Soak:
         self.held: list[gauges.Held] = []
         self.peak_mb = 0.0
         self.due = gauges.Every(10)
+        self.began = time.monotonic()
+        self._progress_from = (self.began, 0)
 
     def plan(self, with_largest: bool) -> list[tuple[str, int]]:
         mix = self.mix
@@ -285,7 +287,7 @@ class Soak:
 
     def compare(self, pool: Pool, seed: int, rounds: int) -> None:
         """The old pool and a new one, in turns: what is measured is age, whatever else the machine does."""
-        control = Control(self.mix, seed, pool._processes)
+        control = Control(self.mix, seed, pool._processes, self.largest)
         try:
             for _ in range(rounds):
                 control.round()
@@ -298,8 +300,6 @@ class Soak:
         )
 
     def live(self, pool: Pool, more: Callable[[int], bool]) -> None:
-        self.began = time.monotonic()
-        self._progress_from = (self.began, 0)
         rounds = 0
         for handle in range(200):  # the first pages, imports and workers
             pool.apply(abs, (handle,))
@@ -382,7 +382,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--control", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--control", type=int, nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     gauges.exact_malloc()
     if options.control:
