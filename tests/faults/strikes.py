@@ -147,7 +147,7 @@ class _Tracing:
         sys.settrace(None)
 
     def close(self) -> None:
-        pass
+        sys.settrace(None)
 
     def _on_call(self, frame: FrameType, event: str, arg: Any) -> Any:
         if not points(frame.f_code):
@@ -210,6 +210,7 @@ class _Monitoring:
 
 
 _injector: Any = _Monitoring() if hasattr(sys, "monitoring") else _Tracing()
+os.register_at_fork(after_in_child=_injector.close)  # what a child does is not what is tried
 
 
 class Expected(NamedTuple):

@@ -113,14 +113,13 @@ def _total(tally: list[int]) -> int:
 
 
 class Channel:
-    """One end, the parent's. `closed_by_peer` and `broken` are final."""
+    """One end, the parent's. `closed_by_peer` is final."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.closed_by_peer = False
         self.empty = False  # the last receive found nothing more to read
-        self.broken = False  # the far end reads no more, or what it sends is no frame
         self._recv_into = sock.recv_into
         self._send = sock.send
         self._memory = bytearray(_BUFFER_SIZE)
@@ -256,7 +255,7 @@ class Channel:
                 return
             except OSError:
                 # the far end is gone; its process will tell when and how
-                self.broken, self.outgoing = True, None
+                self.outgoing = None
                 return
 
     def own(self) -> None:
