@@ -10,6 +10,7 @@ import pytest
 from billiard._core.core import Core
 from billiard._core.state import Job
 from billiard._supervisor import engine as engines
+from billiard._supervisor import lives
 from billiard._supervisor.launchers import EXITED, STARTED
 from billiard._wire import frames
 from billiard._wire.board import CURRENT
@@ -63,7 +64,7 @@ class Scripted:
 @pytest.fixture
 def signals(monkeypatch):
     sent = []
-    monkeypatch.setattr(engines, "send_signal", lambda pid, signum, group: sent.append((pid, signum)))
+    monkeypatch.setattr(lives, "send_signal", lambda pid, signum, group: sent.append((pid, signum)))
     return sent
 
 

@@ -11,14 +11,12 @@ then, because every step leaves its cause in place until it has been dealt with:
 consumed, events before they are dropped, orders before they are popped; and each may be applied twice. `_unfinished` says
 that such a rest exists, and the next turn then looks at everything instead of at what the poll reports.
 
-Death is told by the process, never by the end of a channel (a grandchild may hold that open): first *all* that the
-worker sent is read, then what it still held is judged, then its pid is given free.
+It stands on `lives` (processes), which stands on `traffic` (channels), which stands on `poll_set` (descriptors).
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import threading
 import time
@@ -26,27 +24,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from .._core import blows as core_blows
-from .._core import staff as core_staff
 from .._core.core import Core
 from .._core.staff import Standing
-from .._core.state import NEVER_S, PENDING, Blow, Cause, Job, Phase, Worker
-from .._wire import frames
-from .._wire.board import close_all
-from .._wire.channel import FrameError
+from .._core.state import NEVER_S, PENDING, Blow, Cause, Job, Worker
 from .announcer import Announcer
 from .driver import Driver, Target
 from .fork_safety import remember
-from .hands import Functions, Hands
-from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, send_signal
+from .lives import Lives
+from .poll_set import IN, OUT, drain
 
 LOOK_EVERY: Final = 32  # submissions to busy workers between two looks at what can be given out and what has come back
-LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
 LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
 WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
-_DRAIN_MAX: Final = 10_000
-
-_IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
-_OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
 
 
 class _End:
@@ -68,7 +57,7 @@ class _End:
             wake()
 
 
-class Engine:
+class Engine(Lives):
     """Runs jobs on worker processes. `hooks.notice(kind, subject, value)` is called, under the lock, for what the core
     has to tell; whatever user code that leads to belongs on `announcer`."""
 
@@ -76,26 +65,17 @@ class Engine:
         self, core: Core, make_launcher: Callable[[Engine], Any], notice: Callable[[str, Any, Any], None], threaded: bool,
         name: str,
     ) -> None:  # fmt: skip
-        self.core = core
-        self.functions = Functions()
+        super().__init__(core)
         self.announcer = Announcer(threaded, f"{name}-callbacks")
         self.threaded = threaded
         self._notice = notice
         self._pid = os.getpid()
         self._crank = threading.Lock()
-        self._poll = select.epoll() if hasattr(select, "epoll") else None
         self._poll_until = 0.0
-        self._wake_fd, self._wake_write = _wake_pair()
-        self._own_fds = list({self._wake_fd, self._wake_write})
-        self._by_fd: dict[int, Worker | None] = {}
-        self.watch(self._wake_fd)
-        self._exits: dict[Worker, None] = {}
         self._unfinished = False
         self._since_look = 0
-        self.accepting = False  # calls that want to be told of their start have been submitted
         self._terminate_wanted = False
         self._grace_over: float | None = None
-        self.closed = False
         self.end = _End(core)
         if threaded:
             # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
@@ -116,43 +96,11 @@ class Engine:
         if self.threaded:
             self.driver.start()
 
-    # -- the poll set
-
-    def watch(self, fd: int, worker: Worker | None = None) -> None:
-        self._by_fd[fd] = worker
-        if self._poll is not None:
-            try:
-                self._poll.register(fd, _IN)
-            except FileExistsError:
-                pass  # an interrupted call got that far
-
-    def unwatch(self, fd: int) -> None:
-        """Always before the descriptor is closed: a number used again would be answered for by the wrong owner."""
-        if self._poll is not None:
-            try:
-                self._poll.unregister(fd)
-            except (OSError, ValueError):
-                pass
-        self._by_fd.pop(fd, None)
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when `turn` has something to do."""
-        return self._poll.fileno() if self._poll is not None else -1
-
     def next_deadline(self) -> float | None:
         """When `turn` must be called at the latest, in seconds of the monotonic clock; None: no such time."""
         if self._unfinished or (self.announcer.pending and not self.threaded):  # the latter: cut short before them
             return 0.0
         return self.core.next_deadline()
-
-    def wake(self) -> None:
-        """Make whoever polls look again."""
-        if self.closed:
-            return  # the number may be somebody else's by now
-        try:
-            os.write(self._wake_write, b"\1\0\0\0\0\0\0\0")
-        except (BlockingIOError, OSError):
-            pass  # full: a wake-up is pending already
 
     # -- submitting
 
@@ -297,13 +245,13 @@ class Engine:
         self.core.dispatch.turned(now)
         if everything:
             self.core.staff.disturb()
-            events = [(fd, _IN | _OUT) for fd in list(self._by_fd)]
+            events = [(fd, IN | OUT) for fd in list(self._by_fd)]
         for fd, mask in events:
             worker = self._by_fd.get(fd)
             if worker is not None:
                 self._on_channel(worker, mask)
             elif fd == self._wake_fd:
-                _drain(fd)
+                drain(fd)
             else:
                 self._on_launcher(fd, now)
         if self._exits:
@@ -344,7 +292,7 @@ class Engine:
             settled[0].announce()  # type: ignore[attr-defined]  # of the API's jobs, see Target
             settled.popleft()
         while self.functions.unneeded:
-            self._forget_function(self.functions.unneeded[0])
+            self.forget_function(self.functions.unneeded[0])
             self.functions.unneeded.popleft()
         if self.announcer.pending:
             self.announcer.release()
@@ -353,249 +301,6 @@ class Engine:
                 wake()
         if self.driver.pilot_elsewhere:
             self.wake()
-
-    def _forget_function(self, number: int) -> None:
-        """No call names this function any more: the parent's pickle of it and the workers' copies can go."""
-        self.functions.pickles.pop(number, None)
-        self.core.dispatch.forget_function(number)
-        for worker in self.core.staff.workers.values():
-            hands: Hands | None = worker.hands
-            if hands is not None and number in hands.known:
-                # goes along with the next call: not worth a wake-up
-                hands.control += (frames.frame(frames.FORGET, number, 0),)
-                hands.known.discard(number)
-
-    def _write_all(self) -> None:
-        unwritten = self.core.dispatch.unwritten
-        while unwritten:
-            worker = next(iter(unwritten))
-            self._write(worker)
-            del unwritten[worker]
-
-    # -- one worker's channel
-
-    def _on_channel(self, worker: Worker, mask: int) -> None:
-        hands: Hands | None = worker.hands
-        if hands is None:
-            return
-        if mask & _OUT:
-            hands.channel.flush()
-            self._write(worker)
-        if mask & ~_OUT and not hands.channel.closed_by_peer:
-            self._receive(worker)
-        if hands.channel.closed_by_peer and hands.registered:
-            self.unwatch(hands.channel.fd)
-            hands.registered = False
-            if not hands.exited:
-                # it closed its end and may be ending; a worker without a channel is of no use
-                self.core.timers.set(worker, core_blows.ESCALATE, time.monotonic() + LOST_CHANNEL_S)
-
-    def _receive(self, worker: Worker) -> None:
-        channel = worker.hands.channel
-        try:
-            received, mark = channel.receive()
-            if received:
-                self._apply(worker, received)
-                channel.consume(mark)
-        except FrameError as exc:
-            self._distrust(worker, exc)
-
-    def _drain(self, worker: Worker) -> None:
-        """Read until nothing is there."""
-        channel = worker.hands.channel
-        for _ in range(_DRAIN_MAX):
-            self._receive(worker)
-            if channel.empty or channel.closed_by_peer:
-                return
-
-    def _apply(self, worker: Worker, received: list[Any]) -> None:
-        if self.accepting:
-            # before the results, which may have come with them and take their calls out of flight
-            for kind, _, number, body in received:
-                if kind == frames.ACCEPTED and not number:
-                    self._accepted(worker, body)
-        for kind, tag, _, body in self.core.dispatch.results(worker, received):
-            self._apply_rare(worker, kind, tag, body)
-        if worker.phase >= Phase.RETIRING:
-            self.core.staff.emptied(worker)
-
-    def _apply_rare(self, worker: Worker, kind: int, tag: int, body: bytes) -> None:
-        core = self.core
-        if kind == frames.READY:
-            if worker.pid is None:
-                worker.hands.ready_early = True  # it was faster than the news of its start, which tells its pid
-            else:
-                core.staff.ready(worker)
-            return
-        if kind == frames.FAILED:
-            worker.hands.failure = body
-            return
-        number, _ = frames.read_about(body)
-        job = worker.inflight.get(number)
-        if kind == frames.ACCEPTED:
-            pass  # dealt with before the results
-        elif kind == frames.SKIPPED:
-            core.blows.skipped(worker, number)
-        elif kind == frames.REARM:
-            core.blows.rearm(worker, number)
-        elif kind == frames.LEAVING:
-            core.staff.leaving(worker, number)
-            core.staff.emptied(worker)
-        elif kind == frames.DROPPED:
-            if job is not None:
-                job.terminate_signal = job.terminate_signal or signal.SIGTERM
-                core.dispatch.settle(job, None)
-                del worker.inflight[number]
-            core.dispatch.released(worker)
-        else:
-            raise FrameError(f"no frame is of kind {kind}")
-
-    def _accepted(self, worker: Worker, body: bytes) -> None:
-        number, started_ns = frames.read_about(body)
-        job = worker.inflight.get(number)
-        if job is not None:
-            self.core.blows.notices.append((core_blows.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
-
-    def _distrust(self, worker: Worker, exc: FrameError) -> None:
-        """What it sends is no frame: kill it, and let its call fail."""
-        worker.hands.channel.closed_by_peer = True
-        self.core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
-        worker.hands.failure = None
-
-    def _write(self, worker: Worker) -> None:
-        hands: Hands | None = worker.hands
-        if hands is None or hands.exited:
-            return
-        hands.write(worker, self.functions)
-        if hands.channel.busy != hands.watches_output and hands.registered and self._poll is not None:
-            self._poll.modify(hands.channel.fd, _IN | _OUT if hands.channel.busy else _IN)
-            hands.watches_output = hands.channel.busy
-
-    # -- orders
-
-    def _obey(self, order: str, worker: Worker, number: int, now: float) -> None:
-        if order == core_staff.SPAWN:
-            self._spawn(worker, now)
-        elif order == core_staff.RETIRE:
-            if worker.hands is None:
-                self.core.staff.exited(worker, 0, now)  # never spawned
-            self.core.dispatch.unwritten[worker] = None
-        elif order == core_blows.KILL:
-            self._kill(worker, number)
-        elif order == core_blows.INTERRUPT and worker.pid is not None and worker.phase <= Phase.DOOMED:
-            # without a pid it holds no call: its READY does not count before its pid is known
-            send_signal(worker.pid, signal.SIGUSR1, group=False)
-
-    def _kill(self, worker: Worker, signum: int) -> None:
-        if worker.phase is Phase.GONE or worker.hands is None:
-            return
-        if worker.pid is None:
-            worker.hands.kill_on_start = signum
-        elif not worker.hands.exited:
-            # only SIGKILL goes to the task's own children too: a catchable signal is a message for the task
-            send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
-
-    def _spawn(self, worker: Worker, now: float) -> None:
-        if worker.phase is not Phase.STARTING and worker.hands is None:
-            self.core.staff.exited(worker, None, now)  # told to go before it was made
-            return
-        # else an exception cut the making short: what has hands is started, or its end would be waited for for ever
-        hands = None
-        try:
-            hands = worker.hands or Hands()
-            worker.hands, worker.board = hands, hands.board
-            if not hands.registered:
-                self.watch(hands.channel.fd, worker)
-                hands.registered = True
-            if hands.theirs is not None:
-                self.launcher.start(worker, hands.theirs, hands.board)
-        except OSError as exc:
-            if hands is not None:
-                self._discard(worker, hands)
-            self.core.not_spawned(worker, exc, now)
-            return
-        for what, ident, value in self.launcher.early():
-            self._on_event(what, ident, value, now)
-        self.launcher.early_applied()
-
-    def _discard(self, worker: Worker, hands: Hands) -> None:
-        self.unwatch(hands.channel.fd)
-        worker.hands = worker.board = None
-        hands.close()
-
-    # -- what the launcher tells
-
-    def _on_launcher(self, fd: int, now: float) -> None:
-        events = self.launcher.events(fd)
-        for what, ident, value in events:
-            self._on_event(what, ident, value, now)
-        self.launcher.applied(len(events))
-
-    def _on_event(self, what: str, ident: int, value: int, now: float) -> None:
-        if what == ALL_LOST:
-            self._all_lost()
-            return
-        worker = self.core.staff.workers.get(ident)
-        if worker is None:
-            return
-        hands: Hands | None = worker.hands
-        if what == NOT_STARTED:
-            if hands is not None:  # else this is a repetition
-                self._discard(worker, hands)
-            self.core.not_spawned(worker, OSError(value, os.strerror(value)), now)
-        elif hands is None:
-            return
-        elif what == STARTED:
-            worker.pid = value
-            hands.started()
-            if hands.kill_on_start:
-                self._kill(worker, hands.kill_on_start)
-            if hands.ready_early:
-                self.core.staff.ready(worker)
-        elif what == EXITED:
-            hands.exited, hands.exit_status = True, value
-            self._exits[worker] = None
-
-    def _all_lost(self) -> None:
-        """The template died, and its workers with it."""
-        import logging
-
-        log = logging.getLogger("multiprocessing")
-        if self.core.staff.standing is Standing.RUN:
-            log.warning("the template process of a pool died; its workers are replaced")
-        for worker in list(self.core.staff.workers.values()):
-            if worker.hands is not None and not worker.hands.exited:
-                if worker.pid is not None:
-                    # the lifeline has done it, or is doing it: the pid is not ours to reap any more, so no signal now
-                    worker.hands.exit_status = -signal.SIGKILL
-                worker.hands.exited = True
-                self._exits[worker] = None
-        self.launcher.lost()
-
-    def _bury(self, worker: Worker, now: float) -> None:
-        """Drain, judge, reap: in this order, and each step may be repeated."""
-        hands: Hands | None = worker.hands
-        if hands is not None:
-            if not hands.channel.closed_by_peer:
-                self._drain(worker)
-            died = hands.exit_status is not None and hands.exit_status not in (0, 0x9B)
-            if died and worker.pid is not None and worker.phase is not Phase.GONE:
-                send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
-            self.core.staff.exited(worker, hands.exit_status, now, hands.failure)
-            self.launcher.bury(worker)
-            self._discard_for_good(worker, hands)
-        self._exits.pop(worker, None)
-
-    def _discard_for_good(self, worker: Worker, hands: Hands) -> None:
-        if hands.registered:
-            self.unwatch(hands.channel.fd)
-            hands.registered = False
-        if hands.pidfd >= 0:
-            pidfd, hands.pidfd = hands.pidfd, -1
-            os.close(pidfd)
-        worker.board = None
-        hands.close()
-        worker.hands = None
 
     # -- waiting, ending
 
@@ -714,12 +419,6 @@ class Engine:
             if held and held[0]:
                 self._crank.release()
 
-    def _release_fds(self) -> None:
-        if self._poll is not None:
-            self._poll.close()
-        close_all(self._own_fds)
-        self._by_fd.clear()
-
     def forget(self) -> None:
         """In a child that some other code forked: close what belongs to the parent, disturb nothing."""
         if self.closed:
@@ -735,20 +434,3 @@ class Engine:
         if launcher is not None:
             launcher.forget()
         self._release_fds()
-
-
-def _wake_pair() -> tuple[int, int]:
-    if hasattr(os, "eventfd"):
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return fd, fd
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-    return read, write
-
-
-def _drain(fd: int) -> None:
-    try:
-        os.read(fd, 4096)
-    except BlockingIOError:
-        pass

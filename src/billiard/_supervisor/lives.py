@@ -1,0 +1,155 @@
+"""Workers from their start to their burial: the core's orders are carried out here, and what became of them is told back.
+
+Death is told by the process, never by the end of a channel (a grandchild may hold that open): first *all* that the
+worker sent is read, then what it still held is judged, then its pid is given free.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from .._core import blows, fates, staff
+from .._core.core import Core
+from .._core.staff import Standing
+from .._core.state import Phase, Worker
+from .hands import Hands
+from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, send_signal
+from .traffic import Traffic
+
+
+class Lives(Traffic):
+    """The processes of one pool's workers."""
+
+    launcher: Any  # how they are started, see billiard._supervisor.launchers
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core)
+        self._exits: dict[Worker, None] = {}  # ended, and not buried yet
+
+    # -- orders
+
+    def _obey(self, order: str, worker: Worker, number: int, now: float) -> None:
+        if order == staff.SPAWN:
+            self._spawn(worker, now)
+        elif order == staff.RETIRE:
+            if worker.hands is None:
+                self.core.staff.exited(worker, 0, now)  # never spawned
+            self.core.dispatch.unwritten[worker] = None
+        elif order == blows.KILL:
+            self._kill(worker, number)
+        elif order == blows.INTERRUPT and worker.pid is not None and worker.phase <= Phase.DOOMED:
+            # without a pid it holds no call: its READY does not count before its pid is known
+            send_signal(worker.pid, signal.SIGUSR1, group=False)
+
+    def _kill(self, worker: Worker, signum: int) -> None:
+        if worker.phase is Phase.GONE or worker.hands is None:
+            return
+        if worker.pid is None:
+            worker.hands.kill_on_start = signum
+        elif not worker.hands.exited:
+            # only SIGKILL goes to the task's own children too: a catchable signal is a message for the task
+            send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
+
+    def _spawn(self, worker: Worker, now: float) -> None:
+        if worker.phase is not Phase.STARTING and worker.hands is None:
+            self.core.staff.exited(worker, None, now)  # told to go before it was made
+            return
+        # else an exception cut the making short: what has hands is started, or its end would be waited for for ever
+        hands = None
+        try:
+            hands = worker.hands or Hands()
+            worker.hands, worker.board = hands, hands.board
+            if not hands.registered:
+                self.watch(hands.channel.fd, worker)
+                hands.registered = True
+            if hands.theirs is not None:
+                self.launcher.start(worker, hands.theirs, hands.board)
+        except OSError as exc:
+            if hands is not None:
+                self._discard(worker, hands)
+            self.core.not_spawned(worker, exc, now)
+            return
+        for what, ident, value in self.launcher.early():
+            self._on_event(what, ident, value, now)
+        self.launcher.early_applied()
+
+    def _discard(self, worker: Worker, hands: Hands) -> None:
+        self.unwatch(hands.channel.fd)
+        worker.hands = worker.board = None
+        hands.close()
+
+    # -- what the launcher tells
+
+    def _on_launcher(self, fd: int, now: float) -> None:
+        events = self.launcher.events(fd)
+        for what, ident, value in events:
+            self._on_event(what, ident, value, now)
+        self.launcher.applied(len(events))
+
+    def _on_event(self, what: str, ident: int, value: int, now: float) -> None:
+        if what == ALL_LOST:
+            self._all_lost()
+            return
+        worker = self.core.staff.workers.get(ident)
+        if worker is None:
+            return
+        hands: Hands | None = worker.hands
+        if what == NOT_STARTED:
+            if hands is not None:  # else this is a repetition
+                self._discard(worker, hands)
+            self.core.not_spawned(worker, OSError(value, os.strerror(value)), now)
+        elif hands is None:
+            return
+        elif what == STARTED:
+            worker.pid = value
+            hands.started()
+            if hands.kill_on_start:
+                self._kill(worker, hands.kill_on_start)
+            if hands.ready_early:
+                self.core.staff.ready(worker)
+        elif what == EXITED:
+            hands.exited, hands.exit_status = True, value
+            self._exits[worker] = None
+
+    def _all_lost(self) -> None:
+        """The template died, and its workers with it."""
+        import logging
+
+        log = logging.getLogger("multiprocessing")
+        if self.core.staff.standing is Standing.RUN:
+            log.warning("the template process of a pool died; its workers are replaced")
+        for worker in list(self.core.staff.workers.values()):
+            if worker.hands is not None and not worker.hands.exited:
+                if worker.pid is not None:
+                    # the lifeline has done it, or is doing it: the pid is not ours to reap any more, so no signal now
+                    worker.hands.exit_status = -signal.SIGKILL
+                worker.hands.exited = True
+                self._exits[worker] = None
+        self.launcher.lost()
+
+    def _bury(self, worker: Worker, now: float) -> None:
+        """Drain, judge, reap: in this order, and each step may be repeated."""
+        hands: Hands | None = worker.hands
+        if hands is not None:
+            if not hands.channel.closed_by_peer:
+                self._drain(worker)
+            died = hands.exit_status is not None and hands.exit_status not in (0, fates.EX_RECYCLE)
+            if died and worker.pid is not None and worker.phase is not Phase.GONE:
+                send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
+            self.core.staff.exited(worker, hands.exit_status, now, hands.failure)
+            self.launcher.bury(worker)
+            self._discard_for_good(worker, hands)
+        self._exits.pop(worker, None)
+
+    def _discard_for_good(self, worker: Worker, hands: Hands) -> None:
+        if hands.registered:
+            self.unwatch(hands.channel.fd)
+            hands.registered = False
+        if hands.pidfd >= 0:
+            pidfd, hands.pidfd = hands.pidfd, -1
+            os.close(pidfd)
+        worker.board = None
+        hands.close()
+        worker.hands = None

@@ -1,0 +1,81 @@
+"""What a pool waits for: one poll set, which is itself a descriptor that can be polled, and a way to wake whoever polls.
+
+Whose descriptor it is stands in `_by_fd`: a worker's channel, or None for the launcher's and our own.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Final
+
+from .._core.state import Worker
+from .._wire.board import close_all
+
+IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
+OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
+
+
+class PollSet:
+    """The descriptors of one pool."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._poll = select.epoll() if hasattr(select, "epoll") else None
+        self._wake_fd, self._wake_write = _wake_pair()
+        self._own_fds = list({self._wake_fd, self._wake_write})
+        self._by_fd: dict[int, Worker | None] = {}
+        self.watch(self._wake_fd)
+
+    def watch(self, fd: int, worker: Worker | None = None) -> None:
+        self._by_fd[fd] = worker
+        if self._poll is not None:
+            try:
+                self._poll.register(fd, IN)
+            except FileExistsError:
+                pass  # an interrupted call got that far
+
+    def unwatch(self, fd: int) -> None:
+        """Always before the descriptor is closed: a number used again would be answered for by the wrong owner."""
+        if self._poll is not None:
+            try:
+                self._poll.unregister(fd)
+            except (OSError, ValueError):
+                pass
+        self._by_fd.pop(fd, None)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `turn` has something to do."""
+        return self._poll.fileno() if self._poll is not None else -1
+
+    def wake(self) -> None:
+        """Make whoever polls look again."""
+        if self.closed:
+            return  # the number may be somebody else's by now
+        try:
+            os.write(self._wake_write, b"\1\0\0\0\0\0\0\0")
+        except (BlockingIOError, OSError):
+            pass  # full: a wake-up is pending already
+
+    def _release_fds(self) -> None:
+        if self._poll is not None:
+            self._poll.close()
+        close_all(self._own_fds)
+        self._by_fd.clear()
+
+
+def _wake_pair() -> tuple[int, int]:
+    if hasattr(os, "eventfd"):
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return fd, fd
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
+
+
+def drain(fd: int) -> None:
+    try:
+        os.read(fd, 4096)
+    except BlockingIOError:
+        pass

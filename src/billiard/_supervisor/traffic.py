@@ -1,0 +1,147 @@
+"""What goes to and comes from workers: calls that the core gave out, frames that it is told of.
+
+May be cut short by an exception anywhere: a frame is applied before it is consumed, and counts as written only when it is
+on its way; so each of these may be repeated (see billiard._wire.channel).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any, Final
+
+from .._core import blows
+from .._core.core import Core
+from .._core.state import Cause, Phase, Worker
+from .._wire import frames
+from .._wire.channel import FrameError
+from .hands import Functions, Hands
+from .poll_set import IN, OUT, PollSet
+
+LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
+_DRAIN_MAX: Final = 10_000
+
+
+class Traffic(PollSet):
+    """The channels of one pool's workers."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__()
+        self.core = core
+        self.functions = Functions()
+        self.accepting = False  # calls that want to be told of their start have been submitted
+
+    def _write_all(self) -> None:
+        unwritten = self.core.dispatch.unwritten
+        while unwritten:
+            worker = next(iter(unwritten))
+            self._write(worker)
+            del unwritten[worker]
+
+    def _on_channel(self, worker: Worker, mask: int) -> None:
+        hands: Hands | None = worker.hands
+        if hands is None:
+            return
+        if mask & OUT:
+            hands.channel.flush()
+            self._write(worker)
+        if mask & ~OUT and not hands.channel.closed_by_peer:
+            self._receive(worker)
+        if hands.channel.closed_by_peer and hands.registered:
+            self.unwatch(hands.channel.fd)
+            hands.registered = False
+            if not hands.exited:
+                # it closed its end and may be ending; a worker without a channel is of no use
+                self.core.timers.set(worker, blows.ESCALATE, time.monotonic() + LOST_CHANNEL_S)
+
+    def _receive(self, worker: Worker) -> None:
+        channel = worker.hands.channel
+        try:
+            received, mark = channel.receive()
+            if received:
+                self._apply(worker, received)
+                channel.consume(mark)
+        except FrameError as exc:
+            self._distrust(worker, exc)
+
+    def _drain(self, worker: Worker) -> None:
+        """Read until nothing is there."""
+        channel = worker.hands.channel
+        for _ in range(_DRAIN_MAX):
+            self._receive(worker)
+            if channel.empty or channel.closed_by_peer:
+                return
+
+    def _apply(self, worker: Worker, received: list[Any]) -> None:
+        if self.accepting:
+            # before the results, which may have come with them and take their calls out of flight
+            for kind, _, number, body in received:
+                if kind == frames.ACCEPTED and not number:
+                    self._accepted(worker, body)
+        for kind, tag, _, body in self.core.dispatch.results(worker, received):
+            self._apply_rare(worker, kind, tag, body)
+        if worker.phase >= Phase.RETIRING:
+            self.core.staff.emptied(worker)
+
+    def _apply_rare(self, worker: Worker, kind: int, tag: int, body: bytes) -> None:
+        core = self.core
+        if kind == frames.READY:
+            if worker.pid is None:
+                worker.hands.ready_early = True  # it was faster than the news of its start, which tells its pid
+            else:
+                core.staff.ready(worker)
+            return
+        if kind == frames.FAILED:
+            worker.hands.failure = body
+            return
+        number, _ = frames.read_about(body)
+        job = worker.inflight.get(number)
+        if kind == frames.ACCEPTED:
+            pass  # dealt with before the results
+        elif kind == frames.SKIPPED:
+            core.blows.skipped(worker, number)
+        elif kind == frames.REARM:
+            core.blows.rearm(worker, number)
+        elif kind == frames.LEAVING:
+            core.staff.leaving(worker, number)
+            core.staff.emptied(worker)
+        elif kind == frames.DROPPED:
+            if job is not None:
+                job.terminate_signal = job.terminate_signal or signal.SIGTERM
+                core.dispatch.settle(job, None)
+                del worker.inflight[number]
+            core.dispatch.released(worker)
+        else:
+            raise FrameError(f"no frame is of kind {kind}")
+
+    def _accepted(self, worker: Worker, body: bytes) -> None:
+        number, started_ns = frames.read_about(body)
+        job = worker.inflight.get(number)
+        if job is not None:
+            self.core.blows.notices.append((blows.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
+
+    def _distrust(self, worker: Worker, exc: FrameError) -> None:
+        """What it sends is no frame: kill it, and let its call fail."""
+        worker.hands.channel.closed_by_peer = True
+        self.core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
+        worker.hands.failure = None
+
+    def _write(self, worker: Worker) -> None:
+        hands: Hands | None = worker.hands
+        if hands is None or hands.exited:
+            return
+        hands.write(worker, self.functions)
+        if hands.channel.busy != hands.watches_output and hands.registered and self._poll is not None:
+            self._poll.modify(hands.channel.fd, IN | OUT if hands.channel.busy else IN)
+            hands.watches_output = hands.channel.busy
+
+    def forget_function(self, number: int) -> None:
+        """No call names this function any more: the parent's pickle of it and the workers' copies can go."""
+        self.functions.pickles.pop(number, None)
+        self.core.dispatch.forget_function(number)
+        for worker in self.core.staff.workers.values():
+            hands: Hands | None = worker.hands
+            if hands is not None and number in hands.known:
+                # goes along with the next call: not worth a wake-up
+                hands.control += (frames.frame(frames.FORGET, number, 0),)
+                hands.known.discard(number)
