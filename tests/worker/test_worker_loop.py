@@ -297,6 +297,18 @@ def test_a_soft_limit_hits_its_call(start):
     assert type(errors.decode(body).exception) is SoftTimeLimitExceeded
 
 
+def test_a_soft_limit_that_came_after_the_board_and_before_the_call(start):
+    """The parent saw the call on the board and sent its signal; the worker was preempted there, and ran nothing yet."""
+    parent = start()
+    aim_and_signal(parent, 1)
+    parent.send(call(1, snooze, 10))
+    kind, _, number, body = parent.read()
+    assert (kind, number) == (frames.ERROR, 1)
+    assert type(errors.decode(body).exception) is SoftTimeLimitExceeded
+    parent.send(call(2, add, 1, 1))
+    assert parent.results(1) == [(2, 2)]
+
+
 @pytest.mark.parametrize("aimed_at", [0, 1, 3])
 def test_a_soft_limit_for_another_call_hits_nobody(start, aimed_at):
     parent = start()

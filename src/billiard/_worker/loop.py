@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .._wire import errors, frames, pickling
-from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, STARTED, Board
+from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
 from .._wire.frames import HEADER, HEADER_SIZE
 from ..exceptions import PayloadError, SoftTimeLimitExceeded
 from .memory import PeakGrowth
@@ -95,6 +95,8 @@ class Loop:
             value = reply = None
             try:
                 soft.running = number
+                if cells[SOFT_NUMBER] == number:
+                    soft.came_early()
                 if kind == 1 and tag in functions:  # frames.CALL; the hot path comes first
                     payload = loads(body)
                     value = functions[tag](*payload)
@@ -216,7 +218,7 @@ class Loop:
         append = results.append
         for index, item in enumerate(items):
             cells[STARTED] = clock()
-            cells[ITEM] = soft.item = index
+            soft.item = cells[ITEM] = index  # in this order: a signal aimed at what the board says must find it running
             append(func(*item) if starred else func(item))
         soft.item = 0
         return results

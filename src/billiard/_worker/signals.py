@@ -76,6 +76,11 @@ class SoftLimit:
             self._raised = aim
             raise SoftTimeLimitExceeded()
 
+    def came_early(self) -> None:
+        """The signal for the call that begins now was sent when the board already named it: where it found nobody running
+        it did nothing, and it will not be sent again."""
+        self._handle(SOFT_SIGNAL, None)
+
     def _unraisable(self, unraisable: Any) -> None:
         # raised inside a __del__ or a weakref callback the exception ends here, and the task would run on for ever:
         # ask the parent to send the signal again
