@@ -254,8 +254,7 @@ def _a_turn(pool: Any, n: int, calls: Calls) -> None:
 
 def _limits(pool: Any, n: int, calls: Calls) -> None:
     """A call overruns, softly or hard, among others."""
-    # a soft limit not so short that it comes while the worker, preempted, has begun the call but not yet entered it
-    soft = {"soft_timeout": 0.020} if n % 2 else {"timeout": 0.005}
+    soft = {"soft_timeout": 0.005} if n % 2 else {"timeout": 0.005}
     calls.add(pool.apply_async(t.nap, (30,), **soft), SoftTimeLimitExceeded if n % 2 else TimeLimitExceeded)
     for i in range(3):
         calls.add(pool.apply_async(t.add, (n, i), timeout=20), n + i)
