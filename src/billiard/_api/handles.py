@@ -42,7 +42,9 @@ class WorkerHandle:
     def sentinel(self) -> int:
         """A descriptor that is readable when the process has ended. It belongs to the pool; do not close it."""
         hands = self._worker.hands
-        if hands is None or self._worker.pid is None:
+        if self._worker.pid is None:
+            raise ValueError(f"{self!r} has not started")
+        if hands is None:
             raise ValueError(f"{self!r} has ended")
         if hands.pidfd < 0:
             hands.pidfd = os.pidfd_open(self._worker.pid)

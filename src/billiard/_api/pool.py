@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import contextlib
 import os
 import signal
 import sys
@@ -302,8 +303,12 @@ class Pool(Submitting):
 
     @property
     def process_sentinels(self) -> list[int]:
-        """A descriptor for each worker, readable when the worker has ended."""
-        return [handle.sentinel for handle in self._pool]
+        """A descriptor for each worker that has a process, readable when that has ended."""
+        sentinels = []
+        for handle in self._pool:
+            with contextlib.suppress(ValueError):  # it has not started yet, or has just ended
+                sentinels.append(handle.sentinel)
+        return sentinels
 
     def cpu_count(self) -> int:
         """How many CPUs this process may use; 1 when that is unknown."""
