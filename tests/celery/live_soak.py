@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
 from workers import LiveWorker
 
 TASK_S = 0.005
+AHEAD = 500
 MOST_RSS_GROWTH_MB = 20.0
 MOST_NEW_FDS = 4
 
@@ -36,14 +39,27 @@ class Murderer(threading.Thread):
     def run(self) -> None:
         try:
             while not self.done.wait(self.every_s):
-                victims = self.worker.visible_pids()
-                if victims:
-                    self.worker.murder(self.random.choice(victims), signal.SIGKILL)
-                    self.kills += 1
-        except ProcessLookupError:  # it ended by itself between the look and the blow
-            pass
+                self._kill_one()
         except BaseException as exc:
             self.error = exc
+
+    def _kill_one(self) -> None:
+        victims = self.worker.visible_pids()
+        if victims:
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself between the look and the blow
+                self.worker.murder(self.random.choice(victims), signal.SIGKILL)
+                self.kills += 1
+
+
+def send_all(worker: LiveWorker, count: int) -> Iterator[tuple[int, Any]]:
+    """Send tasks, never more than AHEAD before their results are asked for: kombu's file system broker lists its whole
+    directory for each message. Half are acknowledged early (they may end as lost), half late (they must come through)."""
+    waiting: deque[tuple[int, Any]] = deque()
+    for number in range(count):
+        waiting.append((number, worker.send("slow_late" if number % 2 else "slow", number, TASK_S)))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft()
+    yield from waiting
 
 
 @pytest.mark.timeout(1800)
@@ -57,14 +73,12 @@ def test_soak(start_worker: Callable[..., LiveWorker], pytestconfig: pytest.Conf
     murderer = Murderer(worker, pytestconfig.getoption("--soak-kill-every"))
     murderer.start()
     start = time.monotonic()
-    # Half early acknowledged (may end as lost), half late (must come through).
-    sent = [(number, worker.send("slow_late" if number % 2 else "slow", number, TASK_S)) for number in range(count)]
     states: Counter[str] = Counter()
     unended: list[str] = []
     lost = 0
     # Two processes sharing the machine with Celery's own work: 5 ms tasks at no less than 25 a second.
     deadline = start + 60 + count / 25
-    for number, result in sent:
+    for number, result in send_all(worker, count):
         try:
             value = result.get(timeout=max(0.1, deadline - time.monotonic()), propagate=False)
         except Exception as exc:
