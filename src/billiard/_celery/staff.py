@@ -253,6 +253,8 @@ class Staff:
                     self._process_cleanup_queues(process)
                 self._mark_end(process)
                 self.on_process_down(process)
+        for process in buried.values():
+            _release(process)  # last: until it was told, the subclass watches the sentinel
         return [process.exitcode for process in buried.values()]
 
     @staticmethod
@@ -464,7 +466,16 @@ def _watch_the_process_itself(process: Any) -> None:
     except (AttributeError, OSError):
         return
     popen.sentinel = process._sentinel = pidfd
-    Finalize(popen, os.close, args=(pidfd,))
+    popen.pidfd_finalizer = Finalize(popen, os.close, args=(pidfd,))
+
+
+def _release(process: Any) -> None:
+    """Close what the handle of a buried worker still holds. Celery may keep the handle for long (a lost task's error leads
+    to it), and with the garbage collector passing over what stays even a forgotten one can outlive its pool's next worker."""
+    for name in ("finalizer", "pidfd_finalizer"):
+        finalizer = getattr(process._popen, name, None)
+        if finalizer is not None:
+            finalizer()
 
 
 def _is_at_end(sentinel: int | None) -> bool:
