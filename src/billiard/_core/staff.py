@@ -254,9 +254,11 @@ class Staff:
         left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
         if unstarted and not left and not self._struck(worker):
             # it may have been reading this one when it died
-            unstarted[0].deaths += 1
-            if unstarted[0].deaths >= fates.MAX_DEATHS_AT_RECEIPT:
-                self._dispatch.settle(unstarted[0], Fate(Cause.LOST, worker, status, started=False))
+            suspect = unstarted[0]
+            if not worker.blamed:  # one death counts once, however often this is cut short and repeated
+                suspect.deaths, worker.blamed = suspect.deaths + 1, True
+            if suspect.deaths >= fates.MAX_DEATHS_AT_RECEIPT:
+                self._dispatch.settle(suspect, Fate(Cause.LOST, worker, status, started=False))
         self._dispatch.requeue(unstarted)
         worker.inflight.clear()
 

@@ -131,6 +131,7 @@ class Worker:
 
     __slots__ = (
         "__weakref__",
+        "blamed",
         "blow",
         "board",
         "due",
@@ -176,6 +177,7 @@ class Worker:
         self.leaving_from: int | None = None  # it said that it runs nothing after this number
         self.retire_status = 0
         self.due: dict[str, float] = {}
+        self.blamed = False  # its death is counted against the call that it may have been reading
 
     @property
     def active(self) -> bool:
