@@ -425,6 +425,17 @@ class TestDeaths:
         assert second.deaths == 1
         assert later is None or later.deaths == 0
 
+    def test_a_burial_that_is_repeated_counts_one_death(self, monkeypatch):
+        bench = Bench()
+        waiting = bench.submit(Job())
+        worker = bench.worker
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.core.dispatch, "requeue", lambda jobs: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                bench.core.staff.exited(worker, -9, 0.0)
+        bench.core.staff.exited(worker, -9, 0.0)
+        assert waiting.deaths == 1
+
     def test_three_deaths_at_receipt(self):
         bench = Bench()
         victim = bench.submit(job())
