@@ -35,6 +35,7 @@ def serve(sock: socket.socket, board: Board, settings: WorkerSettings, snapshot:
             sock.sendall(frames.frame(frames.FAILED, 0, 0, errors.encode(exc, snapshot)))
         else:
             status = loop.run()
+            loop.termination.too_late()
     except SystemExit as exc:
         status = exc.code if isinstance(exc.code, int) else EX_FAILURE
     except OSError:

@@ -48,6 +48,11 @@ class Termination:
         signal.signal(signum, signal.SIG_DFL)
         raise SystemExit(128 + signum)
 
+    def too_late(self) -> None:
+        """The worker leaves by itself: a SIGTERM has nothing left to end, and raised in an exit hook it would be printed."""
+        if signal.getsignal(signal.SIGTERM) == self._handle:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
     def die_of_it(self) -> None:
         """End as if SIGTERM had never been caught, so that the exit status says so."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
