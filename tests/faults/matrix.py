@@ -28,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fault_tasks as t
+import gauges
 
 import billiard
 from billiard import TimeLimitExceeded, WorkerLostError
@@ -306,16 +307,9 @@ def _check_left(before: tuple[set[int], int, int]) -> None:
 
 def warm_up() -> None:
     """What lives as long as the interpreter is there before anything is counted."""
-    import multiprocessing.forkserver
-    import multiprocessing.resource_tracker
-
     from billiard.pool import MaybeEncodingError  # noqa: F401 - its import must not be part of a cell
 
-    multiprocessing.resource_tracker.ensure_running()
-    settled = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.forkserver.ensure_running()
-    multiprocessing.set_start_method(settled, force=True)
-    multiprocessing.util.get_temp_dir()
+    gauges.lasting_helpers()
 
 
 def main(argv: list[str] | None = None) -> int:

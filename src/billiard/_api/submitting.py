@@ -121,9 +121,8 @@ class Submitting:
         lost_worker_timeout: Any = None, callbacks_propagate: Any = None, correlation_id: Any = None,
     ) -> None:  # fmt: skip
         hooks = (callback, error_callback, accept_callback, timeout_callback)
-        for index, hook in enumerate(hooks):
+        for name, hook in zip(_HOOKS, hooks, strict=True):
             if hook is not None and not callable(hook):
-                name = ("callback", "error_callback", "accept_callback", "timeout_callback")[index]
                 validate.callable_or_none(name, hook)
         if lost_worker_timeout is not None:
             validate.number("lost_worker_timeout", lost_worker_timeout)
@@ -173,13 +172,15 @@ class Submitting:
             payload = (args, validate.mapping("kwds", kwds))
         else:
             kind = frames.CALL
-        call: Any
-        call, buffers = self._pickle(payload, func)
-        size = len(call)
-        if buffers is not None:
-            call, size = frames.pack_large(call, buffers)
-            kind |= frames.LARGE
-        return ApplyResult(self, func, kind, function_id, call, size)
+        call, size, large = self._packed(payload, func)
+        return ApplyResult(self, func, kind | large, function_id, call, size)
+
+    def _packed(self, payload: Any, func: Any) -> tuple[Any, int, int]:
+        """The body of a call, its size, and LARGE if buffers lie beside the pickle."""
+        pickled, buffers = self._pickle(payload, func)
+        if buffers is None:
+            return pickled, len(pickled), 0
+        return *frames.pack_large(pickled, buffers), frames.LARGE
 
     def _pickle(self, payload: Any, func: Any) -> tuple[bytes, Any]:
         try:
@@ -306,13 +307,8 @@ class Submitting:
             yield chunk
 
     def _chunk(self, group: Any, func: Any, kind: int, function_id: int, payload: Any, first: int) -> Chunk:
-        call: Any
-        call, buffers = self._pickle(payload, func)
-        size = len(call)
-        if buffers is not None:
-            call, size = frames.pack_large(call, buffers)
-            kind |= frames.LARGE
-        return Chunk(group, kind, function_id, call, size, first)
+        call, size, large = self._packed(payload, func)
+        return Chunk(group, kind | large, function_id, call, size, first)
 
     def _map_function_id(self, func: Any) -> int:
         """A number for this map: a function that travels by value is pickled once for all its calls."""
@@ -358,6 +354,7 @@ class Submitting:
 
 _dumps: Final = pickle.dumps
 _PLAIN: Final = pickling.PLAIN
+_HOOKS: Final = ("callback", "error_callback", "accept_callback", "timeout_callback")
 
 
 def _all_plain(args: Any) -> bool:

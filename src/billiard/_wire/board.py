@@ -107,7 +107,6 @@ class Board:
         self.cells.release()
         self._map.close()
 
-
     def __del__(self) -> None:
         close_all(self._fds)
 

@@ -163,10 +163,10 @@ def _needs_care(pickled: bytes, snapshot: MainSnapshot) -> bool:
 
 
 def _dumps_by_value(obj: Any, snapshot: MainSnapshot) -> Pickled:
-    kept: list[memoryview] = []
-    out = io.BytesIO()
     import cloudpickle  # costs 20 ms: only who needs it pays
 
+    kept: list[memoryview] = []
+    out = io.BytesIO()
     if hasattr(cloudpickle, "Pickler"):
         pickler = _by_value_pickler()(out, snapshot, functools.partial(_out_of_band, kept))
     else:
