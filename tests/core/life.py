@@ -255,8 +255,7 @@ class Life(World):
         if victim is not None and victim.worker.hands is not None and victim.worker.phase is not Phase.GONE:
             self.note(f"worker {victim.ident} sends what is no frame")
             victim.distrusted = True
-            victim.worker.hands.closed_by_peer = True
-            self.driver.change(lambda: self.core.blows.condemn(victim.worker, SIGKILL, Cause.LOST, self.now))
+            self.driver.change(lambda: self.driver.distrust(victim.worker))
 
     # -- the healthy phase
 
@@ -265,10 +264,14 @@ class Life(World):
         self.hostile = False
         self.driver.bomb = self.bomb_places = 0
         self.lag_s += 0.1  # what was stopped has to be given the time to come round
-        self.stopped.clear()
+        self._continue_all()
+
+    def _continue_all(self) -> None:
         for process in self.processes:
-            if process.wake > self.now + 0.1 and not process.blocked:
-                process.wake = self.now
+            is_stopped = self.stopped.get(process.ident, 0.0) > self.now
+            if is_stopped or (process.wake > self.now + 0.1 and not process.blocked):
+                process.wake = min(process.wake, self.now)
+        self.stopped.clear()
 
     def _at_rest(self) -> bool:
         staff = self.core.staff
@@ -308,10 +311,7 @@ class Life(World):
         self.note("terminate")
         self.hostile = False
         self.driver.bomb = self.bomb_places = 0
-        self.stopped.clear()
-        for process in self.processes:
-            if process.wake > self.now + 0.1 and not process.blocked:
-                process.wake = self.now
+        self._continue_all()
         self.terminated = True
         self.driver.terminate_wanted = True
         self._end(5.0)

@@ -241,10 +241,10 @@ class TestWindow:
         assert len(bench.worker.inflight) == 1
         assert len(bench.core.dispatch.backlog) == 2
 
-    def test_the_window_is_the_horizon_over_the_run_time(self):
+    def test_the_window_is_one_call_and_the_horizon_over_the_run_time(self):
         dispatch = Dispatch()
         dispatch._measure(1, 94.0)
-        assert dispatch._window[1] == int(REST_US / 100.0)
+        assert dispatch._window[1] == 1 + int(REST_US / 100.0)
         dispatch._measure(2, 1e9)
         assert dispatch._window[2] == 1
         assert Dispatch(max_window=3)._window == {}
@@ -265,13 +265,40 @@ class TestWindow:
 
     def test_slow_turns_widen_it_and_quick_ones_narrow_it_slowly(self):
         dispatch = Dispatch()
-        dispatch._horizon_us, dispatch._last_turn = REST_US, 100.0
+        dispatch._horizon_us, dispatch.last_turn = REST_US, 100.0
         dispatch.turned(100.005)
         assert dispatch._horizon_us == pytest.approx(20_000.0)
         dispatch.turned(200.0)
         assert dispatch._horizon_us == pytest.approx(SLOW_TURNS_US)  # at most
         dispatch.turned(200.0001)
         assert dispatch._horizon_us == pytest.approx(0.9 * SLOW_TURNS_US + 0.1 * REST_US)
+
+    def test_a_pause_of_the_pool_is_no_slow_turn(self):
+        bench = Bench()
+        dispatch = bench.core.dispatch
+        dispatch._horizon_us = REST_US
+        bench.submit(job(), now=100.0)
+        dispatch.turned(100.0001)
+        assert dispatch._horizon_us == pytest.approx(REST_US)
+
+    def test_the_worker_that_was_busy_last_goes_first(self):
+        bench = Bench(3)
+        _, second, third = bench.core.dispatch.idle
+        assert bench.submit(job()).holder is third
+        assert bench.submit(job()).holder is second
+        bench.result(third, 1)
+        assert bench.submit(job()).holder is third
+
+    def test_spare_is_what_the_least_loaded_worker_has_behind_its_call(self):
+        bench = Bench(2)
+        bench.warm(run_us=394.0)
+        assert bench.core.spare_s() == 0.0  # nobody has anything
+        bench.submit(job())
+        assert bench.core.spare_s() == 0.0  # one worker has nothing
+        bench.submit(*jobs(9))
+        least = min(len(worker.inflight) for worker in bench.workers)
+        assert least >= 3
+        assert bench.core.spare_s() == pytest.approx((least - 1) * 400e-6)
 
     def test_a_large_call_goes_to_an_idle_worker_only(self):
         bench = Bench()

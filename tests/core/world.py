@@ -160,6 +160,7 @@ class Process:
         self.distrusted = False
         self.running: SimJob | None = None  # user code runs
         self.run_from = self.run_lag_s = 0.0
+        self.known_at = 0.0  # when its board first named the call: before, nobody could tell that it had begun
         self.number = 0
         self.paused_s = 0.0  # of the present run
         self.soft_running = self.soft_item = 0
@@ -289,6 +290,7 @@ class Process:
             self.store(ITEM, 0)
             yield delay()
             self.store(CURRENT, number)
+            self.known_at = world.now
             job.touched[self.ident] = number
             job.let_be.pop(self.ident, None)
             self.number = number
@@ -556,6 +558,8 @@ class Driver:
             hands = worker.hands
             if hands is not None and hands.process is not None and hands.process.outbox and not hands.closed_by_peer:
                 self._receive(worker)
+            if hands is not None and hands.process is not None and hands.process.distrusted:
+                self.distrust(worker)
         while self.events and self.events[0][0] <= now:
             self._on_event(*self.events[0][1], now)
             self.events.popleft()
@@ -575,6 +579,13 @@ class Driver:
             self.terminate_wanted = False
         self.carry_out(now)
         self.unfinished = False
+
+    def distrust(self, worker: Worker) -> None:
+        """What it sent is no frame. It is there to be found again until it is condemned."""
+        if not worker.hands.closed_by_peer:
+            self.core.blows.condemn(worker, SIGKILL, Cause.LOST, self.world.now)
+            self.point()
+            worker.hands.closed_by_peer = True
 
     def carry_out(self, now: float) -> None:
         core = self.core
@@ -1051,6 +1062,8 @@ class World:
         for number, job in worker.inflight.items():
             if job.touched.get(process.ident) != number:
                 job.deaths_held += 1  # type: ignore[attr-defined]
+        if worker.suspect is not None and worker.suspect not in worker.inflight.values():
+            worker.suspect.deaths_held += 1  # type: ignore[attr-defined]
 
     def ended(self, job: SimJob, state: int) -> None:
         if self.log is not None:
@@ -1155,7 +1168,8 @@ class World:
             job = process.running
             worker = process.worker
             if job is not None and job.hard_s is not None and worker.phase is not Phase.DOOMED:
-                over_s = now - process.run_from - process.paused_s - job.hard_s - (self.lag_s - process.run_lag_s)
+                due = max(process.run_from + process.paused_s + job.hard_s, process.known_at)
+                over_s = now - due - (self.lag_s - process.run_lag_s)
                 if over_s > LIMIT_LATE_S:
                     raise Violation(f"{job} runs {over_s * 1e3} ms over its limit")
             if process.idle_since is not None and not process.inbox and worker.phase is Phase.UP and worker.seated:

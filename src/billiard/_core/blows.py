@@ -197,6 +197,8 @@ class Blows:
     def _take_back(self, worker: Worker, current: int) -> None:
         """Everything behind `current` is certain not to start: back to the backlog with it."""
         behind = [(number, job) for number, job in worker.inflight.items() if number > current]
+        if behind:
+            worker.suspect = behind[0][1]
         # first into the backlog, then out of flight: interrupted in between, a job is found in both, and dropped from one
         self._dispatch.requeue(job for _, job in behind if job.holder is worker or job.holder is None)
         inflight = worker.inflight

@@ -47,16 +47,23 @@ class Core:
 
     def decide(self, now: float) -> None:
         """Bring the number of workers to what it should be, and give out jobs."""
-        if self.staff.restless:
-            self.staff.staff(now)
+        self._staff(now)
         if self.dispatch.backlog or self.dispatch.limited or self.dispatch.unwritten:
             self.assign(now)
-            if self.staff.restless:  # a worker was given its last call: its replacement must not wait for another event
-                self.staff.staff(now)
+            self._staff(now)  # a worker was given its last call: its replacement must not wait for another event
+
+    def _staff(self, now: float) -> None:
+        if self.staff.restless:
+            self.staff.staff(now)
+            if self.staff.respawn_at > now:
+                # again, since `not_spawned` may have been cut short before it
+                self.timers.set(self._pool, RESPAWN, self.staff.respawn_at)
 
     def assign(self, now: float) -> None:
         """Give out jobs where there is room, and watch over what was given."""
         dispatch, blows = self.dispatch, self.blows
+        if dispatch.idle:
+            dispatch.last_turn = now  # while a worker had nothing to do, nobody was late for it
         dispatch.assign()
         for worker in dispatch.unwritten:
             blows.given(worker, now)
@@ -71,6 +78,10 @@ class Core:
     def not_spawned(self, worker: Worker, error: OSError, now: float) -> None:
         """No process could be made for `worker`: try again a little later."""
         self.timers.set(self._pool, RESPAWN, self.staff.not_spawned(worker, error, now))
+
+    def spare_s(self) -> float:
+        """For how long every worker has something to do without hearing from us. Changes nothing."""
+        return self.dispatch.spare_s(list(self.staff.workers.values()))
 
     def next_deadline(self) -> float | None:
         """When `came_up` is due next, in seconds of the monotonic clock. Changes nothing."""

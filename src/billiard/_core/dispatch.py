@@ -1,7 +1,7 @@
 """Who gets which job: the backlog, the prefetch window, results. The hot path of the pool.
 
 A worker may hold several calls at once, or the pool would wait for a round trip after each. How many is the
-*window*: about four turns' worth of the function's measured run time. A function never seen has a window of one,
+*window*: the one it is on, and about four turns' worth of the function's run time. One never seen has a window of one,
 and whatever is prefetched behind a call that proves slow is taken back (see billiard._core.blows).
 
 Everything here may be interrupted by an exception between any two steps and is safe to repeat: the
@@ -38,8 +38,9 @@ class Dispatch:
         self.limited: dict[Worker, float] = {}  # ... some of them limited: the least limit
         self._run_us: dict[int, float] = {}  # measured run time by function id
         self._window: dict[int, int] = {}
+        self._recent_us = 0.0
         self._horizon_us = REST_US
-        self._last_turn = 0.0
+        self.last_turn = 0.0  # when somebody last looked at what the workers sent
 
     # -- the two hot facts
 
@@ -84,7 +85,9 @@ class Dispatch:
             if worker.recalled:
                 # what comes next follows a RESUME, and its numbers lie beyond the recall: see `Worker.since`
                 since = max(worker.next_number, worker.recalled + 1)
-                worker.resume, worker.recalled, worker.next_number, worker.since = worker.recalled, 0, since, since
+                worker.resume, worker.recalled, worker.next_number, worker.since, worker.suspect = (
+                    worker.recalled, 0, since, since, None,
+                )  # fmt: skip
             self.idle[worker] = None
         elif not worker.recalled:
             self.open[worker] = None
@@ -95,9 +98,15 @@ class Dispatch:
         """Give out as much of the backlog as there is room for. Idle workers first, evenly."""
         backlog, idle, open_ = self.backlog, self.idle, self.open
         while backlog:
-            worker = next(iter(idle), None) or next(iter(open_), None)
+            # the one that was busy last: its memory is at hand, and it may not even sleep yet
+            worker = next(reversed(idle), None) or next(iter(open_), None)
             if worker is None:
                 return
+            if worker.phase is not Phase.UP:
+                # condemned while it had nothing to do, or room: what it was given now would start, and be lost
+                idle.pop(worker, None)
+                open_.pop(worker, None)
+                continue
             # ceil: the last idle worker must not be left without its share
             share = -(-len(backlog) // (len(idle) + len(open_)))
             self._fill(worker, share)
@@ -166,8 +175,8 @@ class Dispatch:
 
     def turned(self, now: float) -> None:
         """A turn began: the time since the last one sets how much work a worker must hold not to run dry."""
-        gap_us = (now - self._last_turn) * 1e6
-        self._last_turn = now
+        gap_us = (now - self.last_turn) * 1e6
+        self.last_turn = now
         wanted = min(max(4 * gap_us, REST_US), SLOW_TURNS_US)
         # up at once, down slowly: a driver that computes is seen only every few milliseconds
         self._horizon_us = wanted if wanted > self._horizon_us else 0.9 * self._horizon_us + 0.1 * wanted
@@ -176,8 +185,16 @@ class Dispatch:
         old = self._run_us.get(function_id, mean_us)
         # up at once (what is behind a slow call waits), down by a quarter
         run_us = mean_us if mean_us > old else 0.75 * old + 0.25 * mean_us
-        self._run_us[function_id] = run_us
-        self._window[function_id] = max(1, min(int(self._horizon_us / (run_us + OVERHEAD_US)), self._max_window))
+        self._run_us[function_id] = self._recent_us = run_us
+        # the one it is on, and behind it what it can work off until we come again
+        self._window[function_id] = min(1 + int(self._horizon_us / (run_us + OVERHEAD_US)), self._max_window)
+
+    def spare_s(self, workers: Iterable[Worker]) -> float:
+        """For how long each of `workers` has work behind the call it is on, by what the latest calls took. 0: one has none."""
+        if self.idle or not workers:
+            return 0.0
+        behind = min(len(worker.inflight) for worker in workers) - 1
+        return max(behind, 0) * (self._recent_us + OVERHEAD_US) / 1e6
 
     def run_time_s(self, function_id: int) -> float | None:
         """The measured run time of a function, if it has been run."""

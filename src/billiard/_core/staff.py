@@ -63,7 +63,7 @@ class Staff:
         self._idents = count(1)
         self._failed_starts = 0.0
         self._failed_spawns = 0
-        self._respawn_at = 0.0
+        self.respawn_at = 0.0  # no process is to be made before, since the last could not be
         self._bench: deque[Worker] = deque()  # up, but without a seat
         blows.doomed = self.disturb
 
@@ -98,7 +98,7 @@ class Staff:
                 return  # enough for what is left
         missing = self.size - self._active()
         self.restless = self.standing is Standing.CLOSE
-        if missing > 0 and now < self._respawn_at:
+        if missing > 0 and now < self.respawn_at:
             missing = 0
             self.restless = True
         for _ in range(missing):
@@ -160,8 +160,8 @@ class Staff:
         self.workers.pop(worker.ident, None)
         if self._failed_spawns >= FAILED_SPAWNS and not self._active():
             self.break_down(Fate(Cause.UNSTARTABLE, detail=error))
-        self._respawn_at = now + min(0.02 * 2 ** min(self._failed_spawns, 6), 1.0)
-        return self._respawn_at
+        self.respawn_at = now + min(0.02 * 2 ** min(self._failed_spawns, 6), 1.0)
+        return self.respawn_at
 
     def retire(self, worker: Worker, status: int) -> None:
         """Let `worker` finish the calls it holds, and leave with `status`."""
@@ -252,12 +252,12 @@ class Staff:
                 unstarted.append(job)
         # told to leave by the call's own quota it may still die of reading it
         left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
-        if unstarted and not left and not self._struck(worker):
+        suspect = unstarted[0] if unstarted else worker.suspect
+        if suspect is not None and not suspect.state and not left and not self._struck(worker):
             # it may have been reading this one when it died
-            suspect = unstarted[0]
             if not worker.blamed:  # one death counts once, however often this is cut short and repeated
                 suspect.deaths, worker.blamed = suspect.deaths + 1, True
-            if suspect.deaths >= fates.MAX_DEATHS_AT_RECEIPT:
+            if suspect.deaths >= fates.MAX_DEATHS_AT_RECEIPT and suspect.holder in (worker, None):
                 self._dispatch.settle(suspect, Fate(Cause.LOST, worker, status, started=False))
         self._dispatch.requeue(unstarted)
         worker.inflight.clear()

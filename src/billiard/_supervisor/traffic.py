@@ -122,8 +122,9 @@ class Traffic(PollSet):
 
     def _distrust(self, worker: Worker, exc: FrameError) -> None:
         """What it sends is no frame: kill it, and let its call fail."""
-        worker.hands.channel.closed_by_peer = True
         self.core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
+        # only now: cut short before it, the next turn finds the same bytes, and condemns it again
+        worker.hands.channel.closed_by_peer = True
         worker.hands.failure = None
 
     def _write(self, worker: Worker) -> None:
