@@ -22,6 +22,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -58,14 +59,14 @@ class ScriptedSocket:
     def fileno(self) -> int:
         return -1
 
-    def recv_into(self, view: memoryview) -> int:
+    def recv_into(self, view: memoryview, nbytes: int = 0, flags: int = 0) -> int:
         assert len(view), "asked for nothing: the answer would look like the stream's end"
         if self.at == len(self.stream):
             return 0
         piece = self.pieces[self.turn % len(self.pieces)] if self.pieces else len(self.stream)
         self.turn += 1
         if not piece:
-            if not self.blocking:
+            if not self.blocking or flags & socket.MSG_DONTWAIT:
                 raise BlockingIOError
             piece = 1
         count = min(piece, len(view), len(self.stream) - self.at)

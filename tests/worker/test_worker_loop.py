@@ -117,6 +117,12 @@ def snooze(seconds):
     return "slept"
 
 
+def stop_at_two(x):
+    if x == 2:
+        raise StopIteration
+    return x
+
+
 def explode():
     raise ValueError("boom")
 
@@ -215,6 +221,30 @@ def test_maps(start):
     )
     assert parent.results(2) == [(1, [3, 7]), (2, ["1", "2", "3"])]
     assert parent.board.see().item == 2
+
+
+def test_a_map_without_limits_looks_at_no_clock_for_its_items(start):
+    parent = start()
+    parent.send(frames.frame(frames.MAP, 0, 1, pickle.dumps((nap, [0.02, 0.0]))))
+    assert parent.results(1) == [(1, ["slept", "slept"])]
+    plain = parent.board.see()
+    parent.send(frames.frame(frames.MAP | frames.TIMED, 0, 2, pickle.dumps((nap, [0.02, 0.0]))))
+    sent_ns = time.monotonic_ns()
+    assert parent.results(1) == [(2, ["slept", "slept"])]
+    timed = parent.board.see()
+    assert (plain.current, plain.item, timed.current, timed.item) == (1, 1, 2, 1)
+    assert plain.started_ns < sent_ns - 20_000_000  # it is the call's: the first item slept after it
+    assert timed.started_ns > sent_ns + 15_000_000  # it is the second item's
+
+
+@pytest.mark.parametrize("kind", [frames.MAP, frames.MAP | frames.TIMED])
+def test_an_item_that_raises_stop_iteration_does_not_shorten_the_map(start, kind):
+    parent = start()
+    parent.send(frames.frame(kind, 0, 1, pickle.dumps((stop_at_two, [1, 2, 3]))))
+    answer, _, number, body = parent.read()
+    assert (answer, number) == (frames.ERROR, 1)
+    assert type(errors.decode(body).exception) is StopIteration
+    assert parent.board.see().item == 1
 
 
 def test_large_bodies_both_ways(start):

@@ -298,10 +298,13 @@ class Submitting:
 
     def _chunks(self, group: Any, func: Any, function_id: int, slices: Iterable[Any], kind: int) -> Iterator[Chunk]:
         """A `Chunk` for each slice of the items."""
+        limited = bool(self.soft_timeout or self.timeout)
+        if limited:
+            kind |= frames.TIMED
         first = 0
         for items in slices:
             chunk = self._chunk(group, func, kind, function_id, items, first)
-            if self.soft_timeout or self.timeout:
+            if limited:
                 chunk.limit(self.soft_timeout, self.timeout)
             first += len(items)
             yield chunk

@@ -40,9 +40,9 @@ class CeleryEngine(Engine):
         else:
             operation()
 
-    def turn(self, timeout: float = 0.0) -> None:
+    def turn(self, timeout: float = 0.0, spin: bool = False) -> None:
         """One turn, and then what was put off during it."""
-        super().turn(timeout)
+        super().turn(timeout, spin)
         self.catch_up()
 
     def catch_up(self) -> None:

@@ -37,7 +37,7 @@ class Machine(Protocol):
 
     @property
     def end(self) -> Target: ...
-    def turn(self, timeout: float) -> None: ...
+    def turn(self, timeout: float, spin: bool) -> None: ...
     def next_deadline(self) -> float | None: ...
     def release(self) -> None: ...
 
@@ -94,13 +94,13 @@ class Driver:
         turn = self._turn
         while not target.state:
             if deadline is None:
-                turn(_FOREVER)
+                turn(_FOREVER, True)
                 continue
             timeout = deadline - time.monotonic()
             if timeout <= 0:
-                turn(0.0)  # a timeout of 0 asks what is known now, and that takes a look
+                turn(0.0, False)  # a timeout of 0 asks what is known now, and that takes a look
                 return bool(target.state)
-            turn(timeout)
+            turn(timeout, True)
         return True
 
     def _hand_over(self) -> None:
@@ -160,7 +160,7 @@ class Driver:
         while not self._stopping:
             try:
                 if not self._nap():
-                    self._turn(_FOREVER)
+                    self._turn(_FOREVER, False)
                 failures = 0
                 if self._machine.end.state:
                     self._machine.release()

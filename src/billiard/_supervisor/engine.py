@@ -11,14 +11,13 @@ then, because every step leaves its cause in place until it has been dealt with:
 consumed, events before they are dropped, orders before they are popped; and each may be applied twice. `_unfinished` says
 that such a rest exists, and the next turn then looks at everything instead of at what the poll reports.
 
-It stands on `lives` (processes), which stands on `traffic` (channels), which stands on `poll_set` (descriptors).
+It stands on `waiting` (for news), which stands on `lives` (processes), `traffic` (channels) and `poll_set` (descriptors).
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -26,16 +25,14 @@ from typing import Any, Final
 from .._core import blows as core_blows
 from .._core.core import Core
 from .._core.staff import Standing
-from .._core.state import NEVER_S, PENDING, Blow, Cause, Job, Worker
+from .._core.state import PENDING, Blow, Cause, Job, Worker
 from .announcer import Announcer
 from .driver import Driver, Target
 from .fork_safety import remember
-from .lives import Lives
 from .poll_set import IN, OUT, drain
+from .waiting import Waiting
 
 LOOK_EVERY: Final = 32  # submissions to busy workers between two looks at what can be given out and what has come back
-LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
-WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
 
 
 class _End:
@@ -57,7 +54,7 @@ class _End:
             wake()
 
 
-class Engine(Lives):
+class Engine(Waiting):
     """Runs jobs on worker processes. `hooks.notice(kind, subject, value)` is called, under the lock, for what the core
     has to tell; whatever user code that leads to belongs on `announcer`."""
 
@@ -70,11 +67,7 @@ class Engine(Lives):
         self.threaded = threaded
         self._notice = notice
         self._pid = os.getpid()
-        self._crank = threading.Lock()
-        self._poll_until = 0.0
-        self._unfinished = False
         self._since_look = 0
-        self._terminate_wanted = False
         self._grace_over: float | None = None
         self.end = _End(core)
         if threaded:
@@ -166,7 +159,7 @@ class Engine(Lives):
             try:
                 held.extend(map(self._crank.acquire, (False,)))
                 if held[0] and not self.closed:
-                    self._process(self._polled(0.0), time.monotonic())
+                    self._process(self._awaited(0.0), time.monotonic())
             finally:
                 if held and held[0]:
                     self._crank.release()
@@ -180,10 +173,13 @@ class Engine(Lives):
 
     # -- the turn
 
-    def turn(self, timeout: float = 0.0) -> None:
-        """Poll for at most `timeout` seconds (-1: until the next deadline), then deal with everything that happened."""
+    def turn(self, timeout: float = 0.0, spin: bool = False) -> None:
+        """Poll for at most `timeout` seconds (-1: until the next deadline), then deal with everything that happened.
+
+        With `spin`, stay awake for a moment before sleeping: somebody is blocked until something happens (see `waiting`).
+        """
         try:
-            events = self._polled(timeout)
+            events = self._awaited(timeout, spin)
         except (ValueError, OSError):
             if self.closed:  # another thread has seen the end
                 return
@@ -200,43 +196,6 @@ class Engine(Lives):
             raise
         if self.announcer.pending:
             self.announcer.run_here()
-
-    def _polled(self, timeout: float) -> list[tuple[int, int]]:
-        """What the poll set reports within `timeout`."""
-        if self._poll is None:
-            return []
-        if timeout == 0.0 or self._unfinished or self._terminate_wanted:
-            return self._poll.poll(0.0)
-        self._poll_until = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
-        deadline = self.core.timers.next()
-        if deadline is not None or timeout > 0.0:  # noqa: SIM108 - three lines say it better
-            events = self._poll_bounded(timeout, deadline)
-        else:
-            events = self._poll.poll(-1.0)
-        self._poll_until = 0.0
-        return events
-
-    def _poll_bounded(self, timeout: float, deadline: float | None) -> list[tuple[int, int]]:
-        now = time.monotonic()
-        if timeout < 0.0:
-            timeout = NEVER_S
-        if deadline is not None and deadline - now < timeout:
-            timeout = max(0.0, deadline - now)
-        limited = any(core_blows.LIMIT in worker.due for worker in list(self.core.staff.workers.values()))
-        if limited and timeout > WATCH_SUSPENSION_S:
-            timeout = WATCH_SUSPENSION_S
-        self._poll_until = now + timeout
-        poll: Any = self._poll
-        if not limited:
-            return poll.poll(timeout)  # type: ignore[no-any-return]  # epoll is optional for the type checker
-        cpu = time.process_time()
-        events: list[tuple[int, int]] = poll.poll(timeout)
-        late = time.monotonic() - now - timeout
-        if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
-            # the machine, or we and our workers, stood still: nobody could run in that time
-            with self._crank:
-                self.core.blows.excuse(time.monotonic(), late)
-        return events
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
         """One turn's work, with the crank held."""

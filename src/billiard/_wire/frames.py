@@ -27,7 +27,8 @@ HEADER_SIZE: Final = HEADER.size
 LARGE: Final = 0x80  # the body has out-of-band buffers
 ACCEPT: Final = 0x40  # the worker says when it takes this call
 SYNACK: Final = 0x20  # ... and then waits for a VERDICT before it runs it
-KIND: Final = 0x1F
+TIMED: Final = 0x10  # of MAP and STARMAP: limits count for each item, so the start of each goes on the board
+KIND: Final = 0x0F
 
 # parent -> worker
 CALL: Final = 1  # body: pickle of the arguments, a tuple

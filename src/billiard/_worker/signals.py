@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from .._wire.board import SOFT_ITEM, SOFT_NUMBER
+from .._wire.board import ITEM, SOFT_ITEM, SOFT_NUMBER
 from ..exceptions import SoftTimeLimitExceeded
 
 SOFT_SIGNAL: Final = signal.SIGUSR1
@@ -61,11 +61,10 @@ class Termination:
 
 
 class SoftLimit:
-    """The aim of the soft-limit signal: it hits `running`, item `item`, or nothing."""
+    """The aim of the soft-limit signal: it hits `running`, and the item of it that the board names, or nothing."""
 
     def __init__(self, cells: memoryview, rearm: Callable[[int], None]) -> None:
         self.running = 0  # the call on which the signal may act now; 0: none
-        self.item = 0
         self._cells = cells
         self._raised = (0, 0)
         self._rearm = rearm
@@ -77,7 +76,7 @@ class SoftLimit:
 
     def _handle(self, signum: int, frame: object) -> None:
         aim = (self._cells[SOFT_NUMBER], self._cells[SOFT_ITEM])
-        if aim == (self.running, self.item) and aim != self._raised:
+        if aim == (self.running, self._cells[ITEM]) and aim != self._raised:
             self._raised = aim
             raise SoftTimeLimitExceeded()
 

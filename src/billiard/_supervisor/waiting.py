@@ -1,0 +1,109 @@
+"""How a driver waits for news: it looks, naps, spins, sleeps, in this order.
+
+    look    the poll set, at once
+    nap     All workers have work for a while: what comes meanwhile is taken together. Being woken by each result costs a
+            processor that a worker would use: with calls of 1 ms a twelfth of all of them.
+    spin    A caller is blocked, and the answer may be there sooner than a sleeper is woken (see billiard._wire.spin).
+    sleep   until a descriptor is ready, or the next deadline.
+
+It also notices that nobody could run for a while (the machine was suspended), which is no call's running time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Final
+
+from .._core import blows
+from .._core.core import Core
+from .._core.state import NEVER_S
+from .._wire.spin import SPIN_S, SpinWait
+from .lives import Lives
+
+NAP_MAX_S: Final = 0.002
+NAP_MIN_S: Final = 0.0002
+LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
+WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
+
+Events = list[tuple[int, int]]
+
+
+class Waiting(Lives):
+    """The poll set of one pool, and when to sleep on it."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core)
+        self._crank = threading.Lock()
+        self._unfinished = False  # a turn was cut short: look at everything, and at once
+        self._terminate_wanted = False
+        self._poll_until = 0.0  # whoever polls sleeps until then, and must be woken for anything earlier
+        self._spin = SpinWait()
+
+    def _awaited(self, timeout: float, spin: bool = False) -> Events:
+        """What the poll set reports within `timeout` seconds (-1: until the next deadline)."""
+        if self._poll is None:
+            return []
+        events: Events = self._poll.poll(0.0)
+        if events or timeout == 0.0 or self._unfinished or self._terminate_wanted:
+            return events
+        nap_s = self.core.spare_s() / 2
+        if nap_s > NAP_MIN_S:
+            return self._napped(min(nap_s, NAP_MAX_S), timeout)
+        if spin and self._spin.worthwhile():
+            events = self._spun()
+        return events or self._slept(timeout)
+
+    def _napped(self, nap_s: float, timeout: float) -> Events:
+        deadline = self.core.timers.next()
+        if deadline is not None:
+            nap_s = min(nap_s, deadline - time.monotonic())
+        if timeout > 0.0:
+            nap_s = min(nap_s, timeout)
+        if nap_s > 0.0:
+            time.sleep(nap_s)
+        poll: Any = self._poll
+        return poll.poll(0.0)  # type: ignore[no-any-return]  # epoll is optional for the type checker
+
+    def _spun(self) -> Events:
+        poll, clock = self._poll, time.monotonic
+        until = clock() + SPIN_S
+        while clock() < until:
+            events: Events = poll.poll(0.0)  # type: ignore[union-attr]  # asked for by `_awaited`
+            if events:
+                self._spin.found()
+                return events
+        self._spin.in_vain()
+        return []
+
+    def _slept(self, timeout: float) -> Events:
+        self._poll_until = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
+        deadline = self.core.timers.next()
+        if deadline is not None or timeout > 0.0:  # noqa: SIM108 - four lines say it better
+            events = self._slept_bounded(timeout, deadline)
+        else:
+            events = self._poll.poll(-1.0)  # type: ignore[union-attr]  # as above
+        self._poll_until = 0.0
+        return events
+
+    def _slept_bounded(self, timeout: float, deadline: float | None) -> Events:
+        now = time.monotonic()
+        if timeout < 0.0:
+            timeout = NEVER_S
+        if deadline is not None and deadline - now < timeout:
+            timeout = max(0.0, deadline - now)
+        limited = any(blows.LIMIT in worker.due for worker in list(self.core.staff.workers.values()))
+        if limited and timeout > WATCH_SUSPENSION_S:
+            timeout = WATCH_SUSPENSION_S
+        self._poll_until = now + timeout
+        poll: Any = self._poll
+        if not limited:
+            return poll.poll(timeout)  # type: ignore[no-any-return]  # epoll is optional for the type checker
+        cpu = time.process_time()
+        events: Events = poll.poll(timeout)
+        late = time.monotonic() - now - timeout
+        if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
+            # the machine, or we and our workers, stood still: nobody could run in that time
+            with self._crank:
+                self.core.blows.excuse(time.monotonic(), late)
+        return events

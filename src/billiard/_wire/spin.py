@@ -1,0 +1,50 @@
+"""Spin, then sleep: look again and again for a moment, where being woken costs more than what is waited for takes.
+
+A processor with nothing to do halts, and a virtual one takes 30 to 50 us to come back: a receiver that sleeps pays that for
+every message, a sender for every call that wakes it. An answer of 10 us is better awaited awake (docs/decisions/engine.md
+has the figures).
+
+What it may cost is bounded. A wait spins for at most SPIN_S. One that spun in vain is not repeated for the next 1, 3, 7 ...
+255 waits: so nothing is spent on answers that take long, nor where both sides share a processor and the one that spins is
+what keeps the other from answering. Who waits for long sleeps, and an idle pool wakes nobody.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+SPIN_S: Final = 50e-6
+_MOST_SKIPPED: Final = 255
+
+
+class SpinWait:
+    """Whether the next wait of one waiter begins with a spin."""
+
+    __slots__ = ("_penalty", "_skip")
+
+    def __init__(self) -> None:
+        self._penalty: float = 0  # waits to skip after the last spin that was in vain
+        # with a single processor, whoever spins keeps from running what it waits for
+        self._skip: float = 0 if _processors() > 1 else float("inf")
+
+    def worthwhile(self) -> bool:
+        """Whether to spin this time. Counts the waits: ask once for each."""
+        if self._skip:
+            self._skip -= 1
+            return False
+        return True
+
+    def found(self) -> None:
+        """The spin saved a sleep."""
+        self._penalty = 0
+
+    def in_vain(self) -> None:
+        """Nothing came while it spun."""
+        self._skip = self._penalty = min(2 * self._penalty + 1, _MOST_SKIPPED)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
