@@ -32,7 +32,7 @@ DEPTH = {
 
 # Modules that anyone may import and that import no room themselves: errors, their tracebacks, and the signal and status
 # rules that billiard 4 keeps in `common` and that parent and child must agree on.
-LEAVES = {"exceptions", "einfo", "common"}
+LEAVES = {"exceptions", "einfo", "common", "_typing"}
 
 # What the core must not know, so that it can be tried on a virtual clock, without a process, at any speed.
 CORE_MAY_NOT = {

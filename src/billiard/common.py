@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from io import BytesIO
 from time import monotonic
 from types import FrameType
-from typing import Any
 
+from ._typing import Any
 from .exceptions import RestartFreqExceeded
 
 __all__ = [

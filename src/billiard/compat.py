@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from multiprocessing.util import spawnv_passfds
 from os import fsdecode, fsencode
-from typing import Any
+
+from ._typing import Any
 
 __all__ = [
     "close_open_fds",

@@ -14,7 +14,8 @@ The traceback stand-ins claim, through ``__class__``, to be the interpreter's ow
 import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, TracebackType
-from typing import Any
+
+from ._typing import Any
 
 __all__ = ["ExceptionInfo", "Traceback"]
 

@@ -3,9 +3,9 @@
 import ctypes
 from multiprocessing import heap as mp_heap
 from multiprocessing.heap import Arena, Heap
-from typing import Any
 
 from ._stdlib.mirror import mirror
+from ._typing import Any
 
 __all__ = ["Arena", "BufferWrapper", "Heap"]
 

@@ -10,10 +10,10 @@ from multiprocessing.managers import (
     Namespace,
     Token,
 )
-from typing import Any
 
 from ._stdlib.context import _default_context
 from ._stdlib.mirror import mirror
+from ._typing import Any
 
 __all__ = ["BaseManager", "BaseProxy", "Namespace", "SharedMemoryManager", "SyncManager", "Token"]
 

@@ -13,9 +13,9 @@ import threading
 import time  # noqa: F401
 from importlib import import_module
 from threading import TIMEOUT_MAX, Lock
-from typing import Any
 
 from ._celery.choose import Pool
+from ._typing import Any
 from .common import TERM_SIGNAL
 
 _kill = os.kill

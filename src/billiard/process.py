@@ -2,11 +2,11 @@
 
 from multiprocessing import process as _mp_process
 from multiprocessing.process import current_process, parent_process
-from typing import Any
 
 from ._stdlib.context import active_children
 from ._stdlib.mirror import mirror
 from ._stdlib.process import BaseProcess
+from ._typing import Any
 
 __all__ = ["BaseProcess", "Process", "active_children", "current_process", "parent_process"]
 

@@ -12,9 +12,9 @@ from multiprocessing.reduction import (
     send_handle,
     sendfds,
 )
-from typing import Any
 
 from ._stdlib.mirror import mirror
+from ._typing import Any
 
 __all__ = [
     "HAVE_SEND_HANDLE",

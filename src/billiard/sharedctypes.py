@@ -2,10 +2,10 @@
 
 from multiprocessing import sharedctypes as mp_sharedctypes
 from multiprocessing.sharedctypes import RawArray, RawValue, copy
-from typing import Any
 
 from ._stdlib.context import _default_context
 from ._stdlib.mirror import mirror
+from ._typing import Any
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
 

@@ -6,10 +6,10 @@
 from collections.abc import Callable
 from multiprocessing import synchronize as mp_synchronize
 from multiprocessing.synchronize import SEM_VALUE_MAX, SemLock  # type: ignore[attr-defined]  # not all is published
-from typing import Any
 
 from ._stdlib.context import _default_context
 from ._stdlib.mirror import mirror
+from ._typing import Any
 
 __all__ = [
     "SEM_VALUE_MAX",

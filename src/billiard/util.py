@@ -27,9 +27,9 @@ from multiprocessing.util import (  # type: ignore[attr-defined]  # some exist, 
     register_after_fork,
     spawnv_passfds,
 )
-from typing import Any
 
 from ._stdlib.mirror import mirror
+from ._typing import Any
 
 __all__ = [
     "DEBUG",

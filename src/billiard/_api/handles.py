@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
 from .._core.state import Phase, Worker
+from .._typing import Any
 
 
 class WorkerHandle:

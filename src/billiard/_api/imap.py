@@ -10,8 +10,8 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
 
+from .._typing import TYPE_CHECKING, Any, Final
 from .._wire import frames, pickling
 from ..exceptions import TimeoutError
 from .results import Chunk, job_counter

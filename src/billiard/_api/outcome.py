@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import Any, Final
 
 from .._core.state import FATE, Job
+from .._typing import Any, Final
 from .._wire import errors, frames, pickling
 from ..einfo import ExceptionInfo
 from ..exceptions import PayloadError

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import util
-from typing import Any, Final
 
 from .._core import blows as core_blows
 from .._core import staff as core_staff
@@ -24,6 +23,7 @@ from .._core.state import Worker
 from .._stdlib.context import _default_context as default_context
 from .._supervisor.engine import Engine
 from .._supervisor.launchers import ContextLauncher, TemplateLauncher
+from .._typing import Any, Final
 from .._wire import frames
 from .._worker.settings import WorkerSettings
 from . import story, validate

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from .._core.state import FATE, PENDING, Job, share_keys
+from .._typing import TYPE_CHECKING, Any
 from .._wire import frames, pickling
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError

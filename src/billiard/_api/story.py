@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 from .._core.state import Cause, Fate
+from .._typing import Any
 from .._wire import errors
 from ..einfo import ExceptionInfo
 from ..exceptions import RestartFreqExceeded, Terminated, TimeLimitExceeded, WorkerLostError

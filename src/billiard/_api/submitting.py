@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
 
 from .._supervisor.engine import Engine
+from .._typing import Any, Final
 from .._wire import frames, pickling
 from . import story, validate
 from .imap import IMapIterator, IMapUnorderedIterator

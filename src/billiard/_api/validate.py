@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+
+from .._typing import Any
 
 
 class NotWholeError(TypeError, ValueError):

@@ -14,9 +14,9 @@ The guest pool is imported when the first guest comes: who only wants the engine
 
 from __future__ import annotations
 
-from typing import Any
-
 from billiard._api.pool import Pool as Engine
+
+from .._typing import Any
 
 #: Overriding any of these means to take part in the guest pool's inner life. (`on_job_ready` and `send_ack` are not
 #: here: they are published hooks, which the engine calls too.)

@@ -13,8 +13,9 @@ parent.
 from __future__ import annotations
 
 import gc
-from typing import Any
 from weakref import WeakSet
+
+from .._typing import Any
 
 _pools: WeakSet[Any] = WeakSet()
 

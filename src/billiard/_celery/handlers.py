@@ -14,12 +14,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from billiard import common
 from billiard._core.fates import spends_restart
 from billiard.exceptions import TimeLimitExceeded
 
+from .._typing import Any
 from . import log, seams
 from .wire import ACK, DEATH, READY, Unreadable, failure
 from .worker import SIG_SOFT_TIMEOUT

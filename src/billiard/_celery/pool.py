@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
-from typing import Any
 
 from billiard._stdlib.context import _default_context
 from billiard.common import restart_state
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from .._typing import Any
 from . import collector, log, seams
 from .handlers import CLOSE, RUN, SIGKILL, TERMINATE, ResultHandler, Supervisor, TaskHandler, TimeoutHandler
 from .locks import LaxBoundedSemaphore

@@ -14,13 +14,13 @@ import time
 from abc import ABCMeta
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, cast
 
 from billiard._api import imap as engine_imap
 from billiard._api import results as engine_results
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeoutError
 
+from .._typing import Any, cast
 from . import log
 from .seams import new_lock
 from .wire import ACK, NACK, failure

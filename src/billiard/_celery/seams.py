@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any
+
+from .._typing import Any
 
 _DEFAULTS: dict[str, Any] = {"Lock": threading.Lock, "_kill": os.kill}
 

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+
+from .._typing import Any
 
 #: A signal that is never answered (its handler was replaced by the task) is given up after this time.
 GIVE_UP_S = 5.0

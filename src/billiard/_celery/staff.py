@@ -22,13 +22,13 @@ import select
 import time
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
-from typing import Any
 
 from billiard import common
 from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_expected, spends_restart
 from billiard.common import human_status
 from billiard.exceptions import RestartFreqExceeded, WorkerLostError
 
+from .._typing import Any
 from . import collector, log, seams
 from .handlers import RUN, TERMINATE, WorkersJoined
 from .wire import failure

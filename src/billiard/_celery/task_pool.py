@@ -17,7 +17,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
 
 from .._api import story
 from .._api.handles import WorkerHandle
@@ -26,6 +25,7 @@ from .._api.results import ApplyResult, Handle
 from .._core import fates
 from .._core.staff import Standing
 from .._core.state import FATE, Cause
+from .._typing import Any, Final
 from ..common import human_status
 from .task_pool_child import initialize
 from .task_pool_engine import CeleryEngine

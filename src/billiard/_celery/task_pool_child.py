@@ -9,7 +9,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+
+from .._typing import Any, Final
 
 #: Celery's own initializer resets SIGTERM, SIGHUP, SIGUSR1 and ignores SIGINT; SIGQUIT it leaves with the
 #: handler of the parent's cold shutdown, which in a child would shut down a worker that is not there.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
 
 from .._core.state import Job, Worker
 from .._supervisor.engine import Engine
+from .._typing import Any, Final
 
 #: Another thread lets go of the lock within microseconds; who holds it longer is the frame that our caller interrupted.
 PATIENCE_S: Final = 0.1

@@ -16,10 +16,11 @@ import errno
 import os
 import pickle
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
 
 from billiard._wire.unsendable import MaybeEncodingError as MaybeEncodingError
 from billiard.einfo import ExceptionInfo
+
+from .._typing import Any
 
 ACK = 0
 READY = 1

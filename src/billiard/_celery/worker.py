@@ -19,13 +19,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from billiard import common
 from billiard._core.fates import EX_FAILURE, EX_OK, EX_RECYCLE, signal_behind
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from .._typing import Any
 from . import log
 from .second_try import SecondTry
 from .wire import ACK, DEATH, NACK, READY, MaybeEncodingError, OffsetSender, Sealed, failure, is_plain, salvage_head

@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import nextafter
-from typing import Any, Final
 
+from .._typing import Any, Final
 from .dispatch import Dispatch
 from .state import NEVER_S, Blow, Cause, Job, Phase, Sight, Worker
 from .timers import Timers

@@ -7,8 +7,7 @@ what settled. Each of these may be repeated; what is pending stays in a queue un
 
 from __future__ import annotations
 
-from typing import Final
-
+from .._typing import Final
 from . import fates
 from .blows import Blows
 from .dispatch import MAX_WINDOW, Dispatch

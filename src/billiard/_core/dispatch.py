@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Final
 
+from .._typing import Any, Final
 from .state import FATE, NEVER_S, PENDING, Cause, Fate, Job, Phase, Worker
 
 MAX_WINDOW: Final = 4096

@@ -12,8 +12,8 @@ from __future__ import annotations
 import enum
 from collections import deque
 from itertools import count
-from typing import Any, Final
 
+from .._typing import Any, Final
 from . import fates
 from .blows import Blows
 from .dispatch import Dispatch

@@ -12,7 +12,8 @@ pending, is a stale entry and is dropped when met. That makes "take from the bac
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import Any, Final, NamedTuple, Protocol
+
+from .._typing import Any, Final, NamedTuple, Protocol
 
 PENDING: Final = 0
 FATE: Final = 0x100  # beyond any frame kind

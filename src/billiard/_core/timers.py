@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import heapq
 from itertools import count
-from typing import Final
 
+from .._typing import Final
 from .state import NEVER_S, Phase, Worker
 
 _ROOM: Final = 64  # entries that are not worth looking through

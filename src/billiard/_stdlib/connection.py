@@ -8,7 +8,8 @@ import os
 import socket
 from multiprocessing import connection as mp_connection
 from multiprocessing import reduction
-from typing import Any
+
+from .._typing import Any
 
 __all__ = ["Client", "Connection", "Listener", "Pipe"]
 

@@ -6,13 +6,15 @@ above this room; ``_door`` opens them when they are called, so that importing a 
 The default context is independent of ``multiprocessing``'s: setting one's start method leaves the other's alone.
 """
 
+from __future__ import annotations
+
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from multiprocessing import context as mp_context
-from typing import Any, ClassVar
 
+from .._typing import Any, ClassVar
 from ..exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from . import process
 from .process import mp_process

@@ -8,7 +8,8 @@ the module ``__getattr__`` made here.
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+
+from .._typing import Any
 
 __all__ = ["become", "mirror"]
 

@@ -10,7 +10,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from multiprocessing import context, process
-from typing import Any
+
+from .._typing import Any
 
 __all__ = ["BaseProcess"]
 

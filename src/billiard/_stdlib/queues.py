@@ -6,8 +6,8 @@ May import: the standard library and this room.
 from multiprocessing import queues as mp_queues
 from multiprocessing.context import assert_spawning
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
 
+from .._typing import Any
 from .connection import Connection, Pipe
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue", "_SimpleQueue"]

@@ -6,7 +6,8 @@ waits for it all the same, for as long as the task takes, although ``terminate()
 
 from multiprocessing import pool as mp_pool
 from time import monotonic
-from typing import Any
+
+from .._typing import Any
 
 __all__ = ["ThreadPool"]
 

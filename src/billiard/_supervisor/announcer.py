@@ -11,7 +11,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+
+from .._typing import Any
 
 
 class _Announcement:

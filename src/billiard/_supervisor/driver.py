@@ -16,7 +16,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+
+from .._typing import Any, Final, Protocol
 
 CALLERS_GONE_S: Final = 0.020
 _FOREVER: Final = -1.0

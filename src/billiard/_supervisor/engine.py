@@ -20,12 +20,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
 
 from .._core import blows as core_blows
 from .._core.core import Core
 from .._core.staff import Standing
 from .._core.state import PENDING, Blow, Cause, Job, Worker
+from .._typing import Any, Final
 from .announcer import Announcer
 from .driver import Driver, Target
 from .fork_safety import remember

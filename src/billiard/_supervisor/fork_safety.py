@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Any
+
+from .._typing import Any
 
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from typing import Any
 
 from .._core.state import Phase, Worker
+from .._typing import Any
 from .._wire import frames
 from .._wire.board import Board
 from .._wire.channel import Channel, socket_pair

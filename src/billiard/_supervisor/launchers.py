@@ -14,10 +14,10 @@ import signal
 import socket
 from collections.abc import Callable
 from multiprocessing.reduction import DupFd
-from typing import Any, Final, Protocol
 
 from .._core.state import Worker
 from .._stdlib.context import BaseContext
+from .._typing import Any, Final, Protocol
 from .._wire.board import Board
 from .._wire.pickling import MainSnapshot
 from .._worker.main import serve_spawned

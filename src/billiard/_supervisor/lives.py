@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
 from .._core import blows, fates, staff
 from .._core.core import Core
 from .._core.staff import Standing
 from .._core.state import Phase, Worker
+from .._typing import Any
 from .hands import Hands
 from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, send_signal
 from .traffic import Traffic

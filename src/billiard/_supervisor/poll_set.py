@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import select
-from typing import Final
 
 from .._core.state import Worker
+from .._typing import Final
 from .._wire.board import close_all
 
 IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN

@@ -27,9 +27,9 @@ import struct
 import sys
 from multiprocessing import process as mp_process
 from multiprocessing import util
-from typing import Any, Final, NoReturn
 
 from .._stdlib.context import ForkProcess
+from .._typing import Any, Final, NoReturn
 from .._wire.board import Board
 from .._wire.pickling import MainSnapshot
 from .._worker import main, signals

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Any, Final
 
 from .._core import blows
 from .._core.core import Core
 from .._core.state import Cause, Phase, Worker
+from .._typing import Any, Final
 from .._wire import frames
 from .._wire.channel import FrameError
 from .hands import Functions, Hands

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Final
 
 from .._core import blows
 from .._core.core import Core
 from .._core.state import NEVER_S
+from .._typing import Any, Final
 from .._wire.spin import SPIN_S, SpinWait
 from .lives import Lives
 

@@ -29,7 +29,8 @@ import fcntl
 import mmap
 import os
 from collections import deque
-from typing import Final, NamedTuple
+
+from .._typing import Final, NamedTuple
 
 CURRENT: Final = 0
 STARTED: Final = 1

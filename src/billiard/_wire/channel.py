@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import itertools
 import socket
-from typing import Final, NamedTuple
 
+from .._typing import Final, NamedTuple
 from .frames import ERROR, FAILED, HEADER, HEADER_SIZE, KIND, LARGE, RESULT, Buffer, FrameError
 
 _BUFFER_SIZE: Final = 1 << 16  # a larger recv buffer page-faults on every call

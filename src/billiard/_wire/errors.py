@@ -10,8 +10,8 @@ from __future__ import annotations
 import pickle
 import reprlib
 import traceback
-from typing import Any
 
+from .._typing import Any
 from ..einfo import ExceptionInfo
 from ..exceptions import TaskError
 from .pickling import MainSnapshot, dumps, loads, own_error

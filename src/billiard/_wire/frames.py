@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+
+from .._typing import Final
 
 Buffer = bytes | bytearray | memoryview
 

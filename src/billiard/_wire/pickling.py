@@ -23,7 +23,8 @@ import types
 from collections import ChainMap
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Final
+
+from .._typing import Any, Final
 
 _PROTOCOL: Final = 5
 _OUT_OF_BAND_FROM: Final = 1 << 14  # smaller buffers are cheaper copied into the pickle

@@ -12,7 +12,8 @@ what keeps the other from answering. Who waits for long sleeps, and an idle pool
 from __future__ import annotations
 
 import os
-from typing import Final
+
+from .._typing import Final
 
 SPIN_S: Final = 50e-6
 _MOST_SKIPPED: Final = 255

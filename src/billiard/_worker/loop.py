@@ -13,8 +13,8 @@ import pickle
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from .._typing import Any
 from .._wire import errors, frames, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
 from .._wire.frames import HEADER, HEADER_SIZE

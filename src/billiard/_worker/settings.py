@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+
+from .._typing import Any, Final, NamedTuple
 
 EX_OK: Final = 0
 EX_FAILURE: Final = 1

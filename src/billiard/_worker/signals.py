@@ -16,8 +16,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
 
+from .._typing import Any, Final
 from .._wire.board import ITEM, SOFT_ITEM, SOFT_NUMBER
 from ..exceptions import SoftTimeLimitExceeded
 

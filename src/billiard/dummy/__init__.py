@@ -23,9 +23,9 @@ from multiprocessing.dummy import (
     freeze_support,
     shutdown,
 )
-from typing import Any
 
 from .._stdlib.mirror import mirror
+from .._typing import Any
 
 __all__ = [
     "Array",
