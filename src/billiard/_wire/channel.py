@@ -26,7 +26,12 @@ _MAY_BE_LARGE: Final = frozenset((RESULT, ERROR, FAILED))  # larger than the rea
 _MAX_PARTS: Final = 512  # below IOV_MAX of every platform
 _JOIN_UP_TO: Final = 1 << 16
 _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
+_LOOK_FIRST: Final = 1 << 14
 _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
+
+# glibc returns the end of its heap to the kernel whenever 128 KB of it are free, and a payload of 64 KB then faults in page by
+# page each time: a third of its way. It stops once a larger block was mapped and freed, as programs that hold arrays do.
+bytes(1 << 18)
 
 _unpack = HEADER.unpack_from
 _NOTHING: Final[list[Frame]] = []
@@ -82,7 +87,7 @@ class _Assembly:
 
     __slots__ = ("got", "memory", "size")
 
-    def __init__(self, size: int, head: bytes) -> None:
+    def __init__(self, size: int, head: bytes | memoryview) -> None:
         self.size = size
         self.memory = bytearray(min(size, _TRUSTED_SIZE))
         self.memory[: len(head)] = head
@@ -169,6 +174,11 @@ class Channel:
 
     def _parse(self, got: int) -> tuple[list[Frame], int]:
         base = self._base
+        if got - self._used >= _LOOK_FIRST:
+            # it may be the beginning of a frame for which all of this would be copied twice
+            size = HEADER_SIZE + _unpack(self._memory, self._used - base)[3]
+            if size > got - self._used and self._used - base + size > _BUFFER_SIZE:
+                return self._begin_large(size, self._view[self._used - base : got - base], got)
         data = self._view[self._used - base : got - base].tobytes()
         at, end = 0, len(data)
         frames: list[Frame] = []
@@ -186,7 +196,7 @@ class Channel:
             at = stop
         return frames, self._used + at
 
-    def _begin_large(self, size: int, head: bytes, got: int) -> tuple[list[Frame], int]:
+    def _begin_large(self, size: int, head: bytes | memoryview, got: int) -> tuple[list[Frame], int]:
         # (a small frame of any kind comes here too, when the buffer ends in the middle of it)
         if size > _BUFFER_SIZE and head[0] & KIND not in _MAY_BE_LARGE:
             # noise claims sizes that never arrive: waited for, its sender would never be found out

@@ -4,9 +4,10 @@ A processor with nothing to do halts, and a virtual one takes 30 to 50 us to com
 every message, a sender for every call that wakes it. An answer of 10 us is better awaited awake (docs/decisions/engine.md
 has the figures).
 
-What it may cost is bounded. A wait spins for at most SPIN_S. One that spun in vain is not repeated for the next 1, 3, 7 ...
-255 waits: so nothing is spent on answers that take long, nor where both sides share a processor and the one that spins is
-what keeps the other from answering. Who waits for long sleeps, and an idle pool wakes nobody.
+What it may cost is bounded. A wait spins for at most SPIN_S, about twice what two sleeps cost. One that spun in vain is not
+repeated for the next 1, 3, 7 ... 255 waits, and each success forgives one failure: so hardly anything is spent where less than
+half of the answers come in time, nor where both sides share a processor and the one that spins is what keeps the other from
+answering. Who waits for long sleeps, and an idle pool wakes nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 
 from .._typing import Final
 
-SPIN_S: Final = 50e-6
+SPIN_S: Final = 200e-6
 _MOST_SKIPPED: Final = 255
 
 
@@ -25,7 +26,7 @@ class SpinWait:
     __slots__ = ("_penalty", "_skip")
 
     def __init__(self) -> None:
-        self._penalty: float = 0  # waits to skip after the last spin that was in vain
+        self._penalty = 0  # how many waits the last spin in vain made it skip
         # with a single processor, whoever spins keeps from running what it waits for
         self._skip: float = 0 if _processors() > 1 else float("inf")
 
@@ -38,7 +39,7 @@ class SpinWait:
 
     def found(self) -> None:
         """The spin saved a sleep."""
-        self._penalty = 0
+        self._penalty //= 2
 
     def in_vain(self) -> None:
         """Nothing came while it spun."""
