@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import time
 from collections.abc import Callable
 
 from .._core.state import FATE, PENDING, Job, share_keys
@@ -321,6 +322,19 @@ class MapResult(Handle):
         if not self._state:
             self.body, self._state = None, frames.RESULT
         self.announce()
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The list of all values; see `ApplyResult.get`. Raises the first error in input order, after everything has ended."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for chunk in list(self._chunks):
+            if chunk.is_one_item:
+                break  # small ones, read at the end at half the price
+            # large ones are read while the workers are on the next
+            rest_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not chunk.state and not self._pool._engine.wait(chunk, rest_s):
+                break
+            chunk.resolve()
+        return super().get(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def _resolve(self) -> bool:
         if self.state != frames.RESULT:
