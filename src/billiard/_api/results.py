@@ -37,6 +37,16 @@ class Callbacks:
     slot: Any = None  # the semaphore to release at the end
     told = False
 
+    def __init__(self, success: Any = None, error: Any = None, accept: Any = None, timeout: Any = None) -> None:
+        if success is not None:
+            self.success = success
+        if error is not None:
+            self.error = error
+        if accept is not None:
+            self.accept = accept
+        if timeout is not None:
+            self.timeout = timeout
+
 
 class Handle(Job):
     """What ApplyResult and MapResult share: waiting, getting, telling."""
@@ -96,7 +106,7 @@ class Handle(Job):
         for wake in self._wakers:
             wake()
         if self.callbacks is not None:
-            self._pool._engine.announcer.add(self.tell)
+            self._pool._engine.announcer.pending.append(self.tell)  # not `add`: it is its own guard against a second time
 
     # -- where user code runs
 
@@ -113,7 +123,10 @@ class Handle(Job):
         finally:
             callback = callbacks.success if self._resolve() else callbacks.error
             if callback is not None:
-                self.safe_apply_callback(callback, self.body)
+                try:
+                    callback(self.body)
+                except Exception as exc:
+                    self._callback_raised(callback, exc)
 
     def safe_apply_callback(self, fun: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> None:
         """Call `fun`; what it raises is logged, unless `callbacks_propagate` names it or it is no Exception."""
@@ -122,11 +135,14 @@ class Handle(Job):
         try:
             fun(*args, **kwargs)
         except Exception as exc:
-            if isinstance(exc, MemoryError) or (self.callbacks is not None and isinstance(exc, self.callbacks.propagate)):
-                raise
-            from .._supervisor.announcer import log_callback_error
+            self._callback_raised(fun, exc)
 
-            log_callback_error(fun, exc)
+    def _callback_raised(self, fun: Callable[..., Any], exc: Exception) -> None:
+        if isinstance(exc, MemoryError) or (self.callbacks is not None and isinstance(exc, self.callbacks.propagate)):
+            raise exc
+        from .._supervisor.announcer import log_callback_error
+
+        log_callback_error(fun, exc)
 
 
 class ApplyResult(Handle):

@@ -121,9 +121,10 @@ class Submitting:
         lost_worker_timeout: Any = None, callbacks_propagate: Any = None, correlation_id: Any = None,
     ) -> None:  # fmt: skip
         hooks = (callback, error_callback, accept_callback, timeout_callback)
-        for name, hook in zip(_HOOKS, hooks, strict=True):
+        for hook in hooks:
             if hook is not None and not callable(hook):
-                validate.callable_or_none(name, hook)
+                for name, given in zip(_HOOKS, hooks, strict=True):
+                    validate.callable_or_none(name, given)
         if lost_worker_timeout is not None:
             validate.number("lost_worker_timeout", lost_worker_timeout)
         soft_s, hard_s = self.soft_timeout, self.timeout
@@ -141,8 +142,7 @@ class Submitting:
             job.kind |= frames.ACCEPT | (frames.SYNACK if self.synack else 0)
             self._engine.accepting = True
         if wanted or hooked or callbacks_propagate or any(hooks):
-            callbacks = Callbacks()
-            callbacks.success, callbacks.error, callbacks.accept, callbacks.timeout = hooks
+            callbacks = Callbacks(*hooks)
             if callbacks_propagate:
                 callbacks.propagate = tuple(validate.items("callbacks_propagate", callbacks_propagate))
             job.callbacks, job.watched = callbacks, True
@@ -263,8 +263,7 @@ class Submitting:
         function_id = self._map_function_id(func)
         callbacks = None
         if callback or error_callback:
-            callbacks = Callbacks()
-            callbacks.success, callbacks.error = callback, error_callback
+            callbacks = Callbacks(callback, error_callback)
         result = MapResult(self, func, function_id if id(func) not in self._function_ids else 0, callbacks)
         chunks: list[Chunk] = []
         # pickled before the first is submitted: an item that cannot be pickled leaves nothing behind

@@ -16,7 +16,7 @@ from .._typing import Any
 
 
 class _Announcement:
-    """One call of user code. Once: a batch that was handed over and not yet struck off is handed over again."""
+    """One call of user code, once."""
 
     __slots__ = ("arguments", "done", "function")
 
@@ -32,15 +32,19 @@ class _Announcement:
 
 
 class Announcer:
-    """Runs announcements in the order given."""
+    """Runs announcements in the order given.
+
+    `pending` takes whatever does nothing when it is called again: what was handed over and not yet struck off is handed over
+    again. `add` makes one of any call.
+    """
 
     def __init__(self, threaded: bool, name: str) -> None:
         self._threaded = threaded
         self._name = name
         self._thread: threading.Thread | None = None
         self._runs = threading.Lock()  # held by the thread that runs announcements
-        self._queue: queue.SimpleQueue[list[_Announcement] | None] = queue.SimpleQueue()
-        self.pending: deque[_Announcement] = deque()
+        self._queue: queue.SimpleQueue[list[Callable[[], None]] | None] = queue.SimpleQueue()
+        self.pending: deque[Callable[[], None]] = deque()
 
     def add(self, function: Callable[..., Any], *args: Any) -> None:
         """Announce later: at `release`, or in `run_here`."""
@@ -50,10 +54,8 @@ class Announcer:
         """Let the thread run what was added. One hand-over a turn, however many results it brought. Under the pool's lock."""
         if not self._threaded:
             return
-        batch = list(self.pending)
-        self._queue.put(batch)
-        for _ in batch:
-            self.pending.popleft()
+        self._queue.put(list(self.pending))
+        self.pending.clear()
         if self._thread is None:
             # stored when it has started, here and by itself: cut short in between, one that never started would be trusted
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -63,16 +65,17 @@ class Announcer:
     def run_here(self) -> None:
         """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
         while self.pending and not self._threaded:
-            taken: list[_Announcement] = []
+            taken: list[Callable[[], None]] = []
             try:
                 taken.extend(itertools.starmap(self.pending.popleft, ((),)))  # one call in C: taken and noted, or neither
                 taken[0]()
+                taken.clear()
             except IndexError:
                 if not taken:  # another thread turns too
                     return
                 raise
             finally:
-                if taken and not taken[0].done:
+                if taken:  # cut short, perhaps before it began; if it had begun, the second time does nothing
                     self.pending.appendleft(taken[0])
 
     def _run(self) -> None:
@@ -93,7 +96,7 @@ class Announcer:
             try:
                 announcement()
             except BaseException as exc:  # a callback's SystemExit must not silence those behind it
-                log_callback_error(announcement.function, exc)
+                log_callback_error(getattr(announcement, "function", announcement), exc)
         return True
 
     def stop(self) -> None:
