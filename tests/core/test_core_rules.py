@@ -9,7 +9,7 @@ from billiard._core import fates
 from billiard._core import staff as core_staff
 from billiard._core.blows import FENCE, FENCE_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
 from billiard._core.core import Core
-from billiard._core.dispatch import ALONE_FROM, MAX_WINDOW_BYTES, REST_US, SLOW_TURNS_US, Dispatch
+from billiard._core.dispatch import ALONE_FROM, MAX_WINDOW_BYTES, OLDEST_EVERY, REST_US, SLOW_TURNS_US, Dispatch
 from billiard._core.fates import EX_OK, EX_RECYCLE, Ending
 from billiard._core.restarts import RestartIntensity
 from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, Standing
@@ -288,6 +288,15 @@ class TestWindow:
         assert bench.submit(job()).holder is second
         bench.result(third, 1)
         assert bench.submit(job()).holder is third
+
+    def test_no_idle_worker_is_forgotten(self):
+        bench = Bench(3)
+        met = set()
+        for _ in range(3 * OLDEST_EVERY):
+            one = bench.submit(job())
+            met.add(one.holder)
+            bench.result(one.holder, one.number)
+        assert met == set(bench.workers)
 
     def test_spare_is_what_the_least_loaded_worker_has_behind_its_call(self):
         bench = Bench(2)

@@ -98,6 +98,7 @@ def test_no_more_processes():
         os.setgid(54321); os.setuid(54321)
         pool = Pool(2)
         template = pool.apply(os.getppid)
+        while not all(worker.pid for worker in pool._pool): time.sleep(0.01)
         resource.prlimit(template, resource.RLIMIT_NPROC, (1, 4096))
         lost = pool.apply_async(t.strike, ("SIGKILL",))
         lost.wait(10)

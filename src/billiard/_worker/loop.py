@@ -7,6 +7,7 @@ core preempts between every two of them.
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import socket
@@ -242,7 +243,7 @@ def _unread(exc: BaseException) -> BaseException:
 
 def _receive(sock: socket.socket) -> Iterator[_Frame]:
     """The frames of a blocking stream; small bodies are views that are valid until the next frame is taken."""
-    memory = bytearray(_BUFFER_SIZE)
+    memory = mmap.mmap(-1, _BUFFER_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # costs only the pages that are used
     view = memoryview(memory)
     unpack, recv_into, spin = HEADER.unpack_from, sock.recv_into, SpinWait()
     at = end = 0
