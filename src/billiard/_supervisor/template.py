@@ -83,7 +83,7 @@ class Template:
         # inherited wakeup fd writes our signals into the parent's event loop.
         signal.set_wakeup_fd(-1)
         signals.before_initializer()
-        self._inherited = _ignore_all()
+        self._inherited = {**_ignore_all(), int(signal.SIGCHLD): signal.SIG_DFL}
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)

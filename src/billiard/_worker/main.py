@@ -17,9 +17,11 @@ from .settings import EX_FAILURE, WorkerSettings
 
 
 def serve(sock: socket.socket, board: Board, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
-    """Be a worker. Leaves by SystemExit with the worker's exit status, or dies of the SIGTERM it was sent."""
+    """Be a worker, whose signals are as `signals.before_initializer` leaves them.
+
+    Leaves by SystemExit with the worker's exit status, or dies of the SIGTERM it was sent.
+    """
     _lead_own_group()
-    signals.before_initializer()
     lifeline.tie(lifeline_fd)
     if lifeline.is_cut(lifeline_fd):
         os._exit(EX_FAILURE)
@@ -64,6 +66,7 @@ def serve_spawned(
         raise RuntimeError("a worker must be started as a child process")
     board = Board(board_fd)
     board.close_fd()
+    signals.before_initializer()
     serve(sock, board, settings, MainSnapshot(importable_main), parent.sentinel)
 
 
