@@ -43,6 +43,12 @@ def fail(text="broken"):
     raise ValueError(text)
 
 
+def fail_or_nap(what):
+    if isinstance(what, str):
+        raise ValueError(what)
+    time.sleep(what)
+
+
 def kwargs(**kwds):
     return kwds
 

@@ -127,6 +127,23 @@ def test_map_raises_the_first_error_in_input_order(pool):
         pool.map(t.fail, ["0", "1", "2"], chunksize=1)
 
 
+def test_a_map_of_chunks_waits_on_after_its_time_was_up(pool):
+    result = pool.starmap_async(t.nap, [(0.0, 0), (0.0, 1), (0.5, 2), (0.0, 3)], chunksize=2)
+    with pytest.raises(billiard.TimeoutError):
+        result.get(0.1)
+    assert not result.ready()
+    assert result.get(10) == result.get() == [0, 1, 2, 3]
+
+
+def test_a_map_of_chunks_ends_before_it_raises(pool):
+    began = time.monotonic()
+    result = pool.map_async(t.fail_or_nap, ["early", 0.0, 0.4, 0.0], chunksize=2)
+    with pytest.raises(ValueError, match="early"):
+        result.get()
+    assert time.monotonic() - began >= 0.4
+    assert result.ready()
+
+
 def test_result_object(pool):
     result = pool.apply_async(t.nap, (0.3, "x"), correlation_id="mine")
     assert not result.ready()

@@ -142,11 +142,13 @@ class Template:
             _close_all(fds)
             return
         lifeline_read = lifeline_write = -1
+        owners: tuple[Any, ...] = ()
         try:
             if len(fds) != _FDS_PER_SPAWN:
                 raise OSError(24, "the worker's descriptors were dropped on the way")
             lifeline_read, lifeline_write = os.pipe()
-            worker = self._process(index, serial, lifeline_read, *fds)
+            owners = sock, board = _owners(fds)
+            worker = self._process(index, serial, sock, board, lifeline_read)
             util._flush_std_streams()  # type: ignore[attr-defined]  # or the worker writes our buffers again
             # what reaches the worker before it has handlers of its own must wait, and not be ignored as it would be here
             signal.pthread_sigmask(signal.SIG_BLOCK, self._inherited)
@@ -156,19 +158,23 @@ class Template:
         except OSError as exc:
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             _close_all([lifeline_read, lifeline_write, *fds])
+            for owner in owners:
+                owner.close()
             self._tell(NOT_STARTED, ident, exc.errno or 0)
             return
         if pid == 0:
             self._become(worker, lifeline_write)
+        for owner in owners:
+            owner.close()
         self._alive[pid] = ident
         self._pids[ident] = pid
         self._lifelines[ident] = lifeline_write
-        _close_all([lifeline_read, *fds])
+        os.close(lifeline_read)
         self._tell(STARTED, ident, pid)
 
-    def _process(self, index: int, serial: int, lifeline_read: int, channel: int, board_fd: int) -> Any:
+    def _process(self, index: int, serial: int, sock: socket.socket, board: Board, lifeline_read: int) -> Any:
         """The worker's process object. Made before the fork: the pages that this writes to are then the template's."""
-        worker: Any = ForkProcess(target=self._serve, args=(channel, board_fd, lifeline_read, sys.stdin))
+        worker: Any = ForkProcess(target=self._serve, args=(sock, board, lifeline_read, sys.stdin))
         worker.name = f"{self._name_prefix}-{serial}"
         worker.index = index
         worker._identity = (*self._identity, serial)
@@ -190,10 +196,8 @@ class Template:
         finally:
             os._exit(code & 0xFF)
 
-    def _serve(self, channel: int, board_fd: int, lifeline_read: int, stdin: Any) -> None:
+    def _serve(self, sock: socket.socket, board: Board, lifeline_read: int, stdin: Any) -> None:
         sys.stdin = stdin
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
-        board = Board(board_fd)
         board.close_fd()
         main.serve(sock, board, self._settings, self._snapshot, lifeline_read)
 
@@ -226,6 +230,18 @@ def _ignore_all() -> dict[int, Any]:
             inherited[int(signum)] = handler
             signal.signal(signum, signal.SIG_IGN)
     return inherited
+
+
+def _owners(fds: list[int]) -> tuple[socket.socket, Board]:
+    """The two ends of a worker as objects, which own the descriptors from now on, also when making them fails."""
+    channel, board_fd = fds
+    fds.clear()
+    try:
+        board = Board(board_fd)
+    except BaseException:
+        os.close(channel)
+        raise
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel), board
 
 
 def _close_all(fds: list[int]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 
 _F_SETSIG = getattr(fcntl, "F_SETSIG", 10)
@@ -27,8 +28,6 @@ def tie(fd: int) -> None:
 
 def is_cut(fd: int) -> bool:
     """Whether the far end is closed already: it may have been before `tie` could watch it."""
-    import select
-
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(0))
