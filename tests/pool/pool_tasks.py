@@ -43,10 +43,10 @@ def fail(text="broken"):
     raise ValueError(text)
 
 
-def fail_or_nap(what):
-    if isinstance(what, str):
-        raise ValueError(what)
-    time.sleep(what)
+def nap_or_fail(seconds):
+    if seconds < 0:
+        raise ValueError("cannot nap for less than nothing")
+    time.sleep(seconds)
 
 
 def kwargs(**kwds):
