@@ -83,12 +83,12 @@ class Template:
         # inherited wakeup fd writes our signals into the parent's event loop.
         signal.set_wakeup_fd(-1)
         signals.before_initializer()
-        self._inherited = {**_ignore_all(), int(signal.SIGCHLD): signal.SIG_DFL}
+        self._inherited = {**_ignore_all(), int(signal.SIGCHLD): signals.DEFAULT}
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
-        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+        signals.set_handler(signal.SIGCHLD, lambda signum, frame: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         self._wake_write = wake_write
         _stdin_from_nowhere()
@@ -186,7 +186,7 @@ class Template:
         try:
             signal.set_wakeup_fd(-1)
             for signum, handler in self._inherited.items():
-                signal.signal(signum, handler)
+                signals.set_handler(signum, handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death.
             _close_all([lifeline_write, self._wake_write, getattr(self, "_parent_fd", -1), *self._lifelines.values()])
@@ -224,11 +224,11 @@ def _ignore_all() -> dict[int, Any]:
     it every worker, or run the parent's handler in it. Returns what was in force, for the workers."""
     usual = {signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1}
     inherited = {}
-    for signum in signal.valid_signals():
-        handler = signal.getsignal(signum)
+    for signum in range(1, signal.NSIG):
+        handler = signals.get_handler(signum)
         if (signum in usual or callable(handler)) and signum != signal.SIGCHLD and handler is not None:
-            inherited[int(signum)] = handler
-            signal.signal(signum, signal.SIG_IGN)
+            inherited[signum] = handler
+            signals.set_handler(signum, signals.IGNORE)
     return inherited
 
 
