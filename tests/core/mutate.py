@@ -47,7 +47,7 @@ FAULTS = [
     Fault("dispatch", "            elif not job.state:\n                job.holder = None", "            else:\n                job.holder = None"),
     Fault("dispatch", "        if worker.phase is not Phase.UP or not worker.seated:\n            return", "        if worker.phase is not Phase.UP:\n            return"),
     Fault("dispatch", "        elif not worker.recalled:\n            self.open[worker] = None", "        else:\n            self.open[worker] = None"),
-    Fault("dispatch", "worker.recalled, 0, since, since, None,", "worker.resume, 0, since, since, None,"),
+    Fault("dispatch", "worker.resume, worker.recalled, worker.next_number, worker.since = worker.recalled, 0, since, since", "worker.recalled, worker.next_number, worker.since = 0, since, since"),
     Fault("dispatch", "since = max(worker.next_number, worker.recalled + 1)", "since = worker.next_number"),
     Fault("dispatch", "worker.recalled, 0, since, since", "worker.recalled, 0, since, 1"),
     Fault("dispatch", "            if not job.state:\n                job.body, job.state = body, kind", "            job.body, job.state = body, kind"),
@@ -55,7 +55,7 @@ FAULTS = [
     Fault("dispatch", "            del inflight[number]\n", "            pass\n"),
     Fault("dispatch", " or size > ALONE_FROM", ""),
     Fault("dispatch", "        if job.state == PENDING:\n            job.body, job.state = fate or", "        if True:\n            job.body, job.state = fate or"),
-    Fault("dispatch", "        self.unwritten[worker] = None\n        while", "        while"),
+    Fault("dispatch", "        self.unwritten[worker] = None\n        worker.suspect", "        worker.suspect"),
     Fault("dispatch", "                self.limited[worker] = job.least_s", "                pass"),
     Fault("dispatch", "            if full or worker.quota == 0:\n                self.open.pop(worker, None)", "            if full:\n                self.open.pop(worker, None)"),
     Fault("dispatch", "share = -(-len(backlog) // (len(idle) + len(open_)))", "share = len(backlog) // (len(idle) + len(open_))"),
@@ -138,6 +138,8 @@ FAULTS = [
 SURVIVORS: dict[tuple[str, str], str] = {
     ("dispatch", "            else:\n                job.holder = None"): "an ended job in the backlog is dropped when it is met",
     ("dispatch", "            if full:\n                self.open.pop(worker, None)"): "the next fill finds the quota used up, and closes it",
+    ("dispatch", "if not workers:"): "a shortcut: an idle worker has nothing behind its call",
+    ("staff", ""): "nothing is given to who is not up, whatever list it stands in",
     ("blows", "self._take_back(worker, sight.current)"): "nothing is in flight between the last call and the recall",
 }
 

@@ -489,6 +489,44 @@ class TestDeaths:
             bench.up()
         assert (victim.body.cause, victim.body.started) == (Cause.LOST, False)
 
+    def test_a_death_at_receipt_counts_although_a_recall_took_the_call_back(self):
+        bench = Bench()
+        bench.warm()
+        first, second = bench.submit(*jobs(2))
+        worker = bench.worker
+        bench.core.staff.retire(worker, 0)
+        bench.core.blows.terminate(second, 15, 0.0)  # the first is taken back with it, and may be being read
+        bench.fence(0.0)
+        assert (worker.inflight, second.state) == ({}, FATE)
+        bench.core.staff.exited(worker, -11, 0.1)
+        assert first.deaths == 1
+        assert first in bench.core.dispatch.backlog
+
+    def test_it_counts_when_another_worker_has_the_call_by_then(self):
+        bench = Bench(2)
+        bench.warm()
+        worker = list(bench.core.dispatch.idle)[-1]
+        first = bench.submit(job())
+        bench.core.blows._take_back(worker, 0)
+        bench.core.decide(0.0)
+        assert first.holder not in (worker, None)
+        first.deaths = 2
+        bench.core.staff.exited(worker, -11, 0.1)
+        assert (first.deaths, first.state) == (3, 0)  # whoever runs it now decides
+
+    def test_who_was_condemned_with_nothing_to_do_is_given_nothing(self):
+        bench = Bench(2)
+        one, other = bench.core.dispatch.idle
+        bench.core.blows.condemn(other, 9, Cause.TERMINATED, 0.0)
+        assert [bench.submit(job()).holder for _ in range(2)] == [one, None]
+
+    def test_no_process_for_now_is_tried_again_in_time(self):
+        core = Core(1)
+        core.decide(0.0)
+        _, worker, _ = core.staff.orders.popleft()
+        core.not_spawned(worker, OSError(11, "no"), 5.0)
+        assert 5.0 < core.next_deadline() < 6.0
+
     def test_leaving_is_no_death_at_receipt(self):
         bench = Bench()
         bench.warm()

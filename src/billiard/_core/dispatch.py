@@ -87,9 +87,7 @@ class Dispatch:
             if worker.recalled:
                 # what comes next follows a RESUME, and its numbers lie beyond the recall: see `Worker.since`
                 since = max(worker.next_number, worker.recalled + 1)
-                worker.resume, worker.recalled, worker.next_number, worker.since, worker.suspect = (
-                    worker.recalled, 0, since, since, None,
-                )  # fmt: skip
+                worker.resume, worker.recalled, worker.next_number, worker.since = worker.recalled, 0, since, since
             self.idle[worker] = None
         elif not worker.recalled:
             self.open[worker] = None
@@ -123,6 +121,7 @@ class Dispatch:
         full = False
         # before anything is given: interrupted in between, what was given must be written, and its worker looked after
         self.unwritten[worker] = None
+        worker.suspect = None
         while backlog and given < share:
             job = backlog[0]
             if job.holder is not None or job.state:

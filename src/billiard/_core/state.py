@@ -179,7 +179,7 @@ class Worker:
         self.leaving_from: int | None = None  # it said that it runs nothing after this number
         self.retire_status = 0
         self.due: dict[str, float] = {}
-        self.suspect: Job | None = None  # taken back by a recall, the call that it may be reading all the same
+        self.suspect: Job | None = None  # taken back by the last recall, the call that it may be reading all the same
         self.blamed = False  # its death is counted against the call that it may have been reading
 
     @property
