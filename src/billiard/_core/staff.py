@@ -267,8 +267,8 @@ class Staff:
         return worker.blow is not None and worker.blow.struck
 
     def _fate(self, worker: Worker, job: Job, status: int | None, sight: Any, now: float) -> Fate:
-        if self.standing is Standing.BROKEN and self.broken_by is not None:
-            return self.broken_by
+        if self.broken_by is not None:
+            return self.broken_by  # also when it is terminated by now
         cause, limit_s = Cause.LOST, None
         blow: Blow | None = worker.blow
         if blow is not None and blow.struck and blow.number in (0, job.number):
