@@ -6,6 +6,8 @@ stand for nothing: annotations are never evaluated here (``from __future__ impor
 
 from __future__ import annotations
 
+__all__ = ["TYPE_CHECKING", "Any", "ClassVar", "Final", "NamedTuple", "NoReturn", "Protocol", "cast"]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any as Any

@@ -1,12 +1,15 @@
 """Limits that end when the task does: no blow ever hits another task."""
 
+import math
 import random
 import signal
+import time
 
 import fault_tasks as t
 import pytest
 
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded
+from billiard._core.blows import LIMIT
 from billiard.exceptions import Terminated
 
 LENGTH_S = 0.006
@@ -73,3 +76,19 @@ def test_terminate_at_the_tasks_end(make_pool, tmp_path, until):
     ran = t.noted(log)
     assert len(ran) == len(set(ran))
     assert struck
+
+
+@pytest.mark.parametrize("turn", ["a caller that waited", "a turn of the user's"])
+def test_a_deadline_is_kept_although_somebody_else_took_the_wake_up(make_pool, until, turn):
+    """The supervisor sleeps with no deadline in sight; a caller's turn sets one, and the caller leaves."""
+    pool = make_pool(2)
+    engine = pool._engine
+    assert pool.apply(t.add, (1, 2)) == 3
+    until(lambda: list(engine._sleepers.values()) == [math.inf])
+    worker = next(iter(engine.core.staff.workers.values()))
+    engine.core.timers.set(worker, LIMIT, time.monotonic() + 0.05)  # as a turn does: nobody is woken for it yet
+    if turn == "a caller that waited":
+        assert pool.apply(t.add, (1, 2)) == 3
+    else:
+        pool.turn(0.0)
+    until(lambda: LIMIT not in worker.due)

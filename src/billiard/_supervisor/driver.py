@@ -40,6 +40,7 @@ class Machine(Protocol):
     def end(self) -> Target: ...
     def turn(self, timeout: float, spin: bool) -> None: ...
     def next_deadline(self) -> float | None: ...
+    def rouse(self) -> None: ...
     def release(self) -> None: ...
 
 
@@ -113,6 +114,7 @@ class Driver:
                 return
         if self._parked:
             _release(self._park)  # it naps on, but not for ever
+        self._machine.rouse()  # ... or it sleeps on the poll set, and a wake-up that was meant for it was taken by the pilot
 
     def _sleep(self, target: Target, deadline: float | None) -> bool:
         """Sleep until the target is settled, or the pilot leaves. False when the time was up."""
@@ -147,6 +149,11 @@ class Driver:
         """Whether another thread drives. It may have looked at its target before this thread applied the result, and be
         about to poll for what will never come: it has to be woken."""
         return self._pilot_ident not in (0, threading.get_ident())
+
+    @property
+    def is_pilot(self) -> bool:
+        """Whether this thread drives, and goes on to."""
+        return self._pilot_ident == threading.get_ident()
 
     # -- the supervisor thread
 

@@ -143,7 +143,7 @@ class Engine(Waiting):
                 try:
                     if held and held[0]:
                         self._crank.release()
-                    if dispatch.unwritten or self.core.staff.orders or self._deadline_moved():
+                    if dispatch.unwritten or self.core.staff.orders or self._overslept():
                         # orders: a worker was given its last call, and its replacement is to start now
                         self.wake()
                 except BaseException:
@@ -163,13 +163,15 @@ class Engine(Waiting):
             finally:
                 if held and held[0]:
                     self._crank.release()
+            self.rouse()
         except BaseException:
             self.wake()  # cut short: whoever polls must look, since what was read already is not news
             raise
 
-    def _deadline_moved(self) -> bool:
-        deadline = self.core.timers.next()
-        return deadline is not None and deadline < self._poll_until
+    def rouse(self) -> None:
+        """This thread turns no more: see to it that somebody does when the next deadline comes."""
+        if self._overslept():
+            self.wake()
 
     # -- the turn
 
@@ -184,6 +186,9 @@ class Engine(Waiting):
             if self.closed:  # another thread has seen the end
                 return
             raise
+        except BaseException:
+            self.wake()  # this thread may have been the only one to wake in time
+            raise
         try:
             with self._crank:
                 if not self.closed:  # else another thread saw the end first, and what was polled is stale
@@ -194,6 +199,8 @@ class Engine(Waiting):
         except BaseException:
             self.wake()  # cut short: whoever polls next must not wait for news
             raise
+        if self._sleepers and not self.driver.is_pilot:
+            self.rouse()
         if self.announcer.pending:
             self.announcer.run_here()
 
@@ -306,7 +313,7 @@ class Engine(Waiting):
                 decide()
                 self._carry_out(time.monotonic())
                 self._unfinished = rest
-            if self._unfinished or self._deadline_moved():
+            if self._unfinished or self._overslept():
                 self.wake()
             dispatch = self.core.dispatch
             if dispatch.backlog and (dispatch.idle or dispatch.open):

@@ -37,7 +37,7 @@ class Waiting(Lives):
         self._crank = threading.Lock()
         self._unfinished = False  # a turn was cut short: look at everything, and at once
         self._terminate_wanted = False
-        self._poll_until = 0.0  # whoever polls sleeps until then, and must be woken for anything earlier
+        self._sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
         self._spin = SpinWait()
 
     def _awaited(self, timeout: float, spin: bool = False) -> Events:
@@ -77,16 +77,31 @@ class Waiting(Lives):
         return []
 
     def _slept(self, timeout: float) -> Events:
-        self._poll_until = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
-        deadline = self.core.timers.next()
-        if deadline is not None or timeout > 0.0:  # noqa: SIM108 - four lines say it better
-            events = self._slept_bounded(timeout, deadline)
-        else:
-            events = self._poll.poll(-1.0)  # type: ignore[union-attr]  # as above
-        self._poll_until = 0.0
-        return events
+        me = threading.get_ident()
+        self._sleepers[me] = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
+        try:
+            deadline = self.core.timers.next()
+            if deadline is not None or timeout > 0.0:
+                return self._slept_bounded(me, timeout, deadline)
+            return self._poll.poll(-1.0)  # type: ignore[union-attr]  # as above
+        finally:
+            self._sleepers.pop(me, None)
 
-    def _slept_bounded(self, timeout: float, deadline: float | None) -> Events:
+    def _overslept(self) -> bool:
+        """Whether all who sleep would sleep past the next deadline, so that one must be woken.
+
+        It is not enough to wake one when the deadline is set: the kernel lets a sleeper sleep on when somebody else has taken
+        the wake-up by then, as a caller does who turns meanwhile. So whoever turned asks again when he leaves.
+        """
+        deadline = self.core.timers.next()
+        if deadline is None or not self._sleepers:
+            return False
+        now = time.monotonic()
+        # one whose time is up wakes by itself, or is what an exception left behind
+        earliest = min((until for until in list(self._sleepers.values()) if until >= now), default=None)
+        return earliest is not None and earliest > deadline
+
+    def _slept_bounded(self, me: int, timeout: float, deadline: float | None) -> Events:
         now = time.monotonic()
         if timeout < 0.0:
             timeout = NEVER_S
@@ -95,7 +110,7 @@ class Waiting(Lives):
         limited = any(blows.LIMIT in worker.due for worker in list(self.core.staff.workers.values()))
         if limited and timeout > WATCH_SUSPENSION_S:
             timeout = WATCH_SUSPENSION_S
-        self._poll_until = now + timeout
+        self._sleepers[me] = now + timeout
         poll: Any = self._poll
         if not limited:
             return poll.poll(timeout)  # type: ignore[no-any-return]  # epoll is optional for the type checker
