@@ -228,6 +228,17 @@ def test_the_interpreter_exits_with_a_pool_at_work(script, method, threads):
     wait_until(lambda: not is_running(pid), 5)
 
 
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_program_that_ends_while_workers_start_says_nothing(script, threads):
+    for _ in range(4):
+        assert run(script, f"""
+            import billiard
+            if __name__ == "__main__":
+                pool = billiard.get_context("fork").Pool(16, threads={threads})
+                pool.apply(abs, (-1,))
+            """) == (0, "")  # fmt: skip
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_ctrl_c(script, method):
     process = script(f"""

@@ -216,7 +216,10 @@ class Template:
             os.close(self._lifelines.pop(ident))
 
     def _tell(self, operation: int, ident: int, value: int) -> None:
-        self._control.sendall(MESSAGE.pack(operation, ident, value, 0))
+        try:
+            self._control.sendall(MESSAGE.pack(operation, ident, value, 0))
+        except ConnectionError:
+            pass  # the parent is gone, and the loop is about to see it: no traceback into a program that has ended
 
 
 def _ignore_all() -> dict[int, Any]:
