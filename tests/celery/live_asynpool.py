@@ -97,6 +97,30 @@ def test_a_worker_that_leaves_has_a_successor_at_once(make: Maker) -> None:
         os.close(fd)
 
 
+def test_a_worker_that_dies_while_another_is_buried_keeps_its_result(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe of a dead worker was closed before it was read, when the worker died between the two halves of a burial."""
+    gate = os.pipe()
+    looped = make(2, maxtasksperchild=1)
+    result = looped.pool.apply_async(os.read, (gate[0], 4))
+    looped.until(lambda: result._accepted)
+    other, owner = sorted(looped.pool._pool, key=lambda worker: worker.pid == result._worker_pid)
+    settle = looped.pool._settle_jobs
+
+    def settle_late(buried: dict[int, Any]) -> None:
+        if other.pid in buried:
+            os.write(gate[1], b"done")
+            assert wait([owner._popen.sentinel], 10)
+        settle(buried)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(looped.pool, "_settle_jobs", settle_late)
+        os.kill(other.pid, signal.SIGKILL)
+        looped.until(result.ready)
+    assert result.get(0) == b"done"
+    for fd in gate:
+        os.close(fd)
+
+
 def test_descriptors_do_not_grow_with_the_lives(make: Maker) -> None:
     looped = make(2, maxtasksperchild=1)
     for _ in range(10):

@@ -333,7 +333,9 @@ class Staff:
                 self._settle_started(job, gone, buried.get(gone))
                 continue
             for process in (job._write_to, job._scheduled_for):
-                if process is not None and not process._is_alive():
+                # One that has died since the others were buried still has its turn: what it sent is in its pipe, perhaps
+                # the result of this very job, and the subclass would close that pipe now.
+                if process is not None and process not in self._pool:
                     self._settle_unstarted(job, process, written=process is job._write_to)
                     break
 
