@@ -3,6 +3,7 @@
 import ctypes
 import faulthandler
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -150,6 +151,33 @@ def allocate(megabytes):
     for at in range(0, len(block), 4096):
         block[at] = 1
     return os.getpid()
+
+
+class Block:
+    """Like an array: its memory travels beside the pickle, and is used where it arrives."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def __reduce_ex__(self, protocol):
+        return Block, (pickle.PickleBuffer(self.memory),)
+
+
+_kept = []
+
+
+def keep(block):
+    _kept.append(block)
+    return block
+
+
+def kept():
+    return [set(bytes(block.memory)) for block in _kept]
+
+
+def scribble(block):
+    block.memory[0] = 255
+    return block.memory[0]
 
 
 def threads_here():

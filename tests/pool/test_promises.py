@@ -323,3 +323,26 @@ def test_promise_15_no_thread_of_ours_ends_the_host(make_pool):
     pool = make_pool(1)
     pool.apply_async(t.pid, callback=sys.exit).get(10)
     assert pool.apply(t.add, (1, 2)) == 3
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000, 100_000, 300_000])
+def test_a_task_may_keep_its_arguments(size):
+    """Small ones came in the buffer into which the next call was read: an array that a task had kept changed."""
+    with Pool(1) as pool:
+        sent = [t.Block(bytes([fill]) * size) for fill in (1, 2, 3)]
+        returned = [pool.apply(t.keep, (block,)) for block in sent]
+        returned += pool.map(t.keep, [t.Block(bytes([fill]) * size) for fill in (4, 5)], 2)
+        assert pool.apply(t.kept) == [{1}, {2}, {3}, {4}, {5}]
+        assert [set(bytes(block.memory)) for block in returned] == [{1}, {2}, {3}, {4}, {5}]
+
+
+@pytest.mark.parametrize("size", [20_000, 300_000])
+@pytest.mark.parametrize("synack", [False, True])
+def test_a_task_may_write_to_its_arguments(size, synack):
+    accepted = []
+    with Pool(1, synack=synack) as pool:
+        result = pool.apply_async(t.scribble, (t.Block(bytearray(size)),), accept_callback=lambda *args: accepted.append(args))
+        if synack:
+            wait_until(lambda: accepted)
+            pool.send_ack(0, result, None, None)
+        assert result.get(10) == 255

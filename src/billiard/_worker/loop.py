@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from .._typing import Any
 from .._wire import errors, frames, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
-from .._wire.frames import HEADER, HEADER_SIZE
+from .._wire.frames import HEADER, HEADER_SIZE, LARGE
 from .._wire.spin import SPIN_S, SpinWait
 from ..exceptions import PayloadError, SoftTimeLimitExceeded
 from .memory import PeakGrowth
@@ -87,7 +87,7 @@ class Loop:
                     self._sock.sendall(frames.about(frames.SKIPPED, number))
                 continue
             if kind & 0x60:  # frames.ACCEPT | frames.SYNACK
-                if kind & frames.SYNACK:
+                if kind & frames.SYNACK and not kind & LARGE:
                     body = bytes(body)  # waiting for the verdict reads on, over the memory this view is of
                 if not self._accept(kind, number, started, stream):
                     if self._retire is not None:
@@ -242,7 +242,7 @@ def _unread(exc: BaseException) -> BaseException:
 
 
 def _receive(sock: socket.socket) -> Iterator[_Frame]:
-    """The frames of a blocking stream; small bodies are views that are valid until the next frame is taken."""
+    """The frames of a blocking stream. A body without LARGE may be a view that is valid until the next frame is taken."""
     memory = mmap.mmap(-1, _BUFFER_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # costs only the pages that are used
     view = memoryview(memory)
     unpack, recv_into, spin = HEADER.unpack_from, sock.recv_into, SpinWait()
@@ -252,14 +252,19 @@ def _receive(sock: socket.socket) -> Iterator[_Frame]:
             kind, tag, number, size = unpack(memory, at)
             stop = at + HEADER_SIZE + size
             if stop <= end:
-                yield kind, tag, number, view[at + HEADER_SIZE : stop]
+                body = view[at + HEADER_SIZE : stop]
+                if kind & LARGE:
+                    # its buffers become the task's arrays without a copy, and a task may keep them for ever
+                    body = memoryview(bytearray(body))
+                yield kind, tag, number, body
+                del body  # this frame must not pin the last large call while it waits
                 at = stop
                 continue
             if HEADER_SIZE + size > _BUFFER_SIZE:
                 body = _receive_large(sock, size, view[at + HEADER_SIZE : end])
                 at = end = 0
                 yield kind, tag, number, body
-                del body  # this frame must not pin the last large call while it waits
+                del body  # as above
                 continue
         if at == end:
             at = end = 0
