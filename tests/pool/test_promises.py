@@ -329,11 +329,12 @@ def test_promise_15_no_thread_of_ours_ends_the_host(make_pool):
 def test_a_task_may_keep_its_arguments(size):
     """Small ones came in the buffer into which the next call was read: an array that a task had kept changed."""
     with Pool(1) as pool:
-        sent = [t.Block(bytes([fill]) * size) for fill in (1, 2, 3)]
+        sent = [t.Block(bytearray([fill]) * size) for fill in (1, 2, 3)]
         returned = [pool.apply(t.keep, (block,)) for block in sent]
-        returned += pool.map(t.keep, [t.Block(bytes([fill]) * size) for fill in (4, 5)], 2)
+        returned += pool.map(t.keep, [t.Block(bytearray([fill]) * size) for fill in (4, 5)], 2)
         assert pool.apply(t.kept) == [{1}, {2}, {3}, {4}, {5}]
         assert [set(bytes(block.memory)) for block in returned] == [{1}, {2}, {3}, {4}, {5}]
+        assert not any(memoryview(block.memory).readonly for block in returned)
 
 
 @pytest.mark.parametrize("size", [20_000, 300_000])

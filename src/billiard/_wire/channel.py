@@ -38,7 +38,7 @@ _NOTHING: Final[list[Frame]] = []
 
 
 class Frame(NamedTuple):
-    """One received frame. `body` is bytes, or a memoryview that owns its memory when `kind` carries LARGE."""
+    """One received frame. `body` is bytes, or when `kind` carries LARGE a memoryview of memory that is the receiver's own."""
 
     kind: int
     tag: int
@@ -190,9 +190,11 @@ class Channel:
                 if not frames and self._used - base + HEADER_SIZE + size > _BUFFER_SIZE:
                     return self._begin_large(HEADER_SIZE + size, data[at:], got)
                 break
-            body = data[at + HEADER_SIZE : stop]
+            body: bytes | memoryview = data[at + HEADER_SIZE : stop]
+            if kind & LARGE:
+                body = memoryview(bytearray(body))  # its buffers become the caller's arrays, which can be written to
             # a plain tuple: whoever reads the stream unpacks it at once, and building a Frame costs 200 ns more
-            append((kind, tag, number, memoryview(body) if kind & LARGE else body))  # type: ignore[arg-type]
+            append((kind, tag, number, body))  # type: ignore[arg-type]
             at = stop
         return frames, self._used + at
 
