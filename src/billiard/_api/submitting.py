@@ -285,7 +285,7 @@ class Submitting:
         starred = kind == frames.STARMAP
         for first, item in enumerate(items):
             # the hot path of a map: an argument that refers to nothing
-            if type(item) in _PLAIN and not starred:
+            if not starred and _all_plain((item,)):
                 call = _dumps((item,), 5)
                 chunk = Chunk(group, frames.CALL, function_id, call, len(call), first)
             else:
@@ -355,13 +355,14 @@ class Submitting:
 
 
 _dumps: Final = pickle.dumps
-_PLAIN: Final = pickling.PLAIN
+_PLAIN: Final = pickling.PLAIN | {str}
+_BIG: Final = pickling.BIG_BYTES_FROM
 _HOOKS: Final = ("callback", "error_callback", "accept_callback", "timeout_callback")
 
 
 def _all_plain(args: Any) -> bool:
     for arg in args:  # noqa: SIM110 - all() with a generator costs three times as much, once per call
-        if type(arg) not in _PLAIN:
+        if type(arg) not in _PLAIN and (type(arg) is not bytes or len(arg) >= _BIG):
             return False
     return True
 

@@ -69,12 +69,12 @@ class Hands:
         """Raises OSError when descriptors or memory run out."""
         ours, theirs = socket_pair()
         try:
+            self.channel = Channel(ours)
             self.board = Board.create()
         except BaseException:
             ours.close()
             theirs.close()
             raise
-        self.channel = Channel(ours)
         self.theirs: socket.socket | None = theirs
         self.written = 1
         self.known: set[int] = set()

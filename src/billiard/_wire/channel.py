@@ -15,30 +15,29 @@ SIGALRM handler, the soft limit of an outer worker), and the stream must survive
 from __future__ import annotations
 
 import itertools
+import mmap
 import socket
 
 from .._typing import Final, NamedTuple
+from . import heap
 from .frames import ERROR, FAILED, HEADER, HEADER_SIZE, KIND, LARGE, RESULT, Buffer, FrameError
 
-_BUFFER_SIZE: Final = 1 << 16  # a larger recv buffer page-faults on every call
+_BUFFER_SIZE: Final = 1 << 17  # of which only the pages that are used cost memory
 _TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has arrived) on a header's word
 _MAY_BE_LARGE: Final = frozenset((RESULT, ERROR, FAILED))  # larger than the read buffer, that is
 _MAX_PARTS: Final = 512  # below IOV_MAX of every platform
-_JOIN_UP_TO: Final = 1 << 16
+_JOIN_UP_TO: Final = 1 << 17
 _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
 _LOOK_FIRST: Final = 1 << 14
 _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
-
-# glibc returns the end of its heap to the kernel whenever 128 KB of it are free, and a payload of 64 KB then faults in page by
-# page each time: a third of its way. It stops once a larger block was mapped and freed, as programs that hold arrays do.
-bytes(1 << 18)
 
 _unpack = HEADER.unpack_from
 _NOTHING: Final[list[Frame]] = []
 
 
 class Frame(NamedTuple):
-    """One received frame. `body` is bytes, or when `kind` carries LARGE a memoryview of memory that is the receiver's own."""
+    """One received frame. `body` is bytes, or a memoryview of memory that is the receiver's own: always when `kind` carries
+    LARGE, and of a RESULT that did not fit the read buffer."""
 
     kind: int
     tag: int
@@ -121,13 +120,14 @@ class Channel:
     """One end, the parent's. `closed_by_peer` is final."""
 
     def __init__(self, sock: socket.socket) -> None:
+        """Raises OSError when memory runs out."""
         self.sock = sock
         self.fd = sock.fileno()
         self.closed_by_peer = False
         self.empty = False  # the last receive found nothing more to read
         self._recv_into = sock.recv_into
         self._send = sock.send
-        self._memory = bytearray(_BUFFER_SIZE)
+        self._memory = mmap.mmap(-1, _BUFFER_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._memory)
         # offsets count from the start of the stream: _base is where the buffer begins
         self._base = 0
@@ -222,9 +222,10 @@ class Channel:
                 self.closed_by_peer = True
                 return _NOTHING, self._used
             got = _total(assembly.got)
+        heap.keep_room_for(assembly.size)
         kind, tag, number, _ = _unpack(assembly.memory)
         body = memoryview(assembly.memory)[HEADER_SIZE:]
-        return [Frame(kind, tag, number, body if kind & LARGE else body.tobytes())], -1
+        return [Frame(kind, tag, number, body if kind & LARGE or kind == RESULT else body.tobytes())], -1
 
     def consume(self, mark: int) -> None:
         """Say that all frames up to `mark` were applied."""
@@ -245,8 +246,11 @@ class Channel:
         """Make parts ready to be sent: assign the result to `outgoing`, together with whatever must not be torn from it,
         and `flush`. The parts must not change until they are sent."""
         size = sum(map(len, parts))
-        # one buffer is cheaper for the kernel than many, and for `rest`, which walks over all of them
-        parts = [b"".join(parts)] if size <= _JOIN_UP_TO else _joined(parts)
+        if size <= _JOIN_UP_TO:
+            parts = [b"".join(parts)]  # one buffer is cheaper for the kernel than many, and for `rest`, which walks over them
+        else:
+            heap.keep_room_for(size)
+            parts = _joined(parts)
         return Outgoing(parts, size)
 
     def flush(self) -> None:

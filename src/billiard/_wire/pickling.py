@@ -28,10 +28,12 @@ from .._typing import Any, Final
 
 _PROTOCOL: Final = 5
 _OUT_OF_BAND_FROM: Final = 1 << 14  # smaller buffers are cheaper copied into the pickle
+BIG_BYTES_FROM: Final = 1 << 18  # ... and bytes, which have to be copied at their end anyway, up to here
 _SHORTEST_NAMED: Final = 28  # a pickle of `__main__.f` has 29 bytes; no shorter one can name a module that matters
 
-#: Types whose pickles refer to nothing, so that the plainest pickling is right for them.
-PLAIN: Final = frozenset((int, str, float, bool, type(None)))
+#: Types whose pickles refer to nothing, so that the plainest pickling is right for them, and those of them that may be long.
+PLAIN: Final = frozenset((int, float, bool, type(None)))
+SIZED: Final = frozenset((str, bytes))
 
 _dumps = pickle.dumps
 _known_reducers = len(ForkingPickler._extra_reducers)  # type: ignore[attr-defined]  # the registry has no public name
@@ -135,7 +137,7 @@ class _BigBytes:
 
 def lighten(obj: Any) -> Any:
     """`obj`, or what to pickle instead when it is a lot of bytes."""
-    return _BigBytes(obj) if type(obj) is bytes and len(obj) >= _OUT_OF_BAND_FROM else obj
+    return _BigBytes(obj) if type(obj) is bytes and len(obj) >= BIG_BYTES_FROM else obj
 
 
 def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
@@ -149,7 +151,7 @@ def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
         except Exception as exc:
             own_error(exc, _dumps, obj, _PROTOCOL)
             return _dumps_by_value(obj, snapshot)
-        if len(pickled) < _SHORTEST_NAMED or not _needs_care(pickled, snapshot):
+        if len(pickled) < _SHORTEST_NAMED or type(obj) is str or not _needs_care(pickled, snapshot):
             return pickled, kept or None
     return _dumps_by_value(obj, snapshot)
 

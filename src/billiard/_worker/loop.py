@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from .._typing import Any
-from .._wire import errors, frames, pickling
+from .._wire import errors, frames, heap, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
 from .._wire.frames import HEADER, HEADER_SIZE, LARGE
 from .._wire.spin import SPIN_S, SpinWait
@@ -24,7 +24,7 @@ from .memory import PeakGrowth
 from .settings import EX_OK, EX_RECYCLE, WorkerSettings
 from .signals import SoftLimit, Termination
 
-_BUFFER_SIZE = 1 << 16
+_BUFFER_SIZE = 1 << 17
 _SMALL_RESULT = 1 << 12  # up to here header and body are copied together; above, sendmsg gathers them
 _MAX_TAG = 0xFFFFFFFF
 _NOT_YET = 1 << 63  # a time that never comes
@@ -65,9 +65,11 @@ class Loop:
         # everything the loop touches per call is a local: this function is half of what a tiny task costs
         cells, soft, clock, loads = self._cells, self._soft, time.monotonic_ns, pickle.loads
         functions, honoured = self._functions, self._honoured
-        plain, dumps, pack, sendall = pickling.PLAIN, pickle.dumps, HEADER.pack, self._sock.sendall
+        plain, sized, big = pickling.PLAIN, pickling.SIZED, pickling.BIG_BYTES_FROM
+        dumps, pack, sendall = pickle.dumps, HEADER.pack, self._sock.sendall
         control = frames.STARMAP
         payload: Any = None
+        value: Any = None
         for kind, tag, number, body in stream:
             if (kind & 0x0F) > control:  # frames.KIND
                 if kind == frames.RESUME:
@@ -118,9 +120,11 @@ class Loop:
             run_us = (clock() - started) // 1000
             if run_us > _MAX_TAG:
                 run_us = _MAX_TAG
-            if reply is None and type(value) in plain and len(pickled := dumps(value, 5)) < _SMALL_RESULT:
+            if reply is None and (type(value) in plain or (type(value) in sized and len(value) < big)):
                 # what cannot refer to anything needs no care in pickling
+                pickled = dumps(value, 5)
                 sendall(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
+                pickled = b""
             else:
                 self._reply(number, run_us, value, reply)
             # waiting for the next frame must not pin this call's arguments and result
@@ -152,11 +156,11 @@ class Loop:
         if buffers is not None:
             parts, size = frames.pack_large(pickled, buffers)
             head = frames.header(frames.RESULT | frames.LARGE, run_us, number, size)
-            _send_all(self._sock, [head, *parts])
+            _send_all(self._sock, [head, *parts], size)
         elif len(pickled) <= _SMALL_RESULT:
             self._sock.sendall(HEADER.pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
         else:
-            _send_all(self._sock, [frames.header(frames.RESULT, run_us, number, len(pickled)), pickled])
+            _send_all(self._sock, [frames.header(frames.RESULT, run_us, number, len(pickled)), pickled], len(pickled))
 
     def _unsendable(self, exc: BaseException, value: Any) -> bytes:
         # imported here: it is the rare case, and the pool's module is not small
@@ -308,10 +312,12 @@ def _receive_large(sock: socket.socket, size: int, head: memoryview) -> memoryvi
         if not count:
             raise SystemExit(EX_OK)
         got += count
+    heap.keep_room_for(size)
     return view
 
 
-def _send_all(sock: socket.socket, parts: list[frames.Buffer]) -> None:
+def _send_all(sock: socket.socket, parts: list[frames.Buffer], size: int) -> None:
+    heap.keep_room_for(size)
     rest = [memoryview(part) for part in parts]
     while rest:
         sent = sock.sendmsg(rest[:512])
