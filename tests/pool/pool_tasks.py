@@ -175,6 +175,10 @@ def kept():
     return [set(bytes(block.memory)) for block in _kept]
 
 
+def fills(block):
+    return set(bytes(block.memory))
+
+
 def scribble(block):
     block.memory[0] = 255
     return block.memory[0]

@@ -16,6 +16,7 @@ from pool_helpers import is_running, kill, wait_until
 
 import billiard
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from billiard._wire.channel import Channel
 from billiard.pool import Pool
 
 METHODS = ("fork", "forkserver", "spawn")
@@ -347,3 +348,64 @@ def test_a_task_may_write_to_its_arguments(size, synack):
             wait_until(lambda: accepted)
             pool.send_ack(0, result, None, None)
         assert result.get(10) == 255
+
+
+@pytest.mark.parametrize("size", [20_000, 300_000])
+@pytest.mark.parametrize("call", ["apply_async", "map_async", "starmap_async", "imap", "imap_unordered"])
+def test_the_caller_may_change_its_arrays(size, call):
+    """At once after a call, and between two items of a lazy input. All of it lies in the parent still: the worker is busy."""
+    memory = bytearray(size)
+
+    def same_block_anew():
+        for fill in (1, 2, 3):
+            memory[:] = bytes([fill]) * size
+            yield t.Block(memory)
+
+    with Pool(1) as pool:
+        first = pool.apply_async(t.nap, (0.2,))
+        if call == "apply_async":
+            results = [pool.apply_async(t.fills, (block,)) for block in same_block_anew()]
+        elif call.startswith("imap"):
+            results = getattr(pool, call)(t.fills, same_block_anew())
+        else:
+            blocks = [t.Block(bytearray([fill]) * size) for fill in (1, 2, 3)]
+            items = [(block,) for block in blocks] if call == "starmap_async" else blocks
+            results = getattr(pool, call)(t.fills, items, chunksize=1)
+            for block in blocks:
+                block.memory[:] = bytes(size)
+        memory[:] = bytes(size)
+        assert not first.ready()
+        if call == "apply_async":
+            results = [result.get(10) for result in results]
+        assert list(results.get(10) if hasattr(results, "get") else results) == [{1}, {2}, {3}]
+
+
+def test_another_thread_that_writes_sends_no_array_that_has_changed(monkeypatch):
+    """It had read the array's parts, and not yet put them on their way, when the submitter looked for them there."""
+    caught, changed = threading.Event(), threading.Event()
+    prepare = Channel.prepare
+
+    def slowly(parts):
+        if len(parts) > 2:
+            caught.set()
+            changed.wait(0.02)  # it comes only if the submitter does not wait for us
+        return prepare(parts)
+
+    with Pool(1) as pool:
+        pool.apply(t.echo, (1,))
+        engine = pool._engine
+        writer = threading.Thread(target=engine.kick)
+
+        def submit(job):
+            engine.core.dispatch.backlog.append(job)
+            writer.start()
+            assert caught.wait(10)
+
+        monkeypatch.setattr(Channel, "prepare", staticmethod(slowly))
+        monkeypatch.setattr(engine, "submit", submit)
+        block = t.Block(bytearray(b"a" * 10_000_000))
+        result = pool.apply_async(t.fills, (block,))
+        block.memory[:] = b"b" * 10_000_000
+        changed.set()
+        assert result.get(10) == {ord("a")}
+        writer.join()

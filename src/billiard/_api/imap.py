@@ -109,6 +109,8 @@ class IMapIterator:
                 self._enqueue(chunk)
                 self._pending += 1
                 self._pool._engine.submit(chunk)
+                if chunk.kind & frames.LARGE:
+                    self._pool._own(chunk)  # the input may fill the same array anew
 
     def _enqueue(self, chunk: Chunk) -> None:
         self._queue.append(chunk)

@@ -1,7 +1,7 @@
 """Handing work over: from a function and its arguments to jobs, in the caller's thread.
 
 What is wrong with a call is found here, before the engine hears of it: what cannot be called, what cannot be pickled, limits
-that make no sense. A call owns its bytes: buffers that were not written entirely are copied before `apply_async` returns.
+that make no sense. A call owns its bytes: buffers are copied before the caller, or the generator that gave them, goes on.
 """
 
 from __future__ import annotations
@@ -211,16 +211,13 @@ class Submitting:
             function_id = functions.add(func, pickled)
         return function_id
 
-    def _own(self, job: ApplyResult) -> None:
-        """The caller may change its buffers once we return: what is not with a worker entirely is copied."""
-        worker = job.holder
-        sent = worker is not None and worker.hands is not None and not worker.hands.channel.busy
+    def _own(self, job: ApplyResult | Chunk) -> None:
+        """The caller may change its buffers once we return: they are copied, in case they are to be sent yet, or again."""
         call = job.call
         if call is None:  # it has ended already
             return
         job.call = [part if isinstance(part, bytes) else bytes(part) for part in call]
-        if not sent and worker is not None and worker.hands is not None:
-            worker.hands.channel.own()
+        self._engine.own(job)
 
     # -- many calls
 
@@ -229,28 +226,46 @@ class Submitting:
 
         Raises the first error in input order, after everything has ended.
         """
-        return self.map_async(func, iterable, chunksize).get()  # type: ignore[no-any-return]  # a handle's value is Any
+        return self._map_and_wait(func, iterable, frames.MAP, chunksize)
 
     def starmap(self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None) -> list[Any]:
         """Like `map`, for items that are tuples of arguments."""
-        return self.starmap_async(func, iterable, chunksize).get()  # type: ignore[no-any-return]  # a handle's value is Any
+        return self._map_and_wait(func, iterable, frames.STARMAP, chunksize)
 
     def map_async(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None,
         callback: Callable[[list[Any]], Any] | None = None, error_callback: Callable[[Any], Any] | None = None,
     ) -> MapResult:  # fmt: skip
         """`map`, returning a handle at once. callback(list), error_callback(ExceptionInfo): how it ended."""
-        return self._map_async(func, iterable, frames.MAP, chunksize, callback, error_callback)
+        result = self._begin_map(func, iterable, frames.MAP, chunksize, callback, error_callback)
+        self._own_all(result)
+        return result
 
     def starmap_async(
         self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None,
         callback: Callable[[list[Any]], Any] | None = None, error_callback: Callable[[Any], Any] | None = None,
     ) -> MapResult:  # fmt: skip
         """`starmap`, returning a handle at once."""
-        return self._map_async(func, iterable, frames.STARMAP, chunksize, callback, error_callback)
+        result = self._begin_map(func, iterable, frames.STARMAP, chunksize, callback, error_callback)
+        self._own_all(result)
+        return result
 
-    def _map_async(
-        self, func: Any, iterable: Any, kind: int, chunksize: Any, callback: Any, error_callback: Any
+    def _map_and_wait(self, func: Any, iterable: Any, kind: int, chunksize: Any) -> list[Any]:
+        result = self._begin_map(func, iterable, kind, chunksize)
+        try:
+            # the caller waits, so its buffers need not be copied
+            return result.get()  # type: ignore[no-any-return]  # a handle's value is Any
+        except BaseException:
+            self._own_all(result)  # Ctrl-C: it waits no more
+            raise
+
+    def _own_all(self, result: MapResult) -> None:
+        for chunk in list(result._chunks):
+            if chunk.kind & frames.LARGE and not chunk.state:
+                self._own(chunk)
+
+    def _begin_map(
+        self, func: Any, iterable: Any, kind: int, chunksize: Any, callback: Any = None, error_callback: Any = None
     ) -> MapResult:
         self._check_running()
         validate.function(func)

@@ -32,6 +32,7 @@ from .fork_safety import remember
 from .poll_set import IN, OUT, drain
 from .waiting import Waiting
 
+OWN_WAIT_S: Final = 0.05
 LOOK_EVERY: Final = 32  # submissions to busy workers between two looks at what can be given out and what has come back
 
 
@@ -152,6 +153,21 @@ class Engine(Waiting):
             # jobs may have come between our last look and our letting go
             if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
                 return
+
+    def own(self, job: Job) -> None:
+        """`job.call` is a copy now, and what it was made of may change: see to it that nothing but the copy is sent."""
+        held: list[bool] = []  # see Driver.wait
+        try:
+            # Another thread may be writing with what it read before the copy was there. Only for a while, or a signal's
+            # handler that submits would wait for ever for what it interrupted; that goes on with the old memory then.
+            held.extend(map(self._crank.acquire, (True,), (OWN_WAIT_S,)))
+            worker = job.holder
+            if worker is not None and worker.hands is not None:
+                worker.hands.channel.own()
+        finally:
+            if held and held[0]:
+                self._crank.release()
+        self.kick()  # whoever was turned away meanwhile
 
     def _quick_turn(self) -> None:
         held: list[bool] = []  # see Driver.wait
