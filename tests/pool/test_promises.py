@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pool_tasks as t
@@ -409,3 +410,19 @@ def test_another_thread_that_writes_sends_no_array_that_has_changed(monkeypatch)
         changed.set()
         assert result.get(10) == {ord("a")}
         writer.join()
+
+
+@pytest.mark.parametrize("call", ["apply", "map", "starmap", "imap", "imap_unordered"])
+def test_an_error_that_was_dealt_with_is_free(call):
+    """With its traceback and the frames in it, which hold the arguments: not only when a collection comes by."""
+    gc.disable()
+    try:
+        with Pool(1) as pool:
+            try:
+                made = getattr(pool, call)(t.die, [(9,)] if call == "starmap" else [9])
+                list(made)
+            except WorkerLostError as exc:
+                error = weakref.ref(exc)
+            wait_until(lambda: error() is None, 1, "the error's end")
+    finally:
+        gc.enable()

@@ -80,7 +80,10 @@ class IMapIterator:
             except Exception as exc:
                 pickling.own_error(exc, _loads, chunk.body)
         if not chunk.resolve():
-            raise chunk.body.exception
+            try:
+                raise chunk.body.exception
+            finally:
+                del chunk  # the error's traceback keeps this frame, which would keep the error
         if chunk.is_one_item:
             return chunk.body
         values = iter(chunk.body)

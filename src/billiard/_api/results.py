@@ -342,15 +342,18 @@ class MapResult(Handle):
     def get(self, timeout: float | None = None) -> Any:
         """The list of all values; see `ApplyResult.get`. Raises the first error in input order, after everything has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._read_large_chunks(deadline)
+        try:
+            return super().get(_rest(deadline))
+        finally:
+            del self  # as in `Handle.get`
+
+    def _read_large_chunks(self, deadline: float | None) -> None:
+        """Read them while the workers are on the next. Small ones are read at the end, at half the price."""
         for chunk in list(self._chunks):
-            if chunk.is_one_item:
-                break  # small ones, read at the end at half the price
-            # large ones are read while the workers are on the next
-            rest_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not chunk.state and not self._pool._engine.wait(chunk, rest_s):
+            if chunk.is_one_item or not (chunk.state or self._pool._engine.wait(chunk, _rest(deadline))):
                 break
             chunk.resolve()
-        return super().get(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def _resolve(self) -> bool:
         if self.state != frames.RESULT:
@@ -399,3 +402,7 @@ class MapResult(Handle):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._job} chunks left:{len(self._chunks) - self._open} ready:{self.ready()}>"
+
+
+def _rest(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -64,6 +64,8 @@ class Submitting:
             if job.kind & frames.LARGE and not job.state:
                 self._own(job)  # Ctrl-C: it waits no more
             raise
+        finally:
+            del job  # the error's traceback keeps this frame, which would keep the error: only a collection would free it
 
     def apply_async(
         self,
@@ -258,6 +260,8 @@ class Submitting:
         except BaseException:
             self._own_all(result)  # Ctrl-C: it waits no more
             raise
+        finally:
+            del result  # as in `apply`
 
     def _own_all(self, result: MapResult) -> None:
         for chunk in list(result._chunks):
