@@ -207,3 +207,10 @@ def test_a_closed_pool_refuses(end, make_pool):
         with pytest.raises(ValueError, match="not running"):
             submit()
     pool.join()
+
+
+def test_waiting_for_no_number_of_seconds(standing):
+    for wait in (standing.apply_async(t.nap, (0.2,)).get, standing.apply_async(t.nap, (0.2,)).wait,
+                 standing.map_async(t.nap, [0.2]).get, standing.imap(t.nap, [0.2]).next):  # fmt: skip
+        with pytest.raises(TypeError, match=r"timeout.*'5'"):
+            wait("5")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from .._core.state import FATE, PENDING, Job, share_keys
+from .._supervisor.driver import moment_in
 from .._typing import TYPE_CHECKING, Any
 from .._wire import frames, pickling
 from ..einfo import ExceptionInfo
@@ -341,7 +342,7 @@ class MapResult(Handle):
 
     def get(self, timeout: float | None = None) -> Any:
         """The list of all values; see `ApplyResult.get`. Raises the first error in input order, after everything has ended."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else moment_in(timeout)
         self._read_large_chunks(deadline)
         try:
             return super().get(_rest(deadline))

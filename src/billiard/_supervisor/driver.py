@@ -66,7 +66,7 @@ class Driver:
 
     def wait(self, target: Target, timeout: float | None) -> bool:
         """Drive, or wait for the one who does, until `target` is settled. False when `timeout` seconds were too few."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else moment_in(timeout)
         while not target.state:
             # `if lock.acquire(False)` would lose a lock it got when a signal handler raises before the `if`; here the call
             # and the note of its result are one call in C
@@ -219,6 +219,15 @@ class Driver:
             wake()
             thread.join()
             self.thread = None
+
+
+def moment_in(timeout: float) -> float:
+    """The moment `timeout` seconds from now. Raises TypeError when that is no number."""
+    try:
+        return time.monotonic() + timeout
+    except TypeError:
+        kind = type(timeout).__name__
+        raise TypeError(f"timeout must be a number of seconds or None, not {kind}: {timeout!r}") from None
 
 
 def _release(lock: Any) -> None:
