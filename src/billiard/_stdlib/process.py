@@ -89,9 +89,10 @@ class BaseProcess(process.BaseProcess):
         return method or str(_default_context.get_start_method())
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
-        from .context import _force_start_method
-
         if self._billiard_start_method is not None:
+            # imported here only: in a process just forked, finding what is imported already copies forty pages
+            from .context import _force_start_method
+
             _force_start_method(self._billiard_start_method)
         if self._multiprocessing_start_method is None:
             mp_context._default_context._actual_context = None

@@ -58,6 +58,8 @@ class Template:
         self._name_prefix = name_prefix
         self._parent_pid = os.getppid()
         self._identity = mp_process.current_process()._identity
+        self._worker: Any = ForkProcess(target=self._serve)  # what every worker knows itself as; it adds its name
+        self._worker._parent_pid = self._parent_pid
         self._alive: dict[int, int] = {}  # pid -> ident; not yet seen to have exited
         self._pids: dict[int, int] = {}  # ident -> pid; not yet reaped
         self._lifelines: dict[int, int] = {}  # ident -> the end whose closing kills the worker
@@ -84,7 +86,7 @@ class Template:
         signal.set_wakeup_fd(-1)
         signals.before_initializer()
         self._inherited = {**_ignore_all(), int(signal.SIGCHLD): signals.DEFAULT}
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        signals.change_mask(signals.SET_MASK, ())
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
@@ -92,6 +94,8 @@ class Template:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         self._wake_write = wake_write
         _stdin_from_nowhere()
+        self._stdin = sys.stdin
+        util._flush_std_streams()  # type: ignore[attr-defined]  # or each worker writes what is in our buffers again
         util._finalizer_registry.clear()  # type: ignore[attr-defined]  # the parent's, run by the parent
         gc.freeze()  # a collection in a worker would write to, and so copy, every page it shares with us
         return wake_read
@@ -137,67 +141,61 @@ class Template:
         return True
 
     def _spawn(self, ident: int, index: int, serial: int, fds: list[int]) -> None:
+        """Fork a worker. Every page written to here is copied once more after each fork, so all that can be left to
+        `_prepare` or to the worker is."""
         if ident in self._pids:
             # an order repeated after a signal cut the parent short: two workers on one channel would each get half of it
             _close_all(fds)
             return
-        lifeline_read = lifeline_write = -1
-        owners: tuple[Any, ...] = ()
+        lifeline_write = -1
         try:
             if len(fds) != _FDS_PER_SPAWN:
                 raise OSError(24, "the worker's descriptors were dropped on the way")
             lifeline_read, lifeline_write = os.pipe()
-            owners = sock, board = _owners(fds)
-            worker = self._process(index, serial, sock, board, lifeline_read)
-            util._flush_std_streams()  # type: ignore[attr-defined]  # or the worker writes our buffers again
+            fds.append(lifeline_read)
             # what reaches the worker before it has handlers of its own must wait, and not be ignored as it would be here
-            signal.pthread_sigmask(signal.SIG_BLOCK, self._inherited)
+            signals.change_mask(signals.BLOCK, self._inherited)
             pid = os.fork()
             if pid:
-                signal.pthread_sigmask(signal.SIG_SETMASK, [])
+                signals.change_mask(signals.SET_MASK, ())
         except OSError as exc:
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            _close_all([lifeline_read, lifeline_write, *fds])
-            for owner in owners:
-                owner.close()
+            signals.change_mask(signals.SET_MASK, ())
+            _close_all([*fds, lifeline_write])
             self._tell(NOT_STARTED, ident, exc.errno or 0)
             return
         if pid == 0:
-            self._become(worker, lifeline_write)
-        for owner in owners:
-            owner.close()
+            self._become_worker(index, serial, fds, lifeline_write)
+        _close_all(fds)
         self._alive[pid] = ident
         self._pids[ident] = pid
         self._lifelines[ident] = lifeline_write
-        os.close(lifeline_read)
         self._tell(STARTED, ident, pid)
 
-    def _process(self, index: int, serial: int, sock: socket.socket, board: Board, lifeline_read: int) -> Any:
-        """The worker's process object. Made before the fork: the pages that this writes to are then the template's."""
-        worker: Any = ForkProcess(target=self._serve, args=(sock, board, lifeline_read, sys.stdin))
-        worker.name = f"{self._name_prefix}-{serial}"
-        worker.index = index
-        worker._identity = (*self._identity, serial)
-        worker._parent_pid = self._parent_pid
-        return worker
-
-    def _become(self, worker: Any, lifeline_write: int) -> NoReturn:
+    def _become_worker(self, index: int, serial: int, fds: list[int], lifeline_write: int) -> NoReturn:
         code = EX_FAILURE
         try:
             signal.set_wakeup_fd(-1)
             for signum, handler in self._inherited.items():
                 signals.set_handler(signum, handler)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death.
-            _close_all([lifeline_write, self._wake_write, getattr(self, "_parent_fd", -1), *self._lifelines.values()])
-            self._control.close()
+            signals.change_mask(signals.SET_MASK, ())
+            # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death. The control
+            # socket goes by its number like the rest: what `socket.close` touches is twenty pages to copy.
+            ours = [self._control.fileno(), lifeline_write, self._wake_write, getattr(self, "_parent_fd", -1)]
+            _close_all([*ours, *self._lifelines.values()])
+            worker = self._worker
+            worker.name = f"{self._name_prefix}-{serial}"
+            worker.index = index
+            worker._identity = (*self._identity, serial)
+            worker._args = fds
             sys.stdin = None  # or it would be replaced, for half a megabyte of private memory in five workers
-            code = worker._bootstrap(parent_sentinel=worker._args[2])
+            code = worker._bootstrap(parent_sentinel=fds[-1])
         finally:
             os._exit(code & 0xFF)
 
-    def _serve(self, sock: socket.socket, board: Board, lifeline_read: int, stdin: Any) -> None:
-        sys.stdin = stdin
+    def _serve(self, channel: int, board_fd: int, lifeline_read: int) -> None:
+        sys.stdin = self._stdin
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
+        board = Board(board_fd)
         board.close_fd()
         main.serve(sock, board, self._settings, self._snapshot, lifeline_read)
 
@@ -233,18 +231,6 @@ def _ignore_all() -> dict[int, Any]:
             inherited[signum] = handler
             signals.set_handler(signum, signals.IGNORE)
     return inherited
-
-
-def _owners(fds: list[int]) -> tuple[socket.socket, Board]:
-    """The two ends of a worker as objects, which own the descriptors from now on, also when making them fails."""
-    channel, board_fd = fds
-    fds.clear()
-    try:
-        board = Board(board_fd)
-    except BaseException:
-        os.close(channel)
-        raise
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel), board
 
 
 def _close_all(fds: list[int]) -> None:

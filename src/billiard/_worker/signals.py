@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .._typing import Any, Final
 from .._wire.board import ITEM, SOFT_ITEM, SOFT_NUMBER
@@ -33,6 +33,9 @@ except ImportError:
     plain = signal
 set_handler: Callable[[int, Any], Any] = plain.signal
 get_handler: Callable[[int], Any] = plain.getsignal
+change_mask: Callable[[int, Iterable[int]], Any] = plain.pthread_sigmask
+BLOCK: Final = int(signal.SIG_BLOCK)
+SET_MASK: Final = int(signal.SIG_SETMASK)
 
 
 def before_initializer() -> None:
