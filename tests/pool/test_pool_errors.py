@@ -66,6 +66,22 @@ def test_the_remote_traceback_is_shown(pool):
     assert "pool_tasks.py" in text
 
 
+@pytest.mark.parametrize(
+    "submit",
+    [
+        lambda pool: pool.apply_async(t.fail, ("first",)),
+        lambda pool: pool.apply_async(t.fail, (), {"text": "keyword"}),
+        lambda pool: pool.map_async(t.fail, ["chunked"] * 4, chunksize=2),
+        lambda pool: pool.starmap_async(t.fail, [("starred",)] * 4, chunksize=2),
+    ],
+    ids=["apply", "keywords", "map", "starmap"],
+)
+def test_the_remote_traceback_begins_with_the_task(pool, submit):
+    story = str(caught(submit(pool)).__cause__)
+    assert "in fail" in story
+    assert "loop.py" not in story
+
+
 def test_an_exception_that_cannot_be_rebuilt(pool):
     error = caught(pool.apply_async(t.raise_two_arguments))
     assert type(error) is TaskError

@@ -13,6 +13,7 @@ import pickle
 import socket
 import time
 from collections.abc import Callable, Iterator
+from types import TracebackType
 
 from .._typing import Any
 from .._wire import errors, frames, heap, pickling
@@ -112,8 +113,7 @@ class Loop:
                 soft.running = 0
                 if self.termination.requested:
                     raise
-                # our own frame is no part of the user's story
-                exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
+                exc.__traceback__ = _from_the_task_on(exc.__traceback__)
                 if payload is None:
                     exc = _unread(exc)
                 reply = errors.encode(exc, self._snapshot)
@@ -234,6 +234,13 @@ class Loop:
             cells[at] = index
             append(func(*item) if starred else func(item))
         return results
+
+
+def _from_the_task_on(traceback: TracebackType | None) -> TracebackType | None:
+    """A traceback without this module's frames, which are no part of the user's story."""
+    while traceback is not None and traceback.tb_frame.f_globals is globals():
+        traceback = traceback.tb_next
+    return traceback
 
 
 def _unread(exc: BaseException) -> BaseException:
