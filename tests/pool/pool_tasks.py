@@ -265,6 +265,13 @@ def make(name, *args):
     return globals()[name](*args)
 
 
+def say(end, text):
+    """By the end of a pipe or of a socket pair."""
+    (end.send if hasattr(end, "poll") else end.sendall)(text)
+    end.close()
+    return type(end).__name__
+
+
 def generator():
     return (x for x in range(3))
 

@@ -3,7 +3,9 @@
 import inspect
 import os
 import pickle
+import socket
 import time
+from multiprocessing import resource_sharer
 
 import pool_tasks as t
 import pytest
@@ -112,6 +114,34 @@ def test_a_lambda_and_a_closure_work(pool):
 def test_a_bound_method_works(pool):
     assert pool.apply("abc".upper) == "ABC"
     assert pool.map([3, 4, 5].index, [4, 5]) == [1, 2]
+
+
+@pytest.fixture
+def sharer():
+    """What the standard library keeps running for descriptors that are on their way."""
+    yield
+    resource_sharer.stop(timeout=20)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_connections_and_sockets_travel(start, sharer, make_pool, lasting_helpers):
+    pool = make_pool(1, context=billiard.get_context(start))
+    for ours, theirs, text in (*_pairs(), *_pairs()):  # the second time the function is known by its number
+        with ours, theirs:
+            assert pool.apply(t.say, (theirs, text)) == type(theirs).__name__
+            assert (ours.recv() if hasattr(ours, "poll") else ours.recv(100)) == text
+
+
+def _pairs():
+    return [(*billiard.Pipe(), b"by pipe"), (*socket.socketpair(), b"by socket")]
+
+
+@pytest.mark.parametrize("kind", [billiard.Lock, billiard.Queue, billiard.Event])
+def test_what_only_a_fork_hands_down_is_refused_at_the_call(pool, kind):
+    shared = kind()
+    with pytest.raises(RuntimeError, match="inheritance"):
+        pool.apply(t.echo, (shared,))
+    assert pool.apply(t.echo, (1,)) == 1
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 3, 100])

@@ -185,13 +185,14 @@ def _by_value_pickler() -> Any:
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # built on an untyped C base
         def __init__(self, out: io.BytesIO, snapshot: MainSnapshot, buffer_callback: Any) -> None:
-            super().__init__(out, protocol=_PROTOCOL, buffer_callback=buffer_callback)
-            self._snapshot = snapshot
+            # before the base's, which reads it once: set later it is an attribute that nobody looks at
             self.dispatch_table = ChainMap(
                 ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
                 cloudpickle.Pickler.dispatch_table,
                 copyreg.dispatch_table,
             )
+            super().__init__(out, protocol=_PROTOCOL, buffer_callback=buffer_callback)
+            self._snapshot = snapshot
 
         def reducer_override(self, obj: Any) -> Any:
             if (
