@@ -1,10 +1,12 @@
 """Frames, large bodies, pickles, errors and the board, against whatever may come."""
 
+import copyreg
 import mmap
 import os
 import pickle
 import signal
 import struct
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,71 @@ def test_arrays_travel_beside_the_pickle():
     assert (pickling.loads(pickled, buffers) == array).all()
     strided = array[::2]
     assert (pickling.loads(*pickling.dumps(strided, SNAPSHOT)) == strided).all()
+
+
+def _arrays():
+    np = pytest.importorskip("numpy")
+    plain = np.arange(24).reshape(2, 3, 4)
+    fixed = np.arange(5.0)
+    fixed.setflags(write=False)
+    return {
+        **{f"type {code}": np.ones(7, code) for code in "?bhilqBHILQefdgFDG"},
+        "other byte order": np.arange(5, dtype=">i4"),
+        "no dimension": np.array(3.5),
+        "nothing": np.zeros((0, 3)),
+        "three dimensions": plain,
+        "read-only": fixed,
+        "Fortran's order": np.asfortranarray(plain),
+        "not contiguous": plain[:, ::2],
+        "64 KB": np.arange(1 << 13),
+        "1 MB": np.arange(1 << 17),
+        "texts": np.array(["a", "bcd"]),
+        "dates": np.array(["2026-01-01"], "M8[D]"),
+        "objects": np.array([{"a": 1}, None]),
+        "records": np.ones(3, [("a", "i4"), ("b", "f8")]),
+        "with metadata": np.ones(3, np.dtype("f8", metadata={"unit": "m"})),
+        "masked": np.ma.masked_array([1, 2], [True, False]),
+    }
+
+
+def _there(*args):
+    """What a task is given."""
+    args, pure = pickling.lighten_all(args)
+    return pickling.loads(*(pickling.dumps_pure(args) if pure else pickling.dumps(args, SNAPSHOT)))
+
+
+def test_arrays_arrive_as_by_plain_pickle():
+    for name, array in _arrays().items():
+        expected = pickle.loads(pickle.dumps(array, 5))
+        for again in (*_there(array), pickling.loads(*pickling.dumps(pickling.lighten(array), SNAPSHOT))):
+            assert type(again) is type(array), name
+            assert (again.dtype, again.dtype.metadata) == (array.dtype, expected.dtype.metadata), name
+            assert (again.shape, again.tolist()) == (array.shape, array.tolist()), name
+            assert again.flags.writeable == expected.flags.writeable, name
+            assert again.flags.f_contiguous == expected.flags.f_contiguous, name
+
+
+def test_one_array_given_twice_arrives_as_one():
+    np = pytest.importorskip("numpy")
+    array = np.zeros(5000)
+
+    first, second = _there(array, array)
+    assert first is second
+    first, (second,) = _there(array, [array])
+    assert first is second
+    first, number, second = _there(array, 1, array + 1)
+    assert (first[0], number, second[0]) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("registry", ["copyreg", "ForkingPickler"])
+def test_what_others_registered_for_arrays_holds(registry, monkeypatch):
+    np = pytest.importorskip("numpy")
+    if registry == "copyreg":
+        monkeypatch.setitem(copyreg.dispatch_table, np.ndarray, lambda array: (str, ("registered",)))
+    else:
+        monkeypatch.setattr(ForkingPickler, "_extra_reducers", dict(ForkingPickler._extra_reducers))
+        ForkingPickler.register(np.ndarray, lambda array: (str, ("registered",)))
+    assert pickling.loads(*pickling.dumps(pickling.lighten(np.zeros(5)), SNAPSHOT)) == "registered"
 
 
 def test_what_plain_pickle_refuses_goes_by_value():

@@ -170,7 +170,7 @@ class Submitting:
         validate.function(func)
         function_id = function_id or self._function_id(func)
         args, kind = args if type(args) is tuple else tuple(validate.items("args", args)), frames.KWCALL
-        args = tuple(map(pickling.lighten, args))
+        args, pure = pickling.lighten_all(args)
         payload: Any = args
         if not function_id:
             payload = (func, args, validate.mapping("kwds", kwds))
@@ -178,12 +178,12 @@ class Submitting:
             payload = (args, validate.mapping("kwds", kwds))
         else:
             kind = frames.CALL
-        call, size, large = self._packed(payload, func)
+        call, size, large = self._packed(payload, func, pure and payload is args)
         return ApplyResult(self, func, kind | large, function_id, call, size)
 
-    def _packed(self, payload: Any, func: Any) -> tuple[Any, int, int]:
+    def _packed(self, payload: Any, func: Any, pure: bool = False) -> tuple[Any, int, int]:
         """The body of a call, its size, and LARGE if buffers lie beside the pickle."""
-        pickled, buffers = self._pickle(payload, func)
+        pickled, buffers = pickling.dumps_pure(payload) if pure else self._pickle(payload, func)
         if buffers is None:
             return pickled, len(pickled), 0
         return *frames.pack_large(pickled, buffers), frames.LARGE
@@ -312,8 +312,8 @@ class Submitting:
                 call = _dumps((item,), 5)
                 chunk = Chunk(group, frames.CALL, function_id, call, len(call), first)
             else:
-                args = tuple(map(pickling.lighten, item if starred else (item,)))
-                chunk = self._chunk(group, func, frames.CALL, function_id, args, first)
+                args, pure = pickling.lighten_all(tuple(item) if starred else (item,))
+                chunk = self._chunk(group, func, frames.CALL, function_id, args, first, pure)
             if limited:
                 chunk.limit(self.soft_timeout, self.timeout)
             yield chunk
@@ -331,8 +331,10 @@ class Submitting:
             first += len(items)
             yield chunk
 
-    def _chunk(self, group: Any, func: Any, kind: int, function_id: int, payload: Any, first: int) -> Chunk:
-        call, size, large = self._packed(payload, func)
+    def _chunk(
+        self, group: Any, func: Any, kind: int, function_id: int, payload: Any, first: int, pure: bool = False
+    ) -> Chunk:
+        call, size, large = self._packed(payload, func, pure)
         return Chunk(group, kind | large, function_id, call, size, first)
 
     def _map_function_id(self, func: Any) -> int:
