@@ -1,11 +1,14 @@
 """Frames, large bodies, pickles, errors and the board, against whatever may come."""
 
 import copyreg
+import importlib
 import mmap
 import os
 import pickle
 import signal
 import struct
+import subprocess
+import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -178,15 +181,32 @@ def test_one_array_given_twice_arrives_as_one():
     assert (first[0], number, second[0]) == (0, 1, 1)
 
 
-@pytest.mark.parametrize("registry", ["copyreg", "ForkingPickler"])
+@pytest.mark.parametrize(
+    "registry", [copyreg.dispatch_table, ForkingPickler._extra_reducers], ids=["copyreg", "ForkingPickler"]
+)
 def test_what_others_registered_for_arrays_holds(registry, monkeypatch):
     np = pytest.importorskip("numpy")
-    if registry == "copyreg":
-        monkeypatch.setitem(copyreg.dispatch_table, np.ndarray, lambda array: (str, ("registered",)))
-    else:
-        monkeypatch.setattr(ForkingPickler, "_extra_reducers", dict(ForkingPickler._extra_reducers))
-        ForkingPickler.register(np.ndarray, lambda array: (str, ("registered",)))
+    monkeypatch.setitem(registry, np.ndarray, lambda array: (str, ("registered",)))
     assert pickling.loads(*pickling.dumps(pickling.lighten(np.zeros(5)), SNAPSHOT)) == "registered"
+
+
+def test_reducers_hold_whenever_they_were_registered():
+    early = (
+        "from multiprocessing.reduction import ForkingPickler as pickler\n"
+        "class Early: pass\n"
+        "pickler.register(Early, lambda early: (str, ('registered',)))\n"
+        "from billiard._wire import pickling\n"
+        "print(pickling.loads(*pickling.dumps([Early()], pickling.MainSnapshot())))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.strip() == "['registered']"
+
+
+def test_the_standard_librarys_own_reducers_cost_nothing(monkeypatch):
+    for module in ("connection", "managers"):  # each of them registers some when it is first used
+        importlib.import_module(f"multiprocessing.{module}")
+    monkeypatch.setattr(pickling, "_dumps_by_value", None)
+    assert pickling.loads(*pickling.dumps([1, {"a": 2}], SNAPSHOT)) == [1, {"a": 2}]
 
 
 def test_what_plain_pickle_refuses_goes_by_value():

@@ -39,7 +39,9 @@ SIZED: Final = frozenset((str, bytes))
 _NUMBERS: Final = "?bhilqBHILQefdgFDG"  # numpy's codes of the types that are nothing but numbers
 
 _dumps = pickle.dumps
-_known_reducers = len(ForkingPickler._extra_reducers)  # type: ignore[attr-defined]  # the registry has no public name
+_reducers: dict[type, Callable[..., Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]  # has no public name
+_looked_at = 0  # how many of them `_application_has_reducers` has seen
+_foreign = False
 
 Pickled = tuple[bytes, list[memoryview] | None]
 
@@ -168,7 +170,7 @@ def lighten(obj: Any) -> Any:
         dtype = obj.dtype
         if (
             dtype.char in _NUMBERS and dtype.metadata is None and obj.flags.c_contiguous
-            and kind not in copyreg.dispatch_table and len(ForkingPickler._extra_reducers) == _known_reducers  # type: ignore[attr-defined]
+            and kind not in copyreg.dispatch_table and not _application_has_reducers()
         ):  # fmt: skip
             return _Array(obj)
     return obj
@@ -205,7 +207,7 @@ def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
     """Pickle `obj`; large buffers come beside the pickle. Raises whatever pickling raises."""
     if type(obj) in _LIGHT:
         return dumps_pure(obj)
-    if len(ForkingPickler._extra_reducers) == _known_reducers:  # type: ignore[attr-defined]
+    if not _application_has_reducers():
         kept: list[memoryview] = []
         try:
             pickled = _dumps(obj, _PROTOCOL, buffer_callback=functools.partial(_out_of_band, kept))
@@ -217,6 +219,20 @@ def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
         if len(pickled) < _SHORTEST_NAMED or type(obj) is str or not _needs_care(pickled, snapshot):
             return pickled, kept or None
     return _dumps_by_value(obj, snapshot)
+
+
+def _application_has_reducers() -> bool:
+    """Whether an application has taught ForkingPickler its types: plain pickle would not ask it.
+
+    What the standard library and this package taught it, some of it only when a manager or a pipe is first used, is found by
+    `_needs_care`, or is refused by plain pickle.
+    """
+    global _looked_at, _foreign
+    if len(_reducers) != _looked_at:
+        taught_by = [str(getattr(reducer, "__module__", "")).partition(".")[0] for reducer in _reducers.values()]
+        _foreign = not {"multiprocessing", "billiard"}.issuperset(taught_by)
+        _looked_at = len(_reducers)
+    return _foreign
 
 
 def _needs_care(pickled: bytes, snapshot: MainSnapshot) -> bool:
@@ -250,7 +266,7 @@ def _by_value_pickler() -> Any:
         def __init__(self, out: io.BytesIO, snapshot: MainSnapshot, buffer_callback: Any) -> None:
             # before the base's, which reads it once: set later it is an attribute that nobody looks at
             self.dispatch_table = ChainMap(
-                ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
+                _reducers,
                 cloudpickle.Pickler.dispatch_table,
                 copyreg.dispatch_table,
             )
