@@ -7,12 +7,10 @@ result would be for ever "could not be rebuilt".
 import gc
 import signal
 import weakref
-from multiprocessing.reduction import ForkingPickler
 
 import pool_tasks as t
 import pytest
 
-from billiard._wire import pickling
 from billiard.exceptions import PayloadError
 from billiard.pool import Pool
 
@@ -135,9 +133,7 @@ def test_while_a_map_is_loaded(pool, strike, chunksize):
 
 
 @pytest.mark.parametrize("chunksize", [1, 3])
-def test_while_a_call_is_pickled(pool, strike, monkeypatch, chunksize):
-    # the tests have imported things with reducers of their own; without them the quick way is taken first
-    monkeypatch.setattr(pickling, "_known_reducers", len(ForkingPickler._extra_reducers))
+def test_while_a_call_is_pickled(pool, strike, chunksize):
     strike()
     with pytest.raises(Struck):
         pool.map(t.echo, [Marked(i) for i in range(7)], chunksize)
