@@ -12,25 +12,21 @@ import json
 import re
 import sys
 
-from harness import envs, rows
+from harness import bars, envs, rows
 
 PAGE = envs.CHECKOUT / "docs" / "benchmarks.md"
 MARKED = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def machine_text() -> str:
-    """The machine of the throughput run, and every version any kept result was made with."""
-    document = json.loads((rows.results_dir() / "throughput.json").read_text())
-    machine, versions = document["machine"], {}
+    """Where each family was measured, and every version any kept result was made with."""
+    versions = {}
     for path in sorted(rows.results_dir().glob("*.json")):
         versions.update(json.loads(path.read_text()).get("versions", {}))
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    parts = [
-        f"This page: Python {machine['python']}, {machine['cores']} cores ({machine['cpu']})",
-        f"{machine['memory_gb']} GB, Linux {machine['kernel']}, `net.core.wmem_max` {machine['wmem_max']:,}",
-        f"commit `{machine['commit']}`, {document['rounds']} rounds, load average at their end {machine['load_1min']}",
-    ]
-    return f"{', '.join(parts)}. {listed}."
+    documents = bars.kept()
+    buffers = ", ".join(f"{size:,}" for size in sorted({document["machine"]["wmem_max"] for document in documents}))
+    return f"{bars.provenance(documents)}\n\n`net.core.wmem_max` {buffers}. {listed}."
 
 
 def guards_text() -> str:
@@ -50,6 +46,8 @@ def text_of(name: str) -> str:
         return machine_text()
     if name == "guards":
         return guards_text()
+    if name == "summary":
+        return bars.summary(bars.kept())
     # the page has its own second-level headings, under which the tables' third-level ones fall
     text = (rows.results_dir() / f"{name}.md").read_text().strip()
     return re.sub(r"^## .*\n+", "", text)
