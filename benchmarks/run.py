@@ -15,8 +15,7 @@ import json
 import subprocess
 import sys
 
-from harness import bars, envs, rows
-from harness.bars import FAMILIES
+from harness import bars, envs
 from harness.cli import family
 
 #: programs with tables of their own shape
@@ -27,17 +26,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=0)
-    parser.add_argument("--families", default=",".join(FAMILIES + OTHERS))
+    parser.add_argument("--families", default=",".join(bars.FAMILIES + OTHERS))
     options = parser.parse_args()
     chosen = options.families.split(",")
-    if unknown := set(chosen) - set(FAMILIES + OTHERS):
+    if unknown := set(chosen) - set(bars.FAMILIES + OTHERS):
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
     arguments = ["--quick"] * options.quick + [f"--rounds={options.rounds}"] * bool(options.rounds)
     documents = []
-    for name in (n for n in FAMILIES if n in chosen):
+    for name in (n for n in bars.FAMILIES if n in chosen):
         module = importlib.import_module(name)
-        rounds = options.rounds or (2 if options.quick else 5)
-        documents.append(rows.as_json(family(name, module.__doc__, module.rows, arguments), rounds))
+        documents.append(family(name, module.__doc__, module.rows, arguments))
     if documents:
         print(f"\n## Bars\n\n{bars.summary(documents)}")
     for name in (n for n in OTHERS if n in chosen):

@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from harness import rows
-from harness.rows import Measured, Row
+from harness.rows import Row
 
 
 def arguments(doc: str) -> argparse.ArgumentParser:
@@ -21,8 +22,8 @@ def arguments(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def family(name: str, doc: str, make: Callable[[bool], Sequence[Row]], argv: Sequence[str] | None = None) -> list[Measured]:
-    """Measures one family, prints its tables, keeps its JSON."""
+def family(name: str, doc: str, make: Callable[[bool], Sequence[Row]], argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measures one family, prints its tables, keeps its document and returns it."""
     options = arguments(doc).parse_args(argv)
     chosen = [_narrow(row, options.libraries) for row in make(options.quick) if options.only in row.key]
     if not chosen:
@@ -34,7 +35,7 @@ def family(name: str, doc: str, make: Callable[[bool], Sequence[Row]], argv: Seq
     rows.keep(name, document, text, quick=options.quick or partial)
     print(json.dumps(document, indent=1) if options.json else text)
     sys.stdout.flush()
-    return measured
+    return document
 
 
 def _narrow(row: Row, libraries: str) -> Row:
