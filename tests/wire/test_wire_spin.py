@@ -10,7 +10,7 @@ from billiard._wire.spin import SpinWait
 
 @pytest.fixture
 def waiter(monkeypatch):
-    monkeypatch.setattr(spin, "_processors", lambda: 2)
+    monkeypatch.setattr(spin, "processors", lambda: 2)
     return SpinWait()
 
 
@@ -56,10 +56,10 @@ def test_it_pays_where_most_answers_come_in_time(waiter, every, spins):
 
 
 def test_a_single_processor_is_never_spun_on(monkeypatch):
-    monkeypatch.setattr(spin, "_processors", lambda: 1)
+    monkeypatch.setattr(spin, "processors", lambda: 1)
     waiter = SpinWait()
     assert not any(waiter.worthwhile() for _ in range(1000))
 
 
 def test_processors_are_those_this_process_may_use():
-    assert spin._processors() == len(os.sched_getaffinity(0))
+    assert spin.processors() == len(os.sched_getaffinity(0))

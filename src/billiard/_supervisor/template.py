@@ -25,6 +25,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from multiprocessing import process as mp_process
 from multiprocessing import util
 
@@ -32,6 +33,7 @@ from .._stdlib.context import ForkProcess
 from .._typing import Any, Final, NoReturn
 from .._wire.board import Board
 from .._wire.pickling import MainSnapshot
+from .._wire.spin import processors
 from .._worker import main, signals
 from .._worker.settings import EX_FAILURE, WorkerSettings
 
@@ -44,6 +46,10 @@ EXITED: Final = 4  # ident, exit code or -signum
 NOT_STARTED: Final = 5  # ident, errno
 
 _FDS_PER_SPAWN: Final = 2
+_ALL_SIGNALS: Final = tuple(map(int, signal.valid_signals()))
+_FIRST_ORDER_S: Final = 0.05  # how long to wait for it, at most: it comes at once
+_HEAD_START_S: Final = 0.002  # about what a worker needs from its fork to its first result
+_PROCESSORS_FOR_ALL: Final = 4  # the parent, the template and two workers
 
 
 class Template:
@@ -64,13 +70,15 @@ class Template:
         self._pids: dict[int, int] = {}  # ident -> pid; not yet reaped
         self._lifelines: dict[int, int] = {}  # ident -> the end whose closing kills the worker
         self._inherited: dict[int, Any] = {}  # signals that we ignore: what the workers do on them
+        self._wake_write = self._parent_fd = -1
 
     def run(self) -> NoReturn:
         """Serve the parent until it is gone."""
         code = EX_FAILURE
         try:
-            wake_read = self._prepare()
-            self._loop(wake_read)
+            self._leave_parent()
+            self._start_the_first()
+            self._loop(self._prepare())
             code = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -78,26 +86,37 @@ class Template:
             # not the interpreter's exit: the parent's finalizers and atexit hooks are not ours to run
             os._exit(code)
 
-    def _prepare(self) -> int:
+    def _leave_parent(self) -> None:
+        """What must be done before any worker is forked. Signals wait until `_prepare` is done."""
         # a group of its own: kill(0) and a terminal's Ctrl-C in the parent are not meant for us
         os.setpgid(0, 0)
+        signals.change_mask(signals.BLOCK, _ALL_SIGNALS)
         # An inherited SIGCHLD=SIG_IGN loses exit statuses, a blocked mask loses the soft limit's signal, and an
         # inherited wakeup fd writes our signals into the parent's event loop.
         signal.set_wakeup_fd(-1)
         signals.before_initializer()
-        self._inherited = {**_ignore_all(), int(signal.SIGCHLD): signals.DEFAULT}
-        signals.change_mask(signals.SET_MASK, ())
-        wake_read, wake_write = os.pipe()
-        os.set_blocking(wake_read, False)
-        os.set_blocking(wake_write, False)
-        signals.set_handler(signal.SIGCHLD, lambda signum, frame: None)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        self._wake_write = wake_write
         _stdin_from_nowhere()
         self._stdin = sys.stdin
         util._flush_std_streams()  # type: ignore[attr-defined]  # or each worker writes what is in our buffers again
         util._finalizer_registry.clear()  # type: ignore[attr-defined]  # the parent's, run by the parent
         gc.freeze()  # a collection in a worker would write to, and so copy, every page it shares with us
+
+    def _start_the_first(self) -> None:
+        """The pool's first result waits for its first worker. So that one is forked before we do what only we need, and
+        where it had to share a processor with us and its siblings, it gets a head start."""
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        if poller.poll(1e3 * _FIRST_ORDER_S) and self._obey() and processors() < _PROCESSORS_FOR_ALL:
+            time.sleep(_HEAD_START_S)
+
+    def _prepare(self) -> int:
+        self._inherited = {**_ignore_all(), int(signal.SIGCHLD): signals.DEFAULT}
+        wake_read, self._wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        signals.set_handler(signal.SIGCHLD, lambda signum, frame: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signals.change_mask(signals.SET_MASK, ())
         return wake_read
 
     def _loop(self, wake_read: int) -> None:
@@ -111,7 +130,7 @@ class Template:
                 self._parent_fd = os.pidfd_open(self._parent_pid)
                 poller.register(self._parent_fd, select.POLLIN)
             except OSError:
-                self._parent_fd = -1
+                pass
         if os.getppid() != self._parent_pid:
             return
         while True:
@@ -148,6 +167,7 @@ class Template:
             _close_all(fds)
             return
         lifeline_write = -1
+        mask = signals.change_mask(signals.BLOCK, ())
         try:
             if len(fds) != _FDS_PER_SPAWN:
                 raise OSError(24, "the worker's descriptors were dropped on the way")
@@ -157,9 +177,9 @@ class Template:
             signals.change_mask(signals.BLOCK, self._inherited)
             pid = os.fork()
             if pid:
-                signals.change_mask(signals.SET_MASK, ())
+                signals.change_mask(signals.SET_MASK, mask)
         except OSError as exc:
-            signals.change_mask(signals.SET_MASK, ())
+            signals.change_mask(signals.SET_MASK, mask)
             _close_all([*fds, lifeline_write])
             self._tell(NOT_STARTED, ident, exc.errno or 0)
             return
@@ -180,7 +200,7 @@ class Template:
             signals.change_mask(signals.SET_MASK, ())
             # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death. The control
             # socket goes by its number like the rest: what `socket.close` touches is twenty pages to copy.
-            ours = [self._control.fileno(), lifeline_write, self._wake_write, getattr(self, "_parent_fd", -1)]
+            ours = [self._control.fileno(), lifeline_write, self._wake_write, self._parent_fd]
             _close_all([*ours, *self._lifelines.values()])
             worker = self._worker
             worker.name = f"{self._name_prefix}-{serial}"

@@ -28,7 +28,7 @@ class SpinWait:
     def __init__(self) -> None:
         self._penalty = 0  # how many waits the last spin in vain made it skip
         # with a single processor, whoever spins keeps from running what it waits for
-        self._skip: float = 0 if _processors() > 1 else float("inf")
+        self._skip: float = 0 if processors() > 1 else float("inf")
 
     def worthwhile(self) -> bool:
         """Whether to spin this time. Counts the waits: ask once for each."""
@@ -46,7 +46,8 @@ class SpinWait:
         self._skip = self._penalty = min(2 * self._penalty + 1, _MOST_SKIPPED)
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
