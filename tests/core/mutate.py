@@ -61,8 +61,9 @@ FAULTS = [
     Fault("dispatch", "share = -(-len(backlog) // (len(idle) + len(open_)))", "share = len(backlog) // (len(idle) + len(open_))"),
     Fault("dispatch", "share = -(-len(backlog) // (len(idle) + len(open_)))", "share = len(backlog)"),
     Fault("dispatch", "            if worker.phase is not Phase.UP:\n                # condemned", "            if False:\n                # condemned"),
-    Fault("dispatch", "next(reversed(idle) if self._picks % OLDEST_EVERY else iter(idle), None)", "next(iter(idle), None)"),
-    Fault("dispatch", "next(reversed(idle) if self._picks % OLDEST_EVERY else iter(idle), None)", "next(reversed(idle), None)"),
+    Fault("dispatch", "worker = next(reversed(idle), None)", "worker = next(iter(idle), None)"),
+    Fault("dispatch", "worker = next(iter(idle), None)", "worker = next(reversed(idle), None)"),
+    Fault("dispatch", "if self._picks % OLDEST_EVERY or self.last_turn - self._oldest_picked < OLDEST_EVERY_S:", "if self._picks % OLDEST_EVERY:"),
     Fault("dispatch", "if self.idle or not workers:", "if not workers:"),
     # blows
     Fault("blows", "            worker.suspect = behind[0][1]\n", "            pass\n"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from billiard._core import blows as core_blows
@@ -9,7 +11,7 @@ from billiard._core import fates
 from billiard._core import staff as core_staff
 from billiard._core.blows import FENCE, FENCE_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
 from billiard._core.core import Core
-from billiard._core.dispatch import ALONE_FROM, MAX_WINDOW_BYTES, OLDEST_EVERY, REST_US, SLOW_TURNS_US, Dispatch
+from billiard._core.dispatch import ALONE_FROM, MAX_WINDOW_BYTES, OLDEST_EVERY, OLDEST_EVERY_S, REST_US, SLOW_TURNS_US, Dispatch
 from billiard._core.fates import EX_OK, EX_RECYCLE, Ending
 from billiard._core.restarts import RestartIntensity
 from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, Standing
@@ -292,11 +294,20 @@ class TestWindow:
     def test_no_idle_worker_is_forgotten(self):
         bench = Bench(3)
         met = set()
-        for _ in range(3 * OLDEST_EVERY):
-            one = bench.submit(job())
+        for i in range(3 * OLDEST_EVERY):
+            one = bench.submit(job(), now=100.0 + i * OLDEST_EVERY_S / OLDEST_EVERY)
             met.add(one.holder)
             bench.result(one.holder, one.number)
         assert met == set(bench.workers)
+
+    def test_workers_are_not_changed_all_the_time(self):
+        bench = Bench(3)
+        holders = []
+        for i in range(30 * OLDEST_EVERY):
+            one = bench.submit(job(), now=100.0 + i * OLDEST_EVERY_S / (30 * OLDEST_EVERY))
+            holders.append(one.holder)
+            bench.result(one.holder, one.number)
+        assert sum(a is not b for a, b in itertools.pairwise(holders)) == 1
 
     def test_spare_is_what_the_least_loaded_worker_has_behind_its_call(self):
         bench = Bench(2)

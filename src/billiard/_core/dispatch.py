@@ -19,7 +19,8 @@ from .state import FATE, NEVER_S, PENDING, Cause, Fate, Job, Phase, Worker
 MAX_WINDOW: Final = 4096
 MAX_WINDOW_BYTES: Final = 1 << 18
 ALONE_FROM: Final = 1 << 16  # a call this large goes to an idle worker only: behind it nothing could be taken back
-OLDEST_EVERY: Final = 128  # so often the worker that has been idle longest is the next
+OLDEST_EVERY: Final = 128  # so often, and not more often than that, the worker that has been idle longest is the next
+OLDEST_EVERY_S: Final = 0.1
 KEPT_SIZE: Final = 1 << 12  # a larger call is dropped with its result: handles are kept long after
 OVERHEAD_US: Final = 6.0  # what a worker spends on a call besides running it
 REST_US: Final = 2_000.0  # window of a pool whose turns come quickly
@@ -40,6 +41,7 @@ class Dispatch:
         self._run_us: dict[int, float] = {}  # measured run time by function id
         self._window: dict[int, int] = {}
         self._picks = 0
+        self._oldest_picked = 0.0
         self._recent_us = 0.0
         self._horizon_us = REST_US
         self.last_turn = 0.0  # when somebody last looked at what the workers sent
@@ -101,7 +103,12 @@ class Dispatch:
             # The one that was busy last: its memory is at hand, and it may not even sleep yet. Now and then the one that has
             # waited longest, or a caller who wants to have met each of them would ask for ever.
             self._picks += 1
-            worker = next(reversed(idle) if self._picks % OLDEST_EVERY else iter(idle), None) or next(iter(open_), None)
+            if self._picks % OLDEST_EVERY or self.last_turn - self._oldest_picked < OLDEST_EVERY_S:
+                worker = next(reversed(idle), None)
+            else:
+                worker = next(iter(idle), None)
+                self._oldest_picked = self.last_turn
+            worker = worker or next(iter(open_), None)
             if worker is None:
                 return
             if worker.phase is not Phase.UP:

@@ -18,7 +18,7 @@ from .._core import blows
 from .._core.core import Core
 from .._core.state import NEVER_S
 from .._typing import Any, Final
-from .._wire.spin import SPIN_S, SpinWait
+from .._wire.spin import SpinWait
 from .lives import Lives
 
 NAP_MAX_S: Final = 0.002
@@ -50,9 +50,14 @@ class Waiting(Lives):
         nap_s = self.core.spare_s() / 2
         if nap_s > NAP_MIN_S:
             return self._napped(min(nap_s, NAP_MAX_S), timeout)
-        if spin and self._spin.worthwhile():
-            events = self._spun()
-        return events or self._slept(timeout)
+        if not spin:
+            return self._slept(timeout)
+        if (seconds := self._spin.seconds()) and (events := self._spun(seconds)):
+            return events
+        began = time.monotonic()
+        events = self._slept(timeout)
+        self._spin.slept(time.monotonic() - began)
+        return events
 
     def _napped(self, nap_s: float, timeout: float) -> Events:
         deadline = self.core.timers.next()
@@ -65,9 +70,9 @@ class Waiting(Lives):
         poll: Any = self._poll
         return poll.poll(0.0)  # type: ignore[no-any-return]  # epoll is optional for the type checker
 
-    def _spun(self) -> Events:
+    def _spun(self, seconds: float) -> Events:
         poll, clock = self._poll, time.monotonic
-        until = clock() + SPIN_S
+        until = clock() + seconds
         while clock() < until:
             events: Events = poll.poll(0.0)  # type: ignore[union-attr]  # asked for by `_awaited`
             if events:

@@ -19,7 +19,7 @@ from .._typing import Any
 from .._wire import errors, frames, heap, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
 from .._wire.frames import HEADER, HEADER_SIZE, LARGE
-from .._wire.spin import SPIN_S, SpinWait
+from .._wire.spin import SpinWait
 from ..exceptions import PayloadError, SoftTimeLimitExceeded
 from .memory import PeakGrowth
 from .settings import EX_OK, EX_RECYCLE, WorkerSettings
@@ -290,7 +290,7 @@ def _receive(sock: socket.socket) -> Iterator[_Frame]:
 
 def _wait_for(recv_into: Callable[..., int], room: memoryview, spin: SpinWait) -> int:
     """Receive some bytes into `room`, however long it takes."""
-    if spin.worthwhile():
+    if seconds := spin.seconds():
         until = 0.0
         while True:
             try:
@@ -298,7 +298,7 @@ def _wait_for(recv_into: Callable[..., int], room: memoryview, spin: SpinWait) -
             except BlockingIOError:
                 now = time.monotonic()
                 if not until:
-                    until = now + SPIN_S
+                    until = now + seconds
                 elif now > until:
                     break
             else:
@@ -306,7 +306,10 @@ def _wait_for(recv_into: Callable[..., int], room: memoryview, spin: SpinWait) -
                     spin.found()
                 return got
         spin.in_vain()
-    return recv_into(room)
+    began = time.monotonic()
+    got = recv_into(room)
+    spin.slept(time.monotonic() - began)
+    return got
 
 
 def _receive_large(sock: socket.socket, size: int, head: memoryview) -> memoryview:
