@@ -15,6 +15,22 @@ def add(a, b=0):
     return a + b
 
 
+class Number(int):
+    pass
+
+
+class Name(str):
+    __slots__ = ()
+
+
+def gather(*args):
+    return args
+
+
+def are_one(a, b):
+    return a is b
+
+
 def echo(x):
     return x
 

@@ -1,5 +1,6 @@
 """The same promises with every start method and every driver."""
 
+import math
 import signal
 import time
 
@@ -13,6 +14,37 @@ from billiard.exceptions import PayloadError, TaskError, Terminated
 def test_values_arrive(driven):
     results = [driven.pool.apply_async(t.add, (i,), {"b": 1}) for i in range(50)]
     assert driven.values(*results) == list(range(1, 51))
+
+
+PLAIN = [
+    None, True, False, 0, -1, 2**31, -(2**31) - 1, 2**64, -(3**500), 0.0, -0.0, 0.1, 5e-324, math.inf, -math.inf, math.nan,
+    "", "x", "é\0\U0001f600", "\ud800", "x" * (1 << 12), "x" * ((1 << 12) + 1), b"", b"\x80\x04",
+    b"\0" * (1 << 12), b"b" * 5000,
+]  # fmt: skip
+
+
+def test_plain_values_arrive_as_what_they_are(driven):
+    """What is marshalled, what is pickled, and either side of where one becomes the other."""
+    results = [driven.pool.apply_async(t.echo, (value,)) for value in PLAIN]
+    in_tuples = driven.pool.apply_async(t.echo, (tuple(PLAIN),))
+    mapped = driven.pool.map_async(t.echo, PLAIN, 1)
+    for got in (driven.values(*results), list(driven.value(in_tuples)), driven.value(mapped)):
+        assert [(type(value), repr(value)) for value in got] == [(type(value), repr(value)) for value in PLAIN]
+
+
+def test_many_plain_arguments(driven):
+    args = (1, "two", 3.0, b"four", None)
+    assert driven.value(driven.pool.apply_async(t.gather, args)) == args
+
+
+def test_subclasses_of_plain_types_stay_what_they_are(driven):
+    got = driven.values(driven.pool.apply_async(t.echo, (t.Number(7),)), driven.pool.apply_async(t.echo, (t.Name("n"),)))
+    assert [(type(value), value) for value in got] == [(t.Number, 7), (t.Name, "n")]
+
+
+def test_a_long_string_passed_twice_arrives_once(driven):
+    text = "x" * 5000
+    assert driven.value(driven.pool.apply_async(t.are_one, (text, text))) is True
 
 
 def test_map_keeps_the_order(driven):

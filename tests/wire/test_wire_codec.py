@@ -2,6 +2,7 @@
 
 import copyreg
 import importlib
+import marshal
 import mmap
 import os
 import pickle
@@ -104,6 +105,24 @@ VALUES = st.recursive(
 def test_values_round_trip(value):
     pickled, buffers = pickling.dumps(value, SNAPSHOT)
     assert pickling.loads(pickled, buffers) == value
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | st.binary(max_size=40)
+
+
+@given(PLAIN | st.lists(PLAIN, max_size=4).map(tuple))
+def test_the_first_byte_tells_how_a_body_was_made(value):
+    for body in (marshal.dumps(value, pickling.MARSHAL), pickle.dumps(value, 5)):
+        for form in (body, memoryview(body)):
+            assert repr(pickling.read(form)) == repr(value)
+
+
+@given(PLAIN | st.lists(PLAIN, max_size=4).map(tuple), st.data())
+def test_a_cut_body_is_an_error_and_no_crash(value, data):
+    body = marshal.dumps(value, pickling.MARSHAL)
+    cut = body[: data.draw(st.integers(0, len(body) - 1))]
+    with pytest.raises((EOFError, ValueError, TypeError, IndexError)):
+        pickling.read(cut)
 
 
 @pytest.mark.parametrize("size", [0, 100, (1 << 14) - 1, 1 << 14, 1 << 20])

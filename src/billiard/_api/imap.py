@@ -7,7 +7,6 @@ producer down, and an input that raises raises in the caller.
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -19,7 +18,7 @@ from .results import Chunk, job_counter
 if TYPE_CHECKING:
     from .submitting import Submitting
 
-_loads: Final = pickle.loads
+_read: Final = pickling.read
 AHEAD_S: Final = 0.020  # so much work is kept under way for each worker
 AHEAD_MIN: Final = 4  # chunks for each worker
 AHEAD_MAX: Final = 512
@@ -76,9 +75,9 @@ class IMapIterator:
         if chunk.state == frames.RESULT and chunk.kind == frames.CALL:
             # one plain value, the usual case, at half the price; what fails is told below
             try:
-                return _loads(chunk.body)
+                return _read(chunk.body)
             except Exception as exc:
-                pickling.own_error(exc, _loads, chunk.body)
+                pickling.own_error(exc, _read, chunk.body)
         if not chunk.resolve():
             try:
                 raise chunk.body.exception

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 
 from .._core.state import FATE, Job
@@ -15,7 +14,7 @@ from . import story
 VALUE: Final = 0x201  # further states of a job: its body is the value, or the ExceptionInfo
 FAILURE: Final = 0x202
 
-_loads: Final = pickle.loads
+_read: Final = pickling.read
 
 
 def resolve(job: Job, func: Any, number: int, item: int | None = None) -> bool:
@@ -24,9 +23,9 @@ def resolve(job: Job, func: Any, number: int, item: int | None = None) -> bool:
     if state == frames.RESULT:
         body = job.body
         try:
-            value, found = _loads(body), VALUE
+            value, found = _read(body), VALUE
         except Exception as exc:
-            value, found = _unreadable(pickling.own_error(exc, _loads, body), func, number), FAILURE
+            value, found = _unreadable(pickling.own_error(exc, _read, body), func, number), FAILURE
     elif state >= VALUE:
         return state == VALUE
     else:

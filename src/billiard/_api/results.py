@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 import time
 from collections.abc import Callable
 
@@ -18,7 +17,7 @@ from . import outcome
 if TYPE_CHECKING:
     from .pool import Pool
 
-_loads = pickle.loads
+_read = pickling.read
 job_counter = itertools.count()
 
 
@@ -364,10 +363,10 @@ class MapResult(Handle):
             if chunk.state == frames.RESULT and chunk.kind == frames.CALL:
                 # one plain value, the usual case with chunksize=1, at half the price; what fails is told below
                 try:
-                    values.append(_loads(chunk.body))
+                    values.append(_read(chunk.body))
                     continue
                 except Exception as exc:
-                    pickling.own_error(exc, _loads, chunk.body)
+                    pickling.own_error(exc, _read, chunk.body)
             if not chunk.resolve():
                 self.body, self.state = chunk.body, outcome.FAILURE
                 break

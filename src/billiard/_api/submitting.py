@@ -7,6 +7,7 @@ that make no sense. A call owns its bytes: buffers are copied before the caller,
 from __future__ import annotations
 
 import itertools
+import marshal
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 
@@ -115,9 +116,9 @@ class Submitting:
 
     def _job(self, func: Any, args: Any, kwds: Any) -> ApplyResult:
         function_id = self._function_ids.get(id(func), 0)
-        if function_id and not kwds and type(args) is tuple and _all_plain(args):
+        if function_id and not kwds and type(args) is tuple and (how := _plain(args)):
             # the hot path: a known function and arguments that refer to nothing
-            call = _dumps(args, 5)
+            call = _marshalled(args, _FORMAT) if how == _SHORT else _pickled(args, 5)
             return ApplyResult(self, func, frames.CALL, function_id, call, len(call))
         return self._careful_job(func, function_id, args, kwds)
 
@@ -308,8 +309,8 @@ class Submitting:
         starred = kind == frames.STARMAP
         for first, item in enumerate(items):
             # the hot path of a map: an argument that refers to nothing
-            if not starred and _all_plain((item,)):
-                call = _dumps((item,), 5)
+            if not starred and (how := _plain((item,))):
+                call = _marshalled((item,), _FORMAT) if how == _SHORT else _pickled((item,), 5)
                 chunk = Chunk(group, frames.CALL, function_id, call, len(call), first)
             else:
                 args, pure = pickling.lighten_all(tuple(item) if starred else (item,))
@@ -379,17 +380,25 @@ class Submitting:
         return result
 
 
-_dumps: Final = pickle.dumps
-_PLAIN: Final = pickling.PLAIN | {str}
-_BIG: Final = pickling.BIG_BYTES_FROM
+_pickled: Final = pickle.dumps
+_marshalled: Final = marshal.dumps
+_FORMAT: Final = pickling.MARSHAL
+_NUMBERS: Final = pickling.PLAIN
+_LONGER: Final = 1
+_SHORT: Final = 2
 _HOOKS: Final = ("callback", "error_callback", "accept_callback", "timeout_callback")
 
 
-def _all_plain(args: Any) -> bool:
-    for arg in args:  # noqa: SIM110 - all() with a generator costs three times as much, once per call
-        if type(arg) not in _PLAIN and (type(arg) is not bytes or len(arg) >= _BIG):
-            return False
-    return True
+def _plain(args: Any) -> int:
+    """_SHORT if these arguments are best marshalled, _LONGER if the plainest pickling is right for them, else 0."""
+    plain = _SHORT
+    for arg in args:
+        if type(arg) not in _NUMBERS:
+            if type(arg) not in pickling.SIZED or (type(arg) is bytes and len(arg) >= pickling.BIG_BYTES_FROM):
+                return 0
+            if len(arg) > pickling.SHORT:
+                plain = _LONGER
+    return plain
 
 
 def _sliced(items: Any, size: int) -> Iterator[Any]:

@@ -33,7 +33,7 @@ from .poll_set import IN, OUT, drain
 from .waiting import Waiting
 
 OWN_WAIT_S: Final = 0.05
-LOOK_EVERY: Final = 32  # submissions to busy workers between two looks at what can be given out and what has come back
+LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
 
 
 class _End:

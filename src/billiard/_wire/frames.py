@@ -32,7 +32,7 @@ TIMED: Final = 0x10  # of MAP and STARMAP: limits count for each item, so the st
 KIND: Final = 0x0F
 
 # parent -> worker
-CALL: Final = 1  # body: pickle of the arguments, a tuple
+CALL: Final = 1  # body: the arguments, a tuple, see billiard._wire.pickling.read
 KWCALL: Final = 2  # body: pickle of (args, kwds), or of (function, args, kwds) when tag is 0
 MAP: Final = 3  # body: pickle of a list of items, the function is called with each
 STARMAP: Final = 4  # the same, each item unpacked
@@ -45,7 +45,7 @@ RETIRE: Final = 9  # tag: exit status; no frame follows
 # worker -> parent. Only RESULT and ERROR name their call in the header: whatever else comes has number 0 there, so
 # the parent's loop over results tells the two apart by the look-up that it must do anyway.
 READY: Final = 1  # initialised; tag: pid
-RESULT: Final = 2  # body: pickle of the value
+RESULT: Final = 2  # body: the value, likewise
 ERROR: Final = 3  # body: see billiard._wire.errors
 ACCEPTED: Final = 4  # the call was taken; body: about(number, monotonic nanoseconds)
 SKIPPED: Final = 5  # body: about(the first call that a recall kept from running)

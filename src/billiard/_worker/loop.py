@@ -7,6 +7,7 @@ core preempts between every two of them.
 
 from __future__ import annotations
 
+import marshal
 import mmap
 import os
 import pickle
@@ -68,6 +69,7 @@ class Loop:
         functions, honoured = self._functions, self._honoured
         plain, sized, big = pickling.PLAIN, pickling.SIZED, pickling.BIG_BYTES_FROM
         dumps, pack, sendall = pickle.dumps, HEADER.pack, self._sock.sendall
+        marshalled, unmarshalled, marshal_format, short = marshal.dumps, marshal.loads, pickling.MARSHAL, pickling.SHORT
         control = frames.STARMAP
         payload: Any = None
         value: Any = None
@@ -103,7 +105,7 @@ class Loop:
                 if cells[SOFT_NUMBER] == number:
                     soft.came_early()
                 if kind == 1 and tag in functions:  # frames.CALL; the hot path comes first
-                    payload = loads(body)
+                    payload = loads(body) if body[0] == 0x80 else unmarshalled(body)  # pickling.read
                     value = functions[tag](*payload)
                 else:
                     payload = ()
@@ -122,7 +124,7 @@ class Loop:
                 run_us = _MAX_TAG
             if reply is None and (type(value) in plain or (type(value) in sized and len(value) < big)):
                 # what cannot refer to anything needs no care in pickling
-                pickled = dumps(value, 5)
+                pickled = marshalled(value, marshal_format) if type(value) in plain or len(value) <= short else dumps(value, 5)
                 sendall(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
                 pickled = b""
             else:
@@ -206,7 +208,7 @@ class Loop:
             if tag and tag not in self._functions:
                 self._functions[tag] = pickling.loads(self._unloaded[tag])
                 del self._unloaded[tag]
-            payload = pickling.loads(*frames.unpack_large(body)) if kind & frames.LARGE else pickling.loads(body)
+            payload = pickling.loads(*frames.unpack_large(body)) if kind & frames.LARGE else pickling.read(body)
         except Exception as exc:
             raise _unread(exc)  # noqa: B904 - it sets its cause itself, or is the very error
         timed = kind & frames.TIMED
