@@ -1,7 +1,9 @@
 """What a worker can reach, and what a hostile one can do to its parent."""
 
+import fcntl
 import os
 import socket
+import stat
 import subprocess
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from billiard import WorkerLostError
 from billiard._wire import frames
+from billiard._wire.channel import _PIPE_BUFFER
 from billiard.pool import Pool
 
 
@@ -86,20 +89,40 @@ def test_nothing_listens_and_nothing_has_a_name(make_pool):
 
 
 def my_channel():
+    """In a worker: its socket, and the descriptor of its pipe."""
+    sock = pipe = None
     for entry in Path("/proc/self/fd").iterdir():
+        fd = int(entry.name)
         try:
-            if str(entry.readlink()).startswith("socket:"):
-                sock = socket.socket(fileno=os.dup(int(entry.name)))
-                if sock.family is socket.AF_UNIX and sock.type == socket.SOCK_STREAM:
-                    return sock
+            mode, flags = os.fstat(fd).st_mode, fcntl.fcntl(fd, fcntl.F_GETFL)
         except OSError:
             continue
-    raise LookupError("no channel")
+        if stat.S_ISSOCK(mode):
+            one = socket.socket(fileno=os.dup(fd))
+            if one.family is socket.AF_UNIX and one.type == socket.SOCK_STREAM:
+                sock = one
+        elif stat.S_ISFIFO(mode) and flags & os.O_ACCMODE == os.O_WRONLY and is_large(fd):
+            pipe = fd  # the small ones are where the tests' own output goes
+    assert None not in (sock, pipe)
+    return sock, pipe
+
+
+def is_large(pipe):
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) == _PIPE_BUFFER
+
+
+def say(data):
+    assert os.write(my_channel()[1], data) == len(data)
 
 
 def write_to_parent(data):
-    my_channel().sendall(data)
+    say(data)
     t.nap(20)
+
+
+def write_beside(data):
+    my_channel()[0].sendall(data)
+    return bytes(100_000)
 
 
 NONSENSE = {
@@ -118,6 +141,13 @@ def test_nonsense_costs_the_worker_that_wrote_it(make_pool, what):
     assert pool.map(t.echo, range(4), 1) == [0, 1, 2, 3]
 
 
+def test_nonsense_beside_the_pipe_costs_it_too(make_pool):
+    pool = make_pool(2)
+    with pytest.raises(WorkerLostError):
+        pool.apply_async(write_beside, (b"nonsense",)).get(10)
+    assert pool.apply(t.echo, (bytes(100_000),)) == bytes(100_000)
+
+
 def test_results_of_calls_it_does_not_have_are_ignored(make_pool):
     pool = make_pool(1)
     forged = b"".join(frames.frame(frames.RESULT, 0, number, b"\x80\x04K\x05.") for number in range(100, 2000))
@@ -126,7 +156,7 @@ def test_results_of_calls_it_does_not_have_are_ignored(make_pool):
 
 
 def write_and_return(data):
-    my_channel().sendall(data)
+    say(data)
     return "mine"
 
 
@@ -141,7 +171,7 @@ def test_a_result_that_does_not_unpickle_fails_its_call_only(make_pool):
 
 def forge_own_result():
     # whatever number this call has, it is among these
-    my_channel().sendall(b"".join(frames.frame(frames.RESULT, 0, number, b"no pickle") for number in range(1, 50)))
+    say(b"".join(frames.frame(frames.RESULT, 0, number, b"no pickle") for number in range(1, 50)))
     return "mine"
 
 
@@ -167,7 +197,9 @@ def test_a_header_that_claims_much_and_sends_nothing(make_pool):
 
 
 def claim_and_die():
-    my_channel().sendall(frames.header(frames.RESULT, 0, 1, 1 << 40) + bytes(100_000))
+    header = frames.header(frames.RESULT | frames.BESIDE, 0, 1, 1 << 40)
+    say(header)
+    my_channel()[0].sendall(header + bytes(100_000))
     t.strike("SIGKILL")
 
 

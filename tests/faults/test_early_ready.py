@@ -15,6 +15,7 @@ from billiard._supervisor.launchers import EXITED, STARTED
 from billiard._wire import frames
 from billiard._wire.board import CURRENT
 from billiard._wire.board import STARTED as SINCE
+from billiard._wire.far_end import FarEnd
 
 PID = 1 << 30  # nobody's
 
@@ -29,8 +30,8 @@ class Scripted:
         self.told = []
         self.made = None
 
-    def start(self, worker, sock, board):
-        self.made = worker, sock.dup(), board
+    def start(self, worker, far_end, board):
+        self.made = worker, FarEnd(far_end.sock.dup(), [os.dup(far_end.fds[-1])]), board
 
     def tell(self, *event):
         self.told.append(event)
@@ -80,7 +81,7 @@ def test_ready_counts_when_the_pid_is_known_and_so_no_signal_is_lost(signals):
     engine.start()
     launcher = engine.launcher
     worker, far, board = launcher.made
-    far.sendall(frames.frame(frames.READY, 0, 0))
+    far.tell(frames.frame(frames.READY, 0, 0))
     job = limited_job()
     engine.submit(job)
     engine.turn(0.0)
@@ -96,7 +97,7 @@ def test_ready_counts_when_the_pid_is_known_and_so_no_signal_is_lost(signals):
         engine.turn(0.1)
     assert signals == [(PID, signal.SIGUSR1)]
 
-    far.sendall(frames.frame(frames.RESULT, 1, job.number, b"."))
+    far.tell(frames.frame(frames.RESULT, 1, job.number, b"."))
     engine.close_later()
     launcher.tell(EXITED, worker.ident, 0)
     assert engine.wait(engine.end, 10)

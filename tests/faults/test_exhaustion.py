@@ -57,7 +57,7 @@ def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, until, 
 
     pool = make_pool(2)
     pool.apply(t.identify)
-    real, refused = hands.socket_pair, []
+    real, refused = hands.open_channel, []
 
     def refuse():
         if len(refused) < 4:
@@ -65,7 +65,7 @@ def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, until, 
             raise OSError(code, os.strerror(code))
         return real()
 
-    monkeypatch.setattr(hands, "socket_pair", refuse)
+    monkeypatch.setattr(hands, "open_channel", refuse)
     with pytest.raises(WorkerLostError):
         pool.apply(t.strike, ("SIGKILL",))
     assert pool.apply_async(t.add, (1, 2)).get(10) == 3

@@ -7,11 +7,12 @@
 Needs atheris (`pip install atheris`), which nothing else here does: the suite fuzzes with hypothesis (`test_wire_*`).
 
 An input is a stream and the pieces in which it arrives. For each:
-- the parent's channel, with its real buffer and with a tiny one whose ends short inputs reach, delivers the frames that a plain
-  reading of the whole stream finds, in order, in whatever pieces they came; or raises FrameError, and then only where that
-  reading finds a frame too large for its kind. Nothing else is raised, nothing hangs, reading again before `consume` gives
-  the same frames, and never more than max(trusted size, 2 x what has arrived) is committed;
-- the worker's reader delivers the same frames;
+- the parent's channel, with its real buffer and with a tiny one whose ends short inputs reach, the stream's first part coming
+  through its pipe and the rest by its socket, delivers the frames that a plain reading of both finds, in order, in whatever
+  pieces they came; or raises FrameError, and then only where that reading finds a frame that must be refused, or may be.
+  Nothing else is raised, nothing hangs, reading again before `consume` gives the same frames, and never more than
+  max(trusted size, 2 x what has arrived) is committed;
+- the worker's reader delivers the frames of the whole stream;
 - each body is taken apart, as large and as about a call: views that lie inside it, or FrameError.
 """
 
@@ -28,14 +29,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if not any((Path(entry) / "billiard" / "_core").is_dir() for entry in sys.path if entry):
     sys.path.insert(0, str(ROOT / "src"))
 
-TINY_BUFFER, TINY_TRUST = 96, 256
+TINY_BUFFER, TINY_TRUST, TINY_IN_PIPE = 96, 256, 24
 MAX_INPUT = 1024
 
 Plain = tuple[int, int, int, bytes]
@@ -59,6 +60,10 @@ class ScriptedSocket:
     def fileno(self) -> int:
         return -1
 
+    def readv(self, fd: int, views: tuple[memoryview]) -> int:
+        """`os.readv`, for a scripted pipe."""
+        return self.recv_into(views[0])
+
     def recv_into(self, view: memoryview, nbytes: int = 0, flags: int = 0) -> int:
         assert len(view), "asked for nothing: the answer would look like the stream's end"
         if self.at == len(self.stream):
@@ -77,40 +82,66 @@ class ScriptedSocket:
     send = sendmsg = close = None  # nobody writes here
 
 
-def plain_reading(stream: bytes, buffer_size: int) -> tuple[list[Plain], bool]:
-    """The frames of a stream, and whether then comes one that must be refused."""
+def plain_reading(stream: bytes) -> list[Plain]:
+    """The frames of a stream."""
     frames, at, found = Modules.frames, 0, []
     while len(stream) - at >= frames.HEADER_SIZE:
         kind, tag, number, size = frames.HEADER.unpack_from(stream, at)
         stop = at + frames.HEADER_SIZE + size
-        if frames.HEADER_SIZE + size > buffer_size and kind & frames.KIND not in (frames.RESULT, frames.ERROR, frames.FAILED):
-            return found, True
         if stop > len(stream):
             break
         found.append((kind, tag, number, stream[at + frames.HEADER_SIZE : stop]))
         at = stop
-    return found, False
+    return found
+
+
+def plain_reading_of_both(pipe: bytes, sock: bytes, in_pipe: int) -> tuple[list[Plain], bool]:
+    """The frames of a pipe and of the socket beside it, and whether one of them may or must be refused."""
+    frames, at, used, found, refused = Modules.frames, 0, 0, [], False
+    while len(pipe) - at >= frames.HEADER_SIZE:
+        kind, tag, number, size = frames.HEADER.unpack_from(pipe, at)
+        at += frames.HEADER_SIZE
+        if kind > frames.KIND:
+            if not kind & frames.BESIDE or kind & frames.KIND not in (frames.RESULT, frames.ERROR, frames.FAILED):
+                return found, True
+            again = sock[used : used + frames.HEADER_SIZE]
+            if len(again) == frames.HEADER_SIZE and again != pipe[at - frames.HEADER_SIZE : at]:
+                return found, True
+            used += frames.HEADER_SIZE
+            if used + size > len(sock):
+                break
+            found.append((kind & ~frames.BESIDE, tag, number, sock[used : used + size]))
+            used += size
+            continue
+        refused = refused or size > in_pipe  # if it does not happen to be there at once
+        if at + size > len(pipe):
+            break
+        found.append((kind, tag, number, pipe[at : at + size]))
+        at += size
+    return found, refused
 
 
 def whole(received: list[Any]) -> list[Plain]:
     return [(kind, tag, number, bytes(body)) for kind, tag, number, body in received]
 
 
-def read_as_parent(stream: bytes, pieces: list[int], tiny: bool) -> None:
+def read_as_parent(pipe: bytes, beside: bytes, pieces: list[int], tiny: bool) -> None:
     channel_module = Modules.channel
-    sizes = (TINY_BUFFER, TINY_TRUST) if tiny else (1 << 16, 1 << 24)
-    channel_module._BUFFER_SIZE, channel_module._TRUSTED_SIZE = sizes
-    expected, refused = plain_reading(stream, sizes[0])
-    sock = ScriptedSocket(stream, pieces, blocking=False)
-    channel = channel_module.Channel(sock)
+    buffer, trusted, in_pipe = (TINY_BUFFER, TINY_TRUST, TINY_IN_PIPE) if tiny else (1 << 17, 1 << 24, 1 << 15)
+    channel_module._BUFFER_SIZE, channel_module._TRUSTED_SIZE, channel_module.IN_PIPE = buffer, trusted, in_pipe
+    expected, refused = plain_reading_of_both(pipe, beside, in_pipe)
+    pipe_end = ScriptedSocket(pipe, pieces, blocking=False)
+    sock = ScriptedSocket(beside, pieces[1:] + pieces[:1], blocking=False)
+    real_os, channel_module.os = channel_module.os, SimpleNamespace(readv=pipe_end.readv)
+    channel = channel_module.Channel(sock, [-1])
     got: list[Plain] = []
     try:
         # in each run through the pieces at least a byte comes
-        for _ in range((len(stream) + 1) * (len(pieces) + 1) + 100):
-            before = sock.at
+        for _ in range((len(pipe) + len(beside) + 1) * (len(pieces) + 1) + 100):
+            before = pipe_end.at + sock.at
             received, mark = channel.receive()
             committed = len(channel._assembly.memory) if channel._assembly is not None else 0
-            assert committed <= max(sizes[1], 2 * sock.at), f"{committed} bytes for {sock.at} that came"
+            assert committed <= max(trusted, 2 * sock.at), f"{committed} bytes for {sock.at} that came"
             if received:
                 first = whole(received)
                 if before % 3 == 0:  # a signal's exception before `consume`: the same again, and perhaps more
@@ -118,7 +149,7 @@ def read_as_parent(stream: bytes, pieces: list[int], tiny: bool) -> None:
                     assert whole(received)[: len(first)] == first, "read again it is not the same"
                 got += whole(received)
                 channel.consume(mark)
-            elif channel.closed_by_peer:
+            elif channel.closed_by_peer and not channel.more:
                 break
         else:
             raise AssertionError("it never came to an end")
@@ -126,13 +157,16 @@ def read_as_parent(stream: bytes, pieces: list[int], tiny: bool) -> None:
         assert refused, "a stream of good frames was refused"
         assert got == expected[: len(got)]
         return
+    finally:
+        channel_module.os = real_os
+        channel._fds.clear()
     assert got == expected, f"{len(got)} frames instead of {len(expected)}"
 
 
 def read_as_worker(stream: bytes, pieces: list[int], tiny: bool) -> None:
     Modules.loop._BUFFER_SIZE = TINY_BUFFER if tiny else 1 << 16
     frames, got = Modules.frames, []
-    expected = plain_reading(stream, sys.maxsize)[0]
+    expected = plain_reading(stream)
     at = sum(frames.HEADER_SIZE + len(body) for _, _, _, body in expected)
     if len(stream) - at >= frames.HEADER_SIZE and frames.HEADER.unpack_from(stream, at)[3] > 1 << 20:
         stream = stream[:at]  # it trusts its parent, and takes the memory that the parent's header says
@@ -165,17 +199,18 @@ def take_apart(body: bytes) -> None:
 
 
 def one_input(data: bytes) -> None:
-    """First a byte of choices, then the pieces behind their count, then the stream."""
-    if len(data) < 2:
+    """First a byte of choices, then the pieces behind their count, how much comes by the socket, then the stream."""
+    if len(data) < 3:
         return
-    choices, count = data[0], data[1] % 16
-    pieces, stream = list(data[2 : 2 + count]), data[2 + count :]
+    choices, count, beside = data[0], data[1] % 16, 4 * data[2]
+    pieces, stream = list(data[3 : 3 + count]), data[3 + count :]
     if not any(pieces):
         pieces = []  # else nothing would ever come
-    read_as_parent(stream, pieces, tiny=bool(choices & 1))
+    split = max(0, len(stream) - beside)
+    read_as_parent(stream[:split], stream[split:], pieces, tiny=bool(choices & 1))
     read_as_worker(stream, pieces, tiny=bool(choices & 2))
     take_apart(stream)
-    for _, _, _, body in plain_reading(stream, sys.maxsize)[0]:
+    for _, _, _, body in plain_reading(stream):
         take_apart(body)
 
 
@@ -189,6 +224,13 @@ def seeds() -> list[bytes]:
     results = b"".join(frames.frame(frames.RESULT, i, i + 1, bytes([i]) * (i * 9)) for i in range(8))
     parts, _ = frames.pack_large(b"pickle", [memoryview(b"a" * 20), memoryview(b"b" * 33)])
     large = frames.frame(frames.RESULT | frames.LARGE, 0, 3, b"".join(parts))
+    one, two = frames.header(frames.RESULT | frames.BESIDE, 0, 20, 100), frames.header(0xC3, 1, 21, 358)
+    huge = frames.header(frames.RESULT | frames.BESIDE, 0, 1, 1 << 40)
+    beside = [  # the last 500 bytes come by the socket
+        results + one + about + two + results + one + bytes(range(100)) + two + bytes(358),
+        huge + huge + bytes(479), results + one + bytes(500),
+        frames.header(frames.ACCEPTED | frames.BESIDE, 0, 1, 40) + bytes(500),
+    ]  # fmt: skip
     streams = [
         frames.frame(frames.READY, 4242, 0), about, results, large, results + about + large, large + results,
         frames.frame(frames.ERROR, 0, 5, b"e" * 400) + about, frames.frame(frames.FAILED, 0, 0, b"f" * 120),
@@ -197,8 +239,9 @@ def seeds() -> list[bytes]:
         frames.frame(frames.RESULT, 0, 1) + frames.frame(frames.RESULT, 0, 2, b"x" * 150) + results,
     ]  # fmt: skip
     return [
-        bytes([choices, len(pieces), *pieces]) + stream
-        for stream in streams for choices, pieces in ((0, []), (3, [37, 0, 5]), (1, [96]), (2, [1, 200]))
+        bytes([choices, len(pieces), by_socket, *pieces]) + stream
+        for chosen, by_socket in ((streams, 0), (beside, 125)) for stream in chosen
+        for choices, pieces in ((0, []), (3, [37, 0, 5]), (1, [96]), (2, [1, 200]))
     ]  # fmt: skip
 
 

@@ -11,11 +11,12 @@ from billiard._wire import frames
 
 fuzz.load(contextlib.nullcontext())
 
-KINDS = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 0x82, 0x83, 0x1F])
+KINDS = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 0x82, 0x83, 0x1F, 0x42, 0x43, 0x44, 0xC2])
 FRAMES = st.builds(
     frames.frame, KINDS, st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=150) | st.just(bytes(16))
 )
-STREAMS = st.lists(FRAMES | st.binary(max_size=40), max_size=12).map(b"".join)
+HEADERS = st.builds(frames.header, KINDS, st.just(3), st.integers(0, 2**64 - 1), st.integers(0, 200))
+STREAMS = st.lists(FRAMES | HEADERS | st.binary(max_size=40), max_size=12).map(b"".join)
 PIECES = st.lists(st.integers(0, 255), max_size=15)
 
 
@@ -23,7 +24,7 @@ PIECES = st.lists(st.integers(0, 255), max_size=15)
 def real_sizes(monkeypatch):
     """The fuzzer changes them; afterwards they are what they were."""
     channel, loop = fuzz.Modules.channel, fuzz.Modules.loop
-    for module, name in ((channel, "_BUFFER_SIZE"), (channel, "_TRUSTED_SIZE"), (loop, "_BUFFER_SIZE")):
+    for module, name in ((channel, "_BUFFER_SIZE"), (channel, "_TRUSTED_SIZE"), (channel, "IN_PIPE"), (loop, "_BUFFER_SIZE")):
         monkeypatch.setattr(module, name, getattr(module, name))
 
 
@@ -33,6 +34,6 @@ def test_the_fuzzers_seeds(seed):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 3), PIECES, STREAMS)
-def test_streams(choices, pieces, stream):
-    fuzz.one_input(bytes([choices, len(pieces), *pieces]) + stream)
+@given(st.integers(0, 3), st.integers(0, 255), PIECES, STREAMS)
+def test_streams(choices, by_socket, pieces, stream):
+    fuzz.one_input(bytes([choices, len(pieces), by_socket, *pieces]) + stream)

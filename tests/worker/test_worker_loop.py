@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -11,6 +12,7 @@ import pytest
 
 from billiard._wire import board as boards
 from billiard._wire import errors, frames, pickling
+from billiard._wire.far_end import FarEnd
 from billiard._worker.loop import Loop
 from billiard._worker.settings import EX_RECYCLE, WorkerSettings
 from billiard.exceptions import PayloadError, SoftTimeLimitExceeded
@@ -22,33 +24,45 @@ class Parent:
     def __init__(self, **settings):
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(10)
+        self.pipe, pipe = os.pipe()
+        far_end = FarEnd(theirs, [pipe])
         self.board = boards.Board.create()
         self.pid = os.fork()
         if self.pid == 0:
             status = 99
             try:
                 self.sock.close()
-                status = Loop(theirs, self.board, WorkerSettings(**settings), pickling.MainSnapshot()).run()
+                os.close(self.pipe)
+                status = Loop(far_end, self.board, WorkerSettings(**settings), pickling.MainSnapshot()).run()
             except SystemExit as exc:
                 status = exc.code
             finally:
                 os._exit(status)
-        theirs.close()
+        far_end.close()
         self.status = None
         assert self.read()[:2] == (frames.READY, self.pid)
 
-    def _exactly(self, size):
+    def _exactly(self, size, read):
         data = b""
         while len(data) < size:
-            more = self.sock.recv(size - len(data))
+            more = read(size - len(data))
             if not more:
                 raise EOFError
             data += more
         return data
 
     def read(self):
-        kind, tag, number, size = frames.HEADER.unpack(self._exactly(frames.HEADER_SIZE))
-        return kind, tag, number, self._exactly(size)
+        kind, tag, number, size = frames.HEADER.unpack(self._exactly(frames.HEADER_SIZE, self._from_pipe))
+        read = self._from_pipe
+        if kind & frames.BESIDE:
+            read = self.sock.recv
+            assert self._exactly(frames.HEADER_SIZE, read) == frames.header(kind, tag, number, size)
+        body = self._exactly(size, read)
+        return kind & ~frames.BESIDE, tag, number, body
+
+    def _from_pipe(self, size):
+        assert select.select([self.pipe], [], [], 10)[0], "the worker says nothing"
+        return os.read(self.pipe, size)
 
     def results(self, count):
         return [(number, pickling.read(body)) for _, _, number, body in (self.read() for _ in range(count))]
@@ -73,6 +87,7 @@ class Parent:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
         self.sock.close()
+        os.close(self.pipe)
         self.board.close()
 
 

@@ -408,10 +408,7 @@ class Engine(Waiting):
         self.closed = True
         for worker in list(self.core.staff.workers.values()):
             if worker.hands is not None:
-                worker.hands.channel.sock.close()
-                worker.hands.board.close_fd()
-                if worker.hands.theirs is not None:
-                    worker.hands.theirs.close()
+                worker.hands.forget()
         launcher = getattr(self, "launcher", None)
         if launcher is not None:
             launcher.forget()

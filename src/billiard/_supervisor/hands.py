@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 
 from .._core.state import Phase, Worker
 from .._typing import Any
 from .._wire import frames
 from .._wire.board import Board
-from .._wire.channel import Channel, socket_pair
+from .._wire.channel import FarEnd, open_channel
 from .._wire.frames import HEADER, HEADER_SIZE
 
 # below what a channel joins to one buffer; and a worker can begin with the first while the rest is written
@@ -61,28 +60,27 @@ class Hands:
         "registered",
         "retired",
         "theirs",
-        "watches_output",
+        "watched",
         "written",
     )
 
     def __init__(self) -> None:
         """Raises OSError when descriptors or memory run out."""
-        ours, theirs = socket_pair()
+        self.channel, far_end = open_channel()
+        self.theirs: FarEnd | None = far_end
         try:
-            self.channel = Channel(ours)
             self.board = Board.create()
         except BaseException:
-            ours.close()
-            theirs.close()
+            self.channel.close()
+            far_end.close()
             raise
-        self.theirs: socket.socket | None = theirs
         self.written = 1
         self.known: set[int] = set()
         self.control: tuple[bytes, ...] = ()  # frames to go before the next call
         self.retired = False  # RETIRE is written
         self.dirty = False  # read, but not all that was read is applied
         self.registered = False
-        self.watches_output = False
+        self.watched = 0  # what its socket is polled for, besides what comes through the pipe
         self.exited = False
         self.exit_status: int | None = None
         self.failure: bytes | None = None  # what the worker said of its initializer
@@ -145,6 +143,13 @@ class Hands:
         if pickled is not None:  # 0: the call carries its function
             parts.append(frames.frame(frames.FUNCTION, function_id, 0, pickled))
         learnt.append(function_id)
+
+    def forget(self) -> None:
+        """In a forked child of the parent: close what is the parent's."""
+        self.channel.close()
+        self.board.close_fd()
+        if self.theirs is not None:
+            self.theirs.close()
 
     def close(self) -> None:
         """Give up everything. The channel must not be registered any more."""

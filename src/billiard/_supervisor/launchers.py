@@ -19,6 +19,7 @@ from .._core.state import Worker
 from .._stdlib.context import BaseContext
 from .._typing import Any, Final, Protocol
 from .._wire.board import Board
+from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._worker.main import serve_spawned
 from .._worker.settings import WorkerSettings
@@ -40,8 +41,8 @@ class Launcher(Protocol):
 
     method: str
 
-    def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
-        """Have a process made that serves the far end `sock`. Raises OSError when it cannot be."""
+    def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
+        """Have a process made that serves `far_end`. Raises OSError when it cannot be."""
 
     def early(self) -> list[Event]:
         """What `start` found out at once, and no descriptor tells."""
@@ -105,7 +106,7 @@ class TemplateLauncher:
         self._watch(control.fileno())
         self._control = control  # last: one that is not watched is none
 
-    def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
+    def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
         if self._control is None:
             self._start_template()
         control = self._control
@@ -113,7 +114,7 @@ class TemplateLauncher:
             raise OSError(errno.EAGAIN, "no template process")
         message = template.MESSAGE.pack(template.SPAWN, worker.ident, worker.index, self._serial())
         try:
-            socket.send_fds(control, [message], [sock.fileno(), board.fd])
+            socket.send_fds(control, [message], [*far_end.fds, board.fd])
         except (BrokenPipeError, ConnectionResetError) as exc:
             raise OSError(errno.EAGAIN, "the template process is gone") from exc
 
@@ -230,15 +231,15 @@ class ContextLauncher:
         self._fds: dict[int, int] = {}  # pidfd -> ident
         self._early: list[Event] = []
 
-    def start(self, worker: Worker, sock: socket.socket, board: Board) -> None:
+    def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
         process = self._processes.get(worker.ident)
         if process is None:
             if worker.ident in self._begun:
                 # whether there is a process that serves this channel, nobody knows: another one needs another channel
                 raise OSError(errno.EAGAIN, "starting a process was cut short")
             process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
-                target=_serve_with_fd,
-                args=(sock, _FdArgument(board.fd), self._settings, self._importable),
+                target=_serve_with_fds,
+                args=(far_end.sock, _FdArgument(far_end.fds[-1]), _FdArgument(board.fd), self._settings, self._importable),
                 name=f"{self._name_prefix}-{self._serial()}",
                 daemon=True,
             )
@@ -334,8 +335,10 @@ def _fd_of(dup: Any) -> int:
     return int(dup.detach())
 
 
-def _serve_with_fd(sock: socket.socket, board_fd: int, settings: WorkerSettings, importable_main: bool) -> None:
-    serve_spawned(sock, board_fd, settings, importable_main)
+def _serve_with_fds(
+    sock: socket.socket, pipe_fd: int, board_fd: int, settings: WorkerSettings, importable_main: bool
+) -> None:  # fmt: skip
+    serve_spawned(FarEnd(sock, [pipe_fd]), board_fd, settings, importable_main)
 
 
 def _is_readable(fd: int) -> bool:

@@ -76,7 +76,7 @@ class Lives(Traffic):
         self.launcher.early_applied()
 
     def _discard(self, worker: Worker, hands: Hands) -> None:
-        self.unwatch(hands.channel.fd)
+        self._unwatch_channel(hands)
         worker.hands = worker.board = None
         hands.close()
 
@@ -145,8 +145,7 @@ class Lives(Traffic):
 
     def _discard_for_good(self, worker: Worker, hands: Hands) -> None:
         if hands.registered:
-            self.unwatch(hands.channel.fd)
-            hands.registered = False
+            self._unwatch_channel(hands)
         if hands.pidfd >= 0:
             pidfd, hands.pidfd = hands.pidfd, -1
             os.close(pidfd)

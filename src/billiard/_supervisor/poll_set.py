@@ -10,7 +10,7 @@ import select
 
 from .._core.state import Worker
 from .._typing import Final
-from .._wire.board import close_all
+from .._wire.closing import close_all
 
 IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
 OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
@@ -27,13 +27,13 @@ class PollSet:
         self._by_fd: dict[int, Worker | None] = {}
         self.watch(self._wake_fd)
 
-    def watch(self, fd: int, worker: Worker | None = None) -> None:
+    def watch(self, fd: int, worker: Worker | None = None, mask: int = IN) -> None:
         self._by_fd[fd] = worker
         if self._poll is not None:
             try:
-                self._poll.register(fd, IN)
-            except FileExistsError:
-                pass  # an interrupted call got that far
+                self._poll.register(fd, mask)
+            except FileExistsError:  # an interrupted call got that far, or it is to be watched for something else now
+                self._poll.modify(fd, mask)
 
     def unwatch(self, fd: int) -> None:
         """Always before the descriptor is closed: a number used again would be answered for by the wrong owner."""

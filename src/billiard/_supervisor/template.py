@@ -2,7 +2,7 @@
 
                   control (SOCK_SEQPACKET)
     parent  <---------------------------------->  template  --fork-->  worker, worker, ...
-       SPAWN ident + 2 fds, BURY ident               STARTED, EXITED, NOT_STARTED
+       SPAWN ident + 3 fds, BURY ident               STARTED, EXITED, NOT_STARTED
 
 Why: a replacement must never be forked from a parent that has threads by now (it would inherit locks that
 nobody will release), and it must cost a millisecond, not an interpreter's start. Workers thus see `__main__` as it was
@@ -32,6 +32,7 @@ from multiprocessing import util
 from .._stdlib.context import ForkProcess
 from .._typing import Any, Final, NoReturn
 from .._wire.board import Board
+from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._wire.spin import processors
 from .._worker import main, signals
@@ -39,13 +40,13 @@ from .._worker.settings import EX_FAILURE, WorkerSettings
 
 MESSAGE: Final = struct.Struct("<BQqq")  # operation, ident, two numbers
 
-SPAWN: Final = 1  # parent -> template: ident, index, serial number for the name; fds: channel, board
+SPAWN: Final = 1  # parent -> template: ident, index, serial number for the name; fds: socket, pipe, board
 BURY: Final = 2
 STARTED: Final = 3  # template -> parent: ident, pid
 EXITED: Final = 4  # ident, exit code or -signum
 NOT_STARTED: Final = 5  # ident, errno
 
-_FDS_PER_SPAWN: Final = 2
+_FDS_PER_SPAWN: Final = 3
 _ALL_SIGNALS: Final = tuple(map(int, signal.valid_signals()))
 _FIRST_ORDER_S: Final = 0.05  # how long to wait for it, at most: it comes at once
 _HEAD_START_S: Final = 0.002  # about what a worker needs from its fork to its first result
@@ -212,12 +213,12 @@ class Template:
         finally:
             os._exit(code & 0xFF)
 
-    def _serve(self, channel: int, board_fd: int, lifeline_read: int) -> None:
+    def _serve(self, sock_fd: int, pipe_fd: int, board_fd: int, lifeline_read: int) -> None:
         sys.stdin = self._stdin
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
+        far_end = FarEnd(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, sock_fd), [pipe_fd])
         board = Board(board_fd)
         board.close_fd()
-        main.serve(sock, board, self._settings, self._snapshot, lifeline_read)
+        main.serve(far_end, board, self._settings, self._snapshot, lifeline_read)
 
     def _report_exits(self) -> None:
         for pid, ident in list(self._alive.items()):

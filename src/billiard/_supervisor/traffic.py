@@ -48,21 +48,26 @@ class Traffic(PollSet):
         if mask & ~OUT and not hands.channel.closed_by_peer:
             self._receive(worker)
         if hands.channel.closed_by_peer and hands.registered:
-            self.unwatch(hands.channel.fd)
-            hands.registered = False
+            self._unwatch_channel(hands)
             if not hands.exited:
                 # it closed its end and may be ending; a worker without a channel is of no use
                 self.core.timers.set(worker, blows.ESCALATE, time.monotonic() + LOST_CHANNEL_S)
 
     def _receive(self, worker: Worker) -> None:
-        channel = worker.hands.channel
+        hands: Hands = worker.hands
+        channel = hands.channel
         try:
-            received, mark = channel.receive()
-            if received:
-                self._apply(worker, received)
-                channel.consume(mark)
+            while True:
+                received, mark = channel.receive()
+                if received:
+                    self._apply(worker, received)
+                    channel.consume(mark)
+                if not channel.more:
+                    break
         except FrameError as exc:
             self._distrust(worker, exc)
+        if channel.awaits_body or hands.watched:
+            self._watch_socket(worker)
 
     def _drain(self, worker: Worker) -> None:
         """Read until nothing is there."""
@@ -132,9 +137,25 @@ class Traffic(PollSet):
         if hands is None or hands.exited:
             return
         hands.write(worker, self.functions)
-        if hands.channel.busy != hands.watches_output and hands.registered and self._poll is not None:
-            self._poll.modify(hands.channel.fd, IN | OUT if hands.channel.busy else IN)
-            hands.watches_output = hands.channel.busy
+        if hands.channel.busy or hands.watched:
+            self._watch_socket(worker)
+
+    def _watch_socket(self, worker: Worker) -> None:
+        """Poll it for what is wanted of it now: room for calls, the body of a result, or nothing."""
+        hands: Hands = worker.hands
+        channel = hands.channel
+        wanted = (OUT if channel.busy else 0) | (IN if channel.awaits_body else 0)
+        if wanted != hands.watched and hands.registered:
+            if wanted:
+                self.watch(channel.sock_fd, worker, wanted)
+            else:
+                self.unwatch(channel.sock_fd)
+            hands.watched = wanted
+
+    def _unwatch_channel(self, hands: Hands) -> None:
+        self.unwatch(hands.channel.fd)
+        self.unwatch(hands.channel.sock_fd)
+        hands.registered, hands.watched = False, 0
 
     def forget_function(self, number: int) -> None:
         """No call names this function any more: the parent's pickle of it and the workers' copies can go."""

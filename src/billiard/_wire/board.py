@@ -28,9 +28,9 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections import deque
 
 from .._typing import Final, NamedTuple
+from .closing import close_all
 
 CURRENT: Final = 0
 STARTED: Final = 1
@@ -110,11 +110,6 @@ class Board:
 
     def __del__(self) -> None:
         close_all(self._fds)
-
-
-def close_all(fds: list[int]) -> None:
-    """Close descriptors and strike them off the list, in one call in C: a signal handler cannot raise in between."""
-    deque(map(os.close, map(fds.pop, [-1] * len(fds))), 0)
 
 
 def _open_sealed(fds: list[int]) -> None:

@@ -1,4 +1,6 @@
-"""The parent's end of a channel: a non-blocking stream socket to one worker.
+"""The parent's end of a channel to one worker: a non-blocking stream socket for calls, a pipe for what comes back.
+
+Frames come through the pipe, in order; the body of a large one comes by the socket (see billiard._wire.far_end).
 
 What makes it peculiar: an exception may strike the parent between any two bytecodes (Ctrl-C, a
 SIGALRM handler, the soft limit of an outer worker), and the stream must survive that. Three rules:
@@ -14,22 +16,28 @@ SIGALRM handler, the soft limit of an outer worker), and the stream must survive
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import mmap
+import os
 import socket
 
 from .._typing import Final, NamedTuple
 from . import heap
-from .frames import ERROR, FAILED, HEADER, HEADER_SIZE, KIND, LARGE, RESULT, Buffer, FrameError
+from .closing import close_all
+from .far_end import FarEnd
+from .frames import BESIDE, ERROR, FAILED, HEADER, HEADER_SIZE, IN_PIPE, KIND, LARGE, RESULT, Buffer, FrameError
 
 _BUFFER_SIZE: Final = 1 << 17  # of which only the pages that are used cost memory
 _TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has arrived) on a header's word
-_MAY_BE_LARGE: Final = frozenset((RESULT, ERROR, FAILED))  # larger than the read buffer, that is
+_MAY_BE_LARGE: Final = frozenset((RESULT, ERROR, FAILED))  # and come beside the pipe
 _MAX_PARTS: Final = 512  # below IOV_MAX of every platform
 _JOIN_UP_TO: Final = 1 << 17
 _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
-_LOOK_FIRST: Final = 1 << 14
 _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
+_LOOKS: Final = 16  # for a body whose header is there: its sender is at it, and polling costs more than a few looks
+_PIPE_BUFFER: Final = 1 << 18  # the tiny results of twice the largest window
+_F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 
 _unpack = HEADER.unpack_from
 _NOTHING: Final[list[Frame]] = []
@@ -37,7 +45,7 @@ _NOTHING: Final[list[Frame]] = []
 
 class Frame(NamedTuple):
     """One received frame. `body` is bytes, or a memoryview of memory that is the receiver's own: always when `kind` carries
-    LARGE, and of a RESULT that did not fit the read buffer."""
+    LARGE, and of a RESULT that came beside the pipe."""
 
     kind: int
     tag: int
@@ -45,15 +53,29 @@ class Frame(NamedTuple):
     body: bytes | memoryview
 
 
-def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Make a channel: the parent's end (non-blocking) and the worker's. Raises OSError (EMFILE, ENFILE, ENOMEM)."""
-    parent, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    for end in (parent, worker):
-        # every tiny result is a packet of its own, charged at ~1 KB: with the default buffer a worker would block
-        # after 278 of them whenever the parent computes for a few milliseconds
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-    parent.setblocking(False)
-    return parent, worker
+def open_channel() -> tuple[Channel, FarEnd]:
+    """Make a channel: the parent's end (which never blocks) and the worker's. Raises OSError (EMFILE, ENFILE, ENOMEM)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    fds: list[int] = []
+    try:
+        for end in (ours, theirs):
+            # a large body needs many wake-ups to pass a small buffer
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        ours.setblocking(False)
+        fds.extend(itertools.chain.from_iterable(itertools.starmap(os.pipe, [()])))
+        os.set_blocking(fds[0], False)
+        try:
+            # with the usual buffer a worker would block after 2,000 tiny results, when the parent computes for a while
+            fcntl.fcntl(fds[1], _F_SETPIPE_SZ, _PIPE_BUFFER)
+        except OSError:
+            pass  # this user has too many large ones, or the kernel knows no such thing
+        far_end = FarEnd(theirs, fds)
+        return Channel(ours, fds), far_end
+    except BaseException:
+        close_all(fds)
+        ours.close()
+        theirs.close()
+        raise
 
 
 class Outgoing:
@@ -82,15 +104,15 @@ class Outgoing:
 
 
 class _Assembly:
-    """One frame that does not fit the read buffer, growing as its bytes arrive."""
+    """One frame whose body comes by the socket, growing as its bytes arrive: first its header, which is known."""
 
-    __slots__ = ("got", "memory", "size")
+    __slots__ = ("got", "header", "memory", "size")
 
-    def __init__(self, size: int, head: bytes | memoryview) -> None:
+    def __init__(self, size: int, header: bytes) -> None:
         self.size = size
+        self.header = header
         self.memory = bytearray(min(size, _TRUSTED_SIZE))
-        self.memory[: len(head)] = head
-        self.got = [len(head)]
+        self.got = [0]
 
     def room(self, got: int) -> memoryview:
         """The memory after the first `got` bytes, grown when it is full."""
@@ -119,22 +141,28 @@ def _total(tally: list[int]) -> int:
 class Channel:
     """One end, the parent's. `closed_by_peer` is final."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """Raises OSError when memory runs out."""
+    _fds: list[int] = []  # of one whose making did not get that far
+
+    def __init__(self, sock: socket.socket, fds: list[int]) -> None:
+        """Takes the pipe's descriptor, the only entry of `fds`, over. Raises OSError when memory runs out."""
+        self._fds: list[int] = []
         self.sock = sock
-        self.fd = sock.fileno()
+        self.sock_fd = sock.fileno()
+        self.fd = fds[-1]  # of the pipe: where frames come from
         self.closed_by_peer = False
         self.empty = False  # the last receive found nothing more to read
-        self._recv_into = sock.recv_into
+        self.more = False  # what was read already has frames that `receive` has not returned, and no event will tell
         self._send = sock.send
         self._memory = mmap.mmap(-1, _BUFFER_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._memory)
-        # offsets count from the start of the stream: _base is where the buffer begins
+        # offsets count from the start of the pipe's stream: _base is where the buffer begins
         self._base = 0
         self._used = 0
         self._got = [0]
+        self._ended = False
         self._assembly: _Assembly | None = None
         self.outgoing: Outgoing | None = None
+        self._fds.extend(map(fds.pop, (-1,)))
 
     # -- receiving
 
@@ -144,14 +172,15 @@ class Channel:
         Raises FrameError when a header makes no sense; BlockingIOError never (nothing there: no frames).
         """
         if self._assembly is not None:
-            return self._receive_large(self._assembly)
+            return self._receive_beside(self._assembly)
+        self.more = False
         tally = self._got
         got = tally[0] if len(tally) == 1 else _total(tally)
         if got == self._used:
             self._base = got
         start = got - self._base
-        if start == _BUFFER_SIZE and got - self._used < HEADER_SIZE:
-            # the buffer ends in the middle of a header: to the front with it, and only then is it there
+        if start == _BUFFER_SIZE and 2 * (got - self._used) <= _BUFFER_SIZE:
+            # the buffer ends in the middle of a frame: to the front with it, and only then is it there
             rest, at = got - self._used, self._used - self._base
             self._memory[:rest] = self._memory[at : at + rest]
             self._base = self._used
@@ -159,60 +188,64 @@ class Channel:
         self.empty = False
         if start < _BUFFER_SIZE:
             try:
-                tally.extend(map(self._recv_into, (self._view[start:] if start else self._view,)))
+                tally.extend(map(os.readv, self._fds, ((self._view[start:] if start else self._view,),)))
             except BlockingIOError:
                 self.empty = True
                 if self._used == got:
                     return _NOTHING, got
             except OSError:
-                self.closed_by_peer = True
+                self._ended = True
             else:
                 if not tally[-1]:
-                    self.closed_by_peer = True
+                    self._ended = True
                 got = _total(tally)
-        return self._parse(got)
+        frames, mark = self._parse(got)
+        if self._ended and not self.more and self._assembly is None:
+            self.closed_by_peer = True
+        return frames, mark
 
     def _parse(self, got: int) -> tuple[list[Frame], int]:
         base = self._base
-        if got - self._used >= _LOOK_FIRST:
-            # it may be the beginning of a frame for which all of this would be copied twice
-            size = HEADER_SIZE + _unpack(self._memory, self._used - base)[3]
-            if size > got - self._used and self._used - base + size > _BUFFER_SIZE:
-                return self._begin_large(size, self._view[self._used - base : got - base], got)
         data = self._view[self._used - base : got - base].tobytes()
         at, end = 0, len(data)
         frames: list[Frame] = []
         append = frames.append
         while end - at >= HEADER_SIZE:
             kind, tag, number, size = _unpack(data, at)
+            if kind > KIND:
+                if frames:
+                    self.more = True  # first these
+                    break
+                return self._begin_beside(kind, size, data[:HEADER_SIZE])
             stop = at + HEADER_SIZE + size
             if stop > end:
-                if not frames and self._used - base + HEADER_SIZE + size > _BUFFER_SIZE:
-                    return self._begin_large(HEADER_SIZE + size, data[at:], got)
+                if size > IN_PIPE:
+                    # noise claims sizes that never arrive: waited for, its sender would never be found out
+                    raise FrameError(f"a frame of {size} bytes does not come through the pipe")
                 break
-            body: bytes | memoryview = data[at + HEADER_SIZE : stop]
-            if kind & LARGE:
-                body = memoryview(bytearray(body))  # its buffers become the caller's arrays, which can be written to
             # a plain tuple: whoever reads the stream unpacks it at once, and building a Frame costs 200 ns more
-            append((kind, tag, number, body))  # type: ignore[arg-type]
+            append((kind, tag, number, data[at + HEADER_SIZE : stop]))  # type: ignore[arg-type]
             at = stop
         return frames, self._used + at
 
-    def _begin_large(self, size: int, head: bytes | memoryview, got: int) -> tuple[list[Frame], int]:
-        # (a small frame of any kind comes here too, when the buffer ends in the middle of it)
-        if size > _BUFFER_SIZE and head[0] & KIND not in _MAY_BE_LARGE:
-            # noise claims sizes that never arrive: waited for, its sender would never be found out
-            raise FrameError(f"no frame of kind {head[0]} has {size} bytes")
-        assembly = _Assembly(size, head)
-        self._assembly, self._used = assembly, got
-        return self._receive_large(assembly)
+    def _begin_beside(self, kind: int, size: int, head: bytes) -> tuple[list[Frame], int]:
+        if not kind & BESIDE or kind & KIND not in _MAY_BE_LARGE:
+            raise FrameError(f"no frame of kind {kind} has a body of {size} bytes beside the pipe")
+        assembly = _Assembly(HEADER_SIZE + size, head)
+        self._assembly, self._used = assembly, self._used + HEADER_SIZE
+        return self._receive_beside(assembly)
 
-    def _receive_large(self, assembly: _Assembly) -> tuple[list[Frame], int]:
+    def _receive_beside(self, assembly: _Assembly) -> tuple[list[Frame], int]:
         got = _total(assembly.got)
+        self.empty = False
+        looks = _LOOKS
         while got < assembly.size:
             try:
-                assembly.got.extend(map(self._recv_into, (assembly.room(got),)))
+                assembly.got.extend(map(self.sock.recv_into, (assembly.room(got),)))
             except BlockingIOError:
+                looks -= 1
+                if looks:
+                    continue
                 self.empty = True
                 return _NOTHING, self._used
             except OSError:
@@ -222,10 +255,19 @@ class Channel:
                 self.closed_by_peer = True
                 return _NOTHING, self._used
             got = _total(assembly.got)
+            if got >= HEADER_SIZE and not assembly.memory.startswith(assembly.header):
+                raise FrameError("what comes beside the pipe is not what was said in it")
         heap.keep_room_for(assembly.size)
+        self.more = _total(self._got) > self._used
         kind, tag, number, _ = _unpack(assembly.memory)
+        kind &= ~BESIDE
         body = memoryview(assembly.memory)[HEADER_SIZE:]
         return [Frame(kind, tag, number, body if kind & LARGE or kind == RESULT else body.tobytes())], -1
+
+    @property
+    def awaits_body(self) -> bool:
+        """Whether the next news come by the socket."""
+        return self._assembly is not None
 
     def consume(self, mark: int) -> None:
         """Say that all frames up to `mark` were applied."""
@@ -282,6 +324,10 @@ class Channel:
 
     def close(self) -> None:
         self.sock.close()
+        close_all(self._fds)
+
+    def __del__(self) -> None:
+        close_all(self._fds)
 
 
-__all__ = ["Channel", "Frame", "FrameError", "socket_pair"]
+__all__ = ["Channel", "FarEnd", "Frame", "FrameError", "open_channel"]

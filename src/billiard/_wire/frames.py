@@ -25,8 +25,11 @@ Buffer = bytes | bytearray | memoryview
 HEADER: Final = struct.Struct("<BIQQ")
 HEADER_SIZE: Final = HEADER.size
 
+IN_PIPE: Final = 1 << 15  # the largest body that a worker sends through the pipe
+
 LARGE: Final = 0x80  # the body has out-of-band buffers
-ACCEPT: Final = 0x40  # the worker says when it takes this call
+BESIDE: Final = 0x40  # from a worker: the body does not follow, it comes by the socket (see billiard._wire.far_end)
+ACCEPT: Final = 0x40  # to a worker: it says when it takes this call
 SYNACK: Final = 0x20  # ... and then waits for a VERDICT before it runs it
 TIMED: Final = 0x10  # of MAP and STARMAP: limits count for each item, so the start of each goes on the board
 KIND: Final = 0x0F

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from .._typing import Any
-from .._wire import errors, frames, heap, pickling
+from .._wire import errors, far_end, frames, heap, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
+from .._wire.far_end import FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE, LARGE
 from .._wire.spin import SpinWait
 from ..exceptions import PayloadError, SoftTimeLimitExceeded
@@ -27,7 +28,6 @@ from .settings import EX_OK, EX_RECYCLE, WorkerSettings
 from .signals import SoftLimit, Termination
 
 _BUFFER_SIZE = 1 << 17
-_SMALL_RESULT = 1 << 12  # up to here header and body are copied together; above, sendmsg gathers them
 _MAX_TAG = 0xFFFFFFFF
 _NOT_YET = 1 << 63  # a time that never comes
 
@@ -38,9 +38,10 @@ class Loop:
     """Serves the calls of one channel until it is told to retire, wants to leave, or its parent is gone."""
 
     def __init__(
-        self, sock: socket.socket, board: Board, settings: WorkerSettings, snapshot: pickling.MainSnapshot
+        self, far: FarEnd, board: Board, settings: WorkerSettings, snapshot: pickling.MainSnapshot
     ) -> None:
-        self._sock = sock
+        self._far_end = far
+        self._tell = far.tell
         self._cells = board.cells
         self._snapshot = snapshot
         self._functions: dict[int, Any] = {}
@@ -57,18 +58,18 @@ class Loop:
         """Serve; returns the exit status to leave with. Raises SystemExit on SIGTERM."""
         self.termination.install()
         self._soft.install()
-        self._sock.sendall(frames.frame(frames.READY, os.getpid() & _MAX_TAG, 0))
-        return self._serve(_receive(self._sock))
+        self._tell(frames.frame(frames.READY, os.getpid() & _MAX_TAG, 0))
+        return self._serve(_receive(self._far_end.sock))
 
     def _ask_again(self, number: int) -> None:
-        self._sock.sendall(frames.about(frames.REARM, number))
+        self._tell(frames.about(frames.REARM, number))
 
     def _serve(self, stream: Iterator[_Frame]) -> int:
         # everything the loop touches per call is a local: this function is half of what a tiny task costs
         cells, soft, clock, loads = self._cells, self._soft, time.monotonic_ns, pickle.loads
         functions, honoured = self._functions, self._honoured
         plain, sized, big = pickling.PLAIN, pickling.SIZED, pickling.BIG_BYTES_FROM
-        dumps, pack, sendall = pickle.dumps, HEADER.pack, self._sock.sendall
+        dumps, pack, tell, whole = pickle.dumps, HEADER.pack, self._tell, far_end.WHOLE
         marshalled, unmarshalled, marshal_format, short = marshal.dumps, marshal.loads, pickling.MARSHAL, pickling.SHORT
         control = frames.STARMAP
         payload: Any = None
@@ -89,7 +90,7 @@ class Loop:
             if recalled > honoured and number >= recalled:
                 if cells[SKIPPED_FROM] < recalled:
                     cells[SKIPPED_FROM] = number
-                    self._sock.sendall(frames.about(frames.SKIPPED, number))
+                    self._tell(frames.about(frames.SKIPPED, number))
                 continue
             if kind & 0x60:  # frames.ACCEPT | frames.SYNACK
                 if kind & frames.SYNACK and not kind & LARGE:
@@ -125,7 +126,10 @@ class Loop:
             if reply is None and (type(value) in plain or (type(value) in sized and len(value) < big)):
                 # what cannot refer to anything needs no care in pickling
                 pickled = marshalled(value, marshal_format) if type(value) in plain or len(value) <= short else dumps(value, 5)
-                sendall(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
+                if len(pickled) <= whole:
+                    tell(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
+                else:
+                    self._far_end.send(frames.RESULT, run_us, number, [pickled], len(pickled))
                 pickled = b""
             else:
                 self._reply(number, run_us, value, reply)
@@ -140,29 +144,27 @@ class Loop:
         if self._retire is not None:
             return self._retire
         if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):
-            self._sock.sendall(frames.about(frames.LEAVING, number))
+            self._tell(frames.about(frames.LEAVING, number))
             return EX_RECYCLE
         return None
 
     def _reply(self, number: int, run_us: int, value: Any, error: bytes | None) -> None:
+        send = self._far_end.send
         if error is not None:
-            self._sock.sendall(frames.frame(frames.ERROR, run_us, number, error))
+            send(frames.ERROR, run_us, number, [error], len(error))
             return
         try:
             pickled, buffers = pickling.dumps(pickling.lighten(value), self._snapshot)
         except BaseException as exc:
             if self.termination.requested:
                 raise
-            self._sock.sendall(frames.frame(frames.ERROR, run_us, number, self._unsendable(exc, value)))
+            error = self._unsendable(exc, value)
+            send(frames.ERROR, run_us, number, [error], len(error))
             return
         if buffers is not None:
-            parts, size = frames.pack_large(pickled, buffers)
-            head = frames.header(frames.RESULT | frames.LARGE, run_us, number, size)
-            _send_all(self._sock, [head, *parts], size)
-        elif len(pickled) <= _SMALL_RESULT:
-            self._sock.sendall(HEADER.pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
+            send(frames.RESULT | frames.LARGE, run_us, number, *frames.pack_large(pickled, buffers))
         else:
-            _send_all(self._sock, [frames.header(frames.RESULT, run_us, number, len(pickled)), pickled], len(pickled))
+            send(frames.RESULT, run_us, number, [pickled], len(pickled))
 
     def _unsendable(self, exc: BaseException, value: Any) -> bytes:
         # imported here: it is the rare case, and the pool's module is not small
@@ -176,7 +178,7 @@ class Loop:
         """Say that this call was taken; with SYNACK wait for the verdict. Whether to run it."""
         if kind & frames.SYNACK:
             self._cells[STARTED] = _NOT_YET  # the wait is not running time
-        self._sock.sendall(frames.about(frames.ACCEPTED, number, started_ns))
+        self._tell(frames.about(frames.ACCEPTED, number, started_ns))
         if not kind & frames.SYNACK:
             return True
         for answer, tag, of, body in stream:
@@ -184,7 +186,7 @@ class Loop:
                 if tag:
                     self._cells[STARTED] = time.monotonic_ns()
                     return True
-                self._sock.sendall(frames.about(frames.DROPPED, number))
+                self._tell(frames.about(frames.DROPPED, number))
                 return False
             if answer == frames.RETIRE:
                 # it is written right behind the last call of a quota, before the verdict: dropped, the worker would
@@ -326,15 +328,3 @@ def _receive_large(sock: socket.socket, size: int, head: memoryview) -> memoryvi
         got += count
     heap.keep_room_for(size)
     return view
-
-
-def _send_all(sock: socket.socket, parts: list[frames.Buffer], size: int) -> None:
-    heap.keep_room_for(size)
-    rest = [memoryview(part) for part in parts]
-    while rest:
-        sent = sock.sendmsg(rest[:512])
-        while rest and sent >= rest[0].nbytes:
-            sent -= rest[0].nbytes
-            del rest[0]
-        if sent:
-            rest[0] = rest[0][sent:]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from multiprocessing import util
 
 from .._wire import errors, frames
 from .._wire.board import Board
+from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from . import lifeline, signals
 from .loop import Loop
 from .settings import EX_FAILURE, WorkerSettings
 
 
-def serve(sock: socket.socket, board: Board, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
+def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
     """Be a worker, whose signals are as `signals.before_initializer` leaves them.
 
     Leaves by SystemExit with the worker's exit status, or dies of the SIGTERM it was sent.
@@ -32,9 +32,10 @@ def serve(sock: socket.socket, board: Board, settings: WorkerSettings, snapshot:
         try:
             if settings.initializer is not None:
                 settings.initializer(*settings.initargs)
-            loop = Loop(sock, board, settings, snapshot)
+            loop = Loop(far_end, board, settings, snapshot)
         except BaseException as exc:
-            sock.sendall(frames.frame(frames.FAILED, 0, 0, errors.encode(exc, snapshot)))
+            error = errors.encode(exc, snapshot)
+            far_end.send(frames.FAILED, 0, 0, [error], len(error))
         else:
             status = loop.run()
             loop.termination.too_late()
@@ -54,7 +55,7 @@ def serve(sock: socket.socket, board: Board, settings: WorkerSettings, snapshot:
 
 
 def serve_spawned(
-    sock: socket.socket, board_fd: int, settings: WorkerSettings, importable_main: bool
+    far_end: FarEnd, board_fd: int, settings: WorkerSettings, importable_main: bool
 ) -> None:
     """`serve` for a process that multiprocessing started: everything came as arguments."""
     from multiprocessing import current_process, parent_process
@@ -67,7 +68,7 @@ def serve_spawned(
     board = Board(board_fd)
     board.close_fd()
     signals.before_initializer()
-    serve(sock, board, settings, MainSnapshot(importable_main), parent.sentinel)
+    serve(far_end, board, settings, MainSnapshot(importable_main), parent.sentinel)
 
 
 def _lead_own_group() -> None:
