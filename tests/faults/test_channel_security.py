@@ -5,12 +5,13 @@ import os
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import fault_tasks as t
 import pytest
 
-from billiard import WorkerLostError
+from billiard import TimeLimitExceeded, WorkerLostError
 from billiard._wire import frames
 from billiard._wire.channel import _PIPE_BUFFER
 from billiard.pool import Pool
@@ -146,6 +147,21 @@ def test_nonsense_beside_the_pipe_costs_it_too(make_pool):
     with pytest.raises(WorkerLostError):
         pool.apply_async(write_beside, (b"nonsense",)).get(10)
     assert pool.apply(t.echo, (bytes(100_000),)) == bytes(100_000)
+
+
+def test_a_body_that_never_comes_costs_no_processor_time(make_pool):
+    pool = make_pool(2)
+    result = pool.apply_async(announce_and_chatter, timeout=0.8)
+    spent = time.process_time()
+    with pytest.raises(TimeLimitExceeded):
+        result.get(10)
+    assert time.process_time() - spent < 0.3
+    assert pool.map(t.echo, range(4), 1) == [0, 1, 2, 3]
+
+
+def announce_and_chatter():
+    say(frames.header(frames.RESULT | frames.BESIDE, 0, 1, 1 << 20) + bytes(1000))
+    t.nap(20)
 
 
 def test_results_of_calls_it_does_not_have_are_ignored(make_pool):

@@ -1,5 +1,6 @@
 """The parent's end of a channel: cut anywhere, slow, garbled, hostile."""
 
+import fcntl
 import os
 import random
 import socket
@@ -181,6 +182,7 @@ def test_the_read_buffer_ends_in_the_middle_of_a_small_frame(ends, there):
     bodies = [block] * 3 + [block[: len(block) - there]]
     about = frames.about(frames.ACCEPTED, 2, 5)
     stream, expected = stream_of(bodies)
+    fcntl.fcntl(channel.fd, fcntl.F_SETPIPE_SZ, 1 << 18)  # or nobody could take it out while we put it in
     far_end.tell(stream + about + frames.frame(frames.RESULT, 0, 9, b"behind"))
     assert drain(channel) == [
         *expected, (frames.ACCEPTED, 0, 0, about[frames.HEADER_SIZE :]), (frames.RESULT, 0, 9, b"behind"),

@@ -141,16 +141,25 @@ class Traffic(PollSet):
             self._watch_socket(worker)
 
     def _watch_socket(self, worker: Worker) -> None:
-        """Poll it for what is wanted of it now: room for calls, the body of a result, or nothing."""
+        """Poll it for what is wanted of it now: room for calls, the body of a result, or nothing.
+
+        While a body is awaited the pipe is not polled: what a task may have written there would be news again and again.
+        """
         hands: Hands = worker.hands
         channel = hands.channel
         wanted = (OUT if channel.busy else 0) | (IN if channel.awaits_body else 0)
-        if wanted != hands.watched and hands.registered:
-            if wanted:
-                self.watch(channel.sock_fd, worker, wanted)
-            else:
-                self.unwatch(channel.sock_fd)
-            hands.watched = wanted
+        if wanted == hands.watched or not hands.registered:
+            return
+        # one of the two is in the poll set at any time, or a turn that was cut short in here would forget this worker
+        if not wanted & IN:
+            self.watch(channel.fd, worker)
+        if wanted:
+            self.watch(channel.sock_fd, worker, wanted)
+        else:
+            self.unwatch(channel.sock_fd)
+        if wanted & IN:
+            self.unwatch(channel.fd)
+        hands.watched = wanted
 
     def _unwatch_channel(self, hands: Hands) -> None:
         self.unwatch(hands.channel.fd)

@@ -36,7 +36,7 @@ _JOIN_UP_TO: Final = 1 << 17
 _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
 _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
 _LOOKS: Final = 16  # for a body whose header is there: its sender is at it, and polling costs more than a few looks
-_PIPE_BUFFER: Final = 1 << 18  # the tiny results of twice the largest window
+_PIPE_BUFFER: Final = 1 << 17  # the tiny results of the largest window
 _F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 
 _unpack = HEADER.unpack_from
