@@ -11,6 +11,7 @@ from pathlib import Path
 import fault_tasks as t
 import pytest
 
+import billiard
 from billiard import TimeLimitExceeded, WorkerLostError
 from billiard._wire import frames
 from billiard._wire.channel import _PIPE_BUFFER
@@ -72,6 +73,27 @@ def test_programs_that_tasks_start_inherit_nothing(make_pool):
     ).stdout
     assert "memfd:billiard-board" not in out
     assert out.count("socket:") <= len(sockets())
+
+
+def inheritable():
+    """The sockets, and the pipes of a channel's size, that a program would inherit from this process."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        fd = int(entry.name)
+        try:
+            mode = os.fstat(fd).st_mode
+            if os.get_inheritable(fd) and (stat.S_ISSOCK(mode) or (stat.S_ISFIFO(mode) and is_large(fd))):
+                found.add(str(entry.readlink()))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_no_end_of_a_channel_is_inheritable(make_pool, method):
+    pool = make_pool(1, context=billiard.get_context(method))
+    # what the tests were started with is
+    assert pool.apply(inheritable) <= inheritable()
 
 
 def test_nothing_listens_and_nothing_has_a_name(make_pool):

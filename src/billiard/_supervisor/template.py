@@ -47,6 +47,7 @@ EXITED: Final = 4  # ident, exit code or -signum
 NOT_STARTED: Final = 5  # ident, errno
 
 _FDS_PER_SPAWN: Final = 3
+_CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # else a task's programs would hold its worker's channel open
 _ALL_SIGNALS: Final = tuple(map(int, signal.valid_signals()))
 _FIRST_ORDER_S: Final = 0.05  # how long to wait for it, at most: it comes at once
 _HEAD_START_S: Final = 0.002  # about what a worker needs from its fork to its first result
@@ -145,7 +146,7 @@ class Template:
     def _obey(self) -> bool:
         """Carry out one message of the parent; False when it is gone."""
         try:
-            data, ancillary, _, _ = self._control.recvmsg(64, socket.CMSG_SPACE(_FDS_PER_SPAWN * 4))
+            data, ancillary, _, _ = self._control.recvmsg(64, socket.CMSG_SPACE(_FDS_PER_SPAWN * 4), _CLOEXEC)
         except OSError:
             return False
         if not data:

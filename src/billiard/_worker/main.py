@@ -67,6 +67,8 @@ def serve_spawned(
         raise RuntimeError("a worker must be started as a child process")
     board = Board(board_fd)
     board.close_fd()
+    for fd in far_end.fds:
+        os.set_inheritable(fd, False)  # they came as descriptors that are: a task's programs would hold them open
     signals.before_initializer()
     serve(far_end, board, settings, MainSnapshot(importable_main), parent.sentinel)
 
