@@ -116,9 +116,8 @@ class Submitting:
 
     def _job(self, func: Any, args: Any, kwds: Any) -> ApplyResult:
         function_id = self._function_ids.get(id(func), 0)
-        if function_id and not kwds and type(args) is tuple and (how := _plain(args)):
+        if function_id and not kwds and type(args) is tuple and (call := _plainly(args)):
             # the hot path: a known function and arguments that refer to nothing
-            call = _marshalled(args, _FORMAT) if how == _SHORT else _pickled(args, 5)
             return ApplyResult(self, func, frames.CALL, function_id, call, len(call))
         return self._careful_job(func, function_id, args, kwds)
 
@@ -309,8 +308,7 @@ class Submitting:
         starred = kind == frames.STARMAP
         for first, item in enumerate(items):
             # the hot path of a map: an argument that refers to nothing
-            if not starred and (how := _plain((item,))):
-                call = _marshalled((item,), _FORMAT) if how == _SHORT else _pickled((item,), 5)
+            if not starred and (call := _plainly((item,))):
                 chunk = Chunk(group, frames.CALL, function_id, call, len(call), first)
             else:
                 args, pure = pickling.lighten_all(tuple(item) if starred else (item,))
@@ -384,21 +382,19 @@ _pickled: Final = pickle.dumps
 _marshalled: Final = marshal.dumps
 _FORMAT: Final = pickling.MARSHAL
 _NUMBERS: Final = pickling.PLAIN
-_LONGER: Final = 1
-_SHORT: Final = 2
 _HOOKS: Final = ("callback", "error_callback", "accept_callback", "timeout_callback")
 
 
-def _plain(args: Any) -> int:
-    """_SHORT if these arguments are best marshalled, _LONGER if the plainest pickling is right for them, else 0."""
-    plain = _SHORT
+def _plainly(args: tuple[Any, ...]) -> bytes | None:
+    """The body of a call whose arguments refer to nothing; None if some may, or are large."""
+    short = True
     for arg in args:
         if type(arg) not in _NUMBERS:
             if type(arg) not in pickling.SIZED or (type(arg) is bytes and len(arg) >= pickling.BIG_BYTES_FROM):
-                return 0
+                return None
             if len(arg) > pickling.SHORT:
-                plain = _LONGER
-    return plain
+                short = False
+    return _marshalled(args, _FORMAT) if short else _pickled(args, 5)
 
 
 def _sliced(items: Any, size: int) -> Iterator[Any]:

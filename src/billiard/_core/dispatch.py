@@ -19,8 +19,8 @@ from .state import FATE, NEVER_S, PENDING, Cause, Fate, Job, Phase, Worker
 MAX_WINDOW: Final = 4096
 MAX_WINDOW_BYTES: Final = 1 << 18
 ALONE_FROM: Final = 1 << 16  # a call this large goes to an idle worker only: behind it nothing could be taken back
-OLDEST_EVERY: Final = 128  # so often, and not more often than that, the worker that has been idle longest is the next
-OLDEST_EVERY_S: Final = 0.1
+OLDEST_EVERY: Final = 128  # one pick in so many is for the worker that has been idle longest
+OLDEST_EVERY_S: Final = 0.1  # ... if this has passed since the last such pick
 KEPT_SIZE: Final = 1 << 12  # a larger call is dropped with its result: handles are kept long after
 OVERHEAD_US: Final = 6.0  # what a worker spends on a call besides running it
 REST_US: Final = 2_000.0  # window of a pool whose turns come quickly

@@ -49,7 +49,6 @@ class Hands:
         "board",
         "channel",
         "control",
-        "dirty",
         "exit_status",
         "exited",
         "failure",
@@ -78,7 +77,6 @@ class Hands:
         self.known: set[int] = set()
         self.control: tuple[bytes, ...] = ()  # frames to go before the next call
         self.retired = False  # RETIRE is written
-        self.dirty = False  # read, but not all that was read is applied
         self.registered = False
         self.watched = 0  # what its socket is polled for, besides what comes through the pipe
         self.exited = False

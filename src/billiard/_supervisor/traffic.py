@@ -57,7 +57,7 @@ class Traffic(PollSet):
         hands: Hands = worker.hands
         channel = hands.channel
         try:
-            while True:
+            while True:  # for what `more` says is there no event will come
                 received, mark = channel.receive()
                 if received:
                     self._apply(worker, received)

@@ -44,10 +44,9 @@ class FarEnd:
         """Send a frame whose body, of any `size`, consists of `parts`."""
         if size <= IN_PIPE and not kind & LARGE:  # whose body is to be memory of the receiver's own
             rest = b"".join((HEADER.pack(kind, tag, number, size), *parts))
-            while sent := self.tell(rest):
-                rest = rest[sent:]
-                if not rest:
-                    return
+            while rest:
+                rest = rest[self.tell(rest) :]
+            return
         heap.keep_room_for(size)
         header = HEADER.pack(kind | BESIDE, tag, number, size)
         self.tell(header)

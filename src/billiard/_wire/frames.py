@@ -1,9 +1,9 @@
 """The frame: a fixed header, then a body.
 
-    kind  u8    what it is, with flags in the two high bits
+    kind  u8    what it is, with flags in the high bits
     tag   u32   CALL: function id.  RESULT, ERROR: run time in microseconds
     number u64  the call it is, or the result of; per worker, counted from 1, never reused
-    size  u64   bytes of body that follow
+    size  u64   bytes of body: they follow, or come by another way (BESIDE)
 
 The number stands in the header, outside the pickle, so that a body which cannot be
 unpickled still tells whose it is (a poisoned payload then fails one call, not the pool).

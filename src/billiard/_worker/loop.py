@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from .._typing import Any
-from .._wire import errors, far_end, frames, heap, pickling
+from .._wire import errors, frames, heap, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
-from .._wire.far_end import FarEnd
+from .._wire.far_end import WHOLE, FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE, LARGE
 from .._wire.spin import SpinWait
 from ..exceptions import PayloadError, SoftTimeLimitExceeded
@@ -38,10 +38,10 @@ class Loop:
     """Serves the calls of one channel until it is told to retire, wants to leave, or its parent is gone."""
 
     def __init__(
-        self, far: FarEnd, board: Board, settings: WorkerSettings, snapshot: pickling.MainSnapshot
+        self, far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: pickling.MainSnapshot
     ) -> None:
-        self._far_end = far
-        self._tell = far.tell
+        self._far_end = far_end
+        self._tell = far_end.tell
         self._cells = board.cells
         self._snapshot = snapshot
         self._functions: dict[int, Any] = {}
@@ -69,7 +69,7 @@ class Loop:
         cells, soft, clock, loads = self._cells, self._soft, time.monotonic_ns, pickle.loads
         functions, honoured = self._functions, self._honoured
         plain, sized, big = pickling.PLAIN, pickling.SIZED, pickling.BIG_BYTES_FROM
-        dumps, pack, tell, whole = pickle.dumps, HEADER.pack, self._tell, far_end.WHOLE
+        dumps, pack, tell, whole = pickle.dumps, HEADER.pack, self._tell, WHOLE
         marshalled, unmarshalled, marshal_format, short = marshal.dumps, marshal.loads, pickling.MARSHAL, pickling.SHORT
         control = frames.STARMAP
         payload: Any = None
