@@ -59,11 +59,11 @@ def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, until, 
     pool.apply(t.identify)
     real, refused = hands.open_channel, []
 
-    def refuse():
+    def refuse(rivals):
         if len(refused) < 4:
             refused.append(1)
             raise OSError(code, os.strerror(code))
-        return real()
+        return real(rivals)
 
     monkeypatch.setattr(hands, "open_channel", refuse)
     with pytest.raises(WorkerLostError):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import re
 import shutil
@@ -79,6 +80,14 @@ class ScriptedSocket:
         self.at += count
         return count
 
+    def held_read(self, fd: int, address: int, size: int) -> int:
+        """`held_calls.read`, for a scripted pipe."""
+        memory = (ctypes.c_char * size).from_address(address)
+        try:
+            return self.recv_into(memoryview(memory).cast("B"))
+        except BlockingIOError:
+            return -1
+
     send = sendmsg = close = None  # nobody writes here
 
 
@@ -133,7 +142,9 @@ def read_as_parent(pipe: bytes, beside: bytes, pieces: list[int], tiny: bool) ->
     pipe_end = ScriptedSocket(pipe, pieces, blocking=False)
     sock = ScriptedSocket(beside, pieces[1:] + pieces[:1], blocking=False)
     real_os, channel_module.os = channel_module.os, SimpleNamespace(readv=pipe_end.readv)
-    channel = channel_module.Channel(sock, [-1])
+    real_calls = channel_module.held_calls
+    channel_module.held_calls = SimpleNamespace(read=pipe_end.held_read, address_of=real_calls.address_of)
+    channel = channel_module.Channel(sock, [-1], rivals=range(len(pipe) % 2))
     got: list[Plain] = []
     try:
         # in each run through the pieces at least a byte comes
@@ -158,7 +169,7 @@ def read_as_parent(pipe: bytes, beside: bytes, pieces: list[int], tiny: bool) ->
         assert got == expected[: len(got)]
         return
     finally:
-        channel_module.os = real_os
+        channel_module.os, channel_module.held_calls = real_os, real_calls
         channel._fds.clear()
     assert got == expected, f"{len(got)} frames instead of {len(expected)}"
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import socket
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,15 +12,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billiard._wire import frames
+from billiard._wire import frames, held_calls
 from billiard._wire.channel import open_channel
 
 BODIES = st.lists(st.binary(max_size=300), max_size=12)
 
 
+RIVALS = []  # see `open_channel`
+
+
+@pytest.fixture(scope="module", autouse=True, params=["ordinary calls", "held calls", "held calls that cannot be made"])
+def kind_of_call(request):
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "ordinary calls":
+            patch.setattr(sys.modules[__name__], "RIVALS", ["somebody"])
+        if request.param == "held calls that cannot be made":
+            patch.setattr(held_calls, "read", lambda *_: -1)
+            patch.setattr(held_calls, "send", lambda *_: -1)
+        yield
+
+
+def a_channel():
+    return open_channel(RIVALS)
+
+
 @pytest.fixture
 def ends():
-    channel, far_end = open_channel()
+    channel, far_end = a_channel()
     yield channel, far_end
     channel.close()
     far_end.close()
@@ -46,7 +65,7 @@ def stream_of(bodies):
 def test_cut_at_every_byte():
     stream, expected = stream_of([b"", b"one", b"x" * 40, b"", b"last"])
     for cut in range(len(stream) + 1):
-        channel, far_end = open_channel()
+        channel, far_end = a_channel()
         far_end.tell(stream[:cut])
         got = drain(channel)
         assert got == expected[: len(got)]
@@ -59,7 +78,7 @@ def test_cut_at_every_byte():
 def test_truncated_at_every_byte():
     stream, expected = stream_of([b"one", b"two" * 20])
     for cut in range(len(stream) + 1):
-        channel, far_end = open_channel()
+        channel, far_end = a_channel()
         far_end.tell(stream[:cut])
         far_end.close()
         got = drain(channel)
@@ -107,7 +126,7 @@ def test_what_was_said_cut_at_every_byte_around_a_body_beside():
     first, second = frames.header(frames.ERROR | frames.BESIDE, 0, 2, 5), frames.header(frames.RESULT | frames.BESIDE, 0, 4, 3)
     said = BEFORE + first + second + BEHIND
     for cut in range(len(said) + 1):
-        channel, far_end = open_channel()
+        channel, far_end = a_channel()
         far_end.tell(said[:cut])
         got = drain(channel)
         far_end.sock.sendall(first + b"fiv")
@@ -216,7 +235,7 @@ def test_receiving_is_repeatable_until_consumed(ends):
 def test_any_stream_in_any_pieces(bodies, data):
     stream, expected = stream_of(bodies)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
-    channel, far_end = open_channel()
+    channel, far_end = a_channel()
     got = []
     try:
         for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
@@ -231,7 +250,7 @@ def test_any_stream_in_any_pieces(bodies, data):
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=600), st.binary(max_size=100))
 def test_garbage_never_crashes_nor_hangs(garbage, beside):
-    channel, far_end = open_channel()
+    channel, far_end = a_channel()
     try:
         far_end.tell(garbage)
         far_end.sock.sendall(beside)
@@ -332,6 +351,25 @@ def test_what_is_written_to_nobody_is_dropped(ends):
     assert not channel.busy
 
 
+def test_a_closed_channel_touches_nobody_elses_descriptors(ends):
+    channel, _ = ends
+    numbers = {channel.sock_fd, channel.fd}
+    channel.close()
+    pairs = [socket.socketpair() for _ in range(8)]
+    assert numbers <= {end.fileno() for pair in pairs for end in pair}, "the numbers were to be used again"
+    for pair in pairs:
+        for end in pair:
+            end.setblocking(False)
+            end.send(b"theirs")
+    channel.outgoing = channel.prepare([b"ours"])
+    channel.flush()
+    channel.receive()
+    assert [end.recv(100) for pair in pairs for end in pair] == [b"theirs"] * 16
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
 def test_a_channel_has_no_name_and_does_not_block(ends):
     channel, far_end = ends
     assert channel.sock.family is socket.AF_UNIX
@@ -345,7 +383,7 @@ def test_a_channel_has_no_name_and_does_not_block(ends):
 def test_descriptors_go_with_the_objects():
     held = Path("/proc/self/fd")
     before = {entry.name for entry in held.iterdir()}
-    ends = open_channel()
+    ends = a_channel()
     assert len({entry.name for entry in held.iterdir()} - before) == 4
     for end in ends:
         end.sock.close()
@@ -358,7 +396,7 @@ def test_an_exception_at_any_line_of_receiving_loses_nothing(at):
     """What a signal handler's exception does to `receive` and `flush`, at each of their first forty lines."""
     import sys
 
-    channel, far_end = open_channel()
+    channel, far_end = a_channel()
     _, expected = stream_of([b"a" * 10, b"b" * 100_000, b"c"])
     header = frames.header(frames.RESULT | frames.BESIDE, 1, 2, 100_000)
     far_end.tell(frames.frame(frames.RESULT, 0, 1, b"a" * 10) + header + frames.frame(frames.RESULT, 2, 3, b"c"))

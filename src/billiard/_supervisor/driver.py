@@ -38,6 +38,8 @@ class Machine(Protocol):
 
     @property
     def end(self) -> Target: ...
+    @property
+    def waiting_callers(self) -> dict[object, Any]: ...
     def turn(self, timeout: float, spin: bool) -> None: ...
     def next_deadline(self) -> float | None: ...
     def rouse(self) -> None: ...
@@ -54,7 +56,7 @@ class Driver:
         self._name = name
         self._pilot = threading.Lock()  # held by the caller that drives
         self._pilot_ident = 0  # its thread, set before it looks at its target and polls
-        self._waiting: dict[object, Any] = {}  # callers that do not: each with the lock it sleeps on
+        self._waiting = machine.waiting_callers  # those that do not
         self._last_left = 0.0
         self._parked = False
         self._park = threading.Lock()

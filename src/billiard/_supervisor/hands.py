@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from .._core.state import Phase, Worker
 from .._typing import Any
@@ -63,9 +64,9 @@ class Hands:
         "written",
     )
 
-    def __init__(self) -> None:
-        """Raises OSError when descriptors or memory run out."""
-        self.channel, far_end = open_channel()
+    def __init__(self, rivals: Collection[object] = ()) -> None:
+        """`rivals`: see `open_channel`. Raises OSError when descriptors or memory run out."""
+        self.channel, far_end = open_channel(rivals)
         self.theirs: FarEnd | None = far_end
         try:
             self.board = Board.create()

@@ -59,7 +59,7 @@ class Lives(Traffic):
         # else an exception cut the making short: what has hands is started, or its end would be waited for for ever
         hands = None
         try:
-            hands = worker.hands or Hands()
+            hands = worker.hands or Hands(self.waiting_callers)
             worker.hands, worker.board = hands, hands.board
             if not hands.registered:
                 self.watch(hands.channel.fd, worker)

@@ -9,11 +9,14 @@ import os
 import select
 
 from .._core.state import Worker
-from .._typing import Final
+from .._typing import Any, Final
+from .._wire import held_calls
 from .._wire.closing import close_all
 
 IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
 OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
+Events = list[tuple[int, int]]
+_EVENTS: Final = 128  # at one look; what is ready beyond them is so at the next
 
 
 class PollSet:
@@ -25,6 +28,11 @@ class PollSet:
         self._wake_fd, self._wake_write = _wake_pair()
         self._own_fds = list({self._wake_fd, self._wake_write})
         self._by_fd: dict[int, Worker | None] = {}
+        #: callers that wait while another thread drives, each with the lock it sleeps on (see billiard._supervisor.driver).
+        #: While there are any, system calls keep the interpreter.
+        self.waiting_callers: dict[object, Any] = {}
+        self._seen = bytearray(_EVENTS * held_calls.EPOLL_EVENT.size)
+        self._seen_at = held_calls.address_of(self._seen)
         self.watch(self._wake_fd)
 
     def watch(self, fd: int, worker: Worker | None = None, mask: int = IN) -> None:
@@ -47,6 +55,17 @@ class PollSet:
     def fileno(self) -> int:
         """A descriptor that is readable when `turn` has something to do."""
         return self._poll.fileno() if self._poll is not None else -1
+
+    def _look(self) -> Events:
+        """What is ready now. Raises ValueError when the set is closed."""
+        poll: Any = self._poll
+        count = held_calls.epoll_wait(poll.fileno(), self._seen_at, _EVENTS, 0) if self.waiting_callers else -1
+        if count < 0:
+            return poll.poll(0.0)  # type: ignore[no-any-return]  # epoll is optional for the type checker
+        # Another thread may have looked meanwhile, and this is what it saw. It does no harm: ready remains ready until it was
+        # dealt with, and nothing of what is not ready is lost or done twice.
+        size = held_calls.EPOLL_EVENT.size
+        return [(fd, mask) for mask, fd in held_calls.EPOLL_EVENT.iter_unpack(memoryview(self._seen)[: count * size])]
 
     def wake(self) -> None:
         """Make whoever polls look again."""

@@ -20,13 +20,12 @@ from .._core.state import NEVER_S
 from .._typing import Any, Final
 from .._wire.spin import SpinWait
 from .lives import Lives
+from .poll_set import Events
 
 NAP_MAX_S: Final = 0.002
 NAP_MIN_S: Final = 0.0002
 LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
 WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
-
-Events = list[tuple[int, int]]
 
 
 class Waiting(Lives):
@@ -44,7 +43,7 @@ class Waiting(Lives):
         """What the poll set reports within `timeout` seconds (-1: until the next deadline)."""
         if self._poll is None:
             return []
-        events: Events = self._poll.poll(0.0)
+        events = self._look()
         if events or timeout == 0.0 or self._unfinished or self._terminate_wanted:
             return events
         nap_s = self.core.spare_s() / 2
@@ -67,8 +66,7 @@ class Waiting(Lives):
             nap_s = min(nap_s, timeout)
         if nap_s > 0.0:
             time.sleep(nap_s)
-        poll: Any = self._poll
-        return poll.poll(0.0)  # type: ignore[no-any-return]  # epoll is optional for the type checker
+        return self._look()
 
     def _spun(self, seconds: float) -> Events:
         poll, clock = self._poll, time.monotonic

@@ -21,9 +21,10 @@ import itertools
 import mmap
 import os
 import socket
+from collections.abc import Collection
 
 from .._typing import Final, NamedTuple
-from . import heap
+from . import heap, held_calls
 from .closing import close_all
 from .far_end import FarEnd
 from .frames import BESIDE, ERROR, FAILED, HEADER, HEADER_SIZE, IN_PIPE, KIND, LARGE, RESULT, Buffer, FrameError
@@ -38,6 +39,9 @@ _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core
 _LOOKS: Final = 16  # for a body whose header is there: its sender is at it, and polling costs more than a few looks
 _PIPE_BUFFER: Final = 1 << 17  # the tiny results of the largest window
 _F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+_HELD_UP_TO: Final = 1 << 16  # bytes whose copying takes no longer than a change of threads
+_NOW: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_done = (-1).__lt__  # a filter in C for what `held_calls` return, so that rule 1 is kept
 
 _unpack = HEADER.unpack_from
 _NOTHING: Final[list[Frame]] = []
@@ -53,8 +57,11 @@ class Frame(NamedTuple):
     body: bytes | memoryview
 
 
-def open_channel() -> tuple[Channel, FarEnd]:
-    """Make a channel: the parent's end (which never blocks) and the worker's. Raises OSError (EMFILE, ENFILE, ENOMEM)."""
+def open_channel(rivals: Collection[object] = ()) -> tuple[Channel, FarEnd]:
+    """Make a channel: the parent's end (which never blocks) and the worker's. Raises OSError (EMFILE, ENFILE, ENOMEM).
+
+    `rivals`: whoever else wants the interpreter. While there are any, small transfers keep it (see `held_calls`).
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     fds: list[int] = []
     try:
@@ -70,7 +77,7 @@ def open_channel() -> tuple[Channel, FarEnd]:
         except OSError:
             pass  # this user has too many large ones, or the kernel knows no such thing
         far_end = FarEnd(theirs, fds)
-        return Channel(ours, fds), far_end
+        return Channel(ours, fds, rivals), far_end
     except BaseException:
         close_all(fds)
         ours.close()
@@ -143,18 +150,21 @@ class Channel:
 
     _fds: list[int] = []  # of one whose making did not get that far
 
-    def __init__(self, sock: socket.socket, fds: list[int]) -> None:
+    def __init__(self, sock: socket.socket, fds: list[int], rivals: Collection[object] = ()) -> None:
         """Takes the pipe's descriptor, the only entry of `fds`, over. Raises OSError when memory runs out."""
         self._fds: list[int] = []
         self.sock = sock
         self.sock_fd = sock.fileno()
+        self._sock_fds = [self.sock_fd]  # until it is closed: the number may be somebody else's then
         self.fd = fds[-1]  # of the pipe: where frames come from
         self.closed_by_peer = False
         self.empty = False  # the last receive found nothing more to read
         self.more = False  # what was read already has frames that `receive` has not returned, and no event will tell
         self._send = sock.send
+        self._rivals = rivals
         self._memory = mmap.mmap(-1, _BUFFER_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._memory)
+        self._address = held_calls.address_of(self._memory)
         # offsets count from the start of the pipe's stream: _base is where the buffer begins
         self._base = 0
         self._used = 0
@@ -188,7 +198,11 @@ class Channel:
         self.empty = False
         if start < _BUFFER_SIZE:
             try:
-                tally.extend(map(os.readv, self._fds, ((self._view[start:] if start else self._view,),)))
+                if self._rivals:
+                    room = _BUFFER_SIZE - start
+                    tally.extend(filter(_done, map(held_calls.read, self._fds, (self._address + start,), (room,))))
+                if len(tally) == 1:
+                    tally.extend(map(os.readv, self._fds, ((self._view[start:] if start else self._view,),)))
             except BlockingIOError:
                 self.empty = True
                 if self._used == got:
@@ -306,7 +320,10 @@ class Channel:
             try:
                 if len(out.parts) == 1:
                     part = out.parts[0]
-                    out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,)))
+                    if self._rivals and not sent and out.size <= _HELD_UP_TO and type(part) is bytes:
+                        out.sent.extend(filter(_done, map(held_calls.send, self._sock_fds, (part,), (out.size,), (_NOW,))))
+                    if not out.sent or sent:
+                        out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,)))
                 else:
                     out.sent.extend(map(self.sock.sendmsg, (out.rest(sent),)))
             except BlockingIOError:
@@ -323,6 +340,7 @@ class Channel:
             out.parts = [part if isinstance(part, bytes) else bytes(part) for part in out.parts]
 
     def close(self) -> None:
+        self._sock_fds.clear()
         self.sock.close()
         close_all(self._fds)
 

@@ -1,0 +1,51 @@
+"""System calls that do not block, made without letting go of the interpreter.
+
+Python lets go of it around every system call. While other threads want it, that costs more than the call: one of them is
+woken, mostly to find that the call is over and the interpreter taken again. With eight threads in `apply` it was a third of
+the time (docs/decisions/engine.md). What cannot block has no reason to let go, and what ctypes' `PyDLL` calls does not.
+
+Nothing here raises. -1: nothing was done, for whatever reason; the same call made the ordinary way tells it. Where there is
+no ctypes, or no such call, it is always -1.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable
+
+from .._typing import Any, Final
+
+try:
+    import ctypes
+except ImportError:  # an interpreter that was built without libffi
+    ctypes = None  # type: ignore[assignment]
+
+#: What `epoll_wait` writes for each event: its mask and its descriptor. One platform packs it.
+EPOLL_EVENT: Final = struct.Struct("=Ii4x" if os.uname().machine == "x86_64" else "@I0qi4x")
+
+
+def _not_done(*_: Any) -> int:
+    return -1
+
+
+def _held(name: str, types: str) -> Callable[..., int]:
+    """A function of the C library. `types`: of its result and its arguments; i: int, z: size, p: address, s: bytes."""
+    try:
+        function: Any = ctypes.PyDLL(None)[name]
+    except (AttributeError, OSError):  # the latter: an interpreter that is linked statically
+        return _not_done
+    by_letter: dict[str, Any] = {"i": ctypes.c_int, "z": ctypes.c_ssize_t, "p": ctypes.c_void_p, "s": ctypes.c_char_p}
+    function.restype, *function.argtypes = map(by_letter.__getitem__, types)
+    return function  # type: ignore[no-any-return]  # what ctypes makes is not typed
+
+
+def address_of(memory: bytearray | mmap.mmap) -> int:
+    """Where `memory` lies: valid as long as its owner keeps it, and its size."""
+    return 0 if ctypes is None else ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+read = _held("read", "zipz")  # (descriptor, address, size)
+send = _held("send", "ziszi")  # (descriptor, bytes, size, flags)
+epoll_wait = _held("epoll_wait", "iipii")  # (descriptor, address, events, milliseconds)
