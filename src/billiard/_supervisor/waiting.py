@@ -24,6 +24,7 @@ from .poll_set import Events
 
 NAP_MAX_S: Final = 0.002
 NAP_MIN_S: Final = 0.0002
+LET_GO_EVERY: Final = 8  # looks of 1 us
 LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
 WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
 
@@ -70,9 +71,11 @@ class Waiting(Lives):
 
     def _spun(self, seconds: float) -> Events:
         poll, clock = self._poll, time.monotonic
-        until = clock() + seconds
+        until, looks = clock() + seconds, 0
         while clock() < until:
-            events: Events = poll.poll(0.0)  # type: ignore[union-attr]  # asked for by `_awaited`
+            looks += 1
+            # now and then the interpreter is let go of in any case: not all who want it wait for us
+            events: Events = self._look() if looks % LET_GO_EVERY else poll.poll(0.0)  # type: ignore[union-attr]
             if events:
                 self._spin.found()
                 return events
