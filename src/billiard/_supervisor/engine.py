@@ -259,7 +259,8 @@ class Engine(Waiting):
         core.decide(now)
         staff_orders, blow_orders, notices = core.staff.orders, core.blows.orders, core.blows.notices
         while staff_orders or blow_orders:
-            orders = staff_orders or blow_orders
+            # the blows first: a template that forks the replacement hears of the death only when it has
+            orders = blow_orders or staff_orders
             self._obey(*orders[0], now)
             orders.popleft()
         if core.dispatch.unwritten:
