@@ -329,6 +329,15 @@ def _as_it_was(pool: Any, calls: Calls) -> None:
         pool.shrink(size - 2)
 
 
+def _others_wait(pool: Any, calls: Calls) -> None:
+    """System calls keep the interpreter from now on."""
+    pool._engine.waiting_callers["somebody"] = threading.Lock()
+
+
+def _nobody_waits(pool: Any, calls: Calls) -> None:
+    pool._engine.waiting_callers.clear()
+
+
 def _closing(pool: Any, n: int, calls: Calls) -> None:
     for i in range(3):
         calls.add(pool.apply_async(t.add, (n, i)), n + i)
@@ -345,6 +354,7 @@ def _terminating(pool: Any, n: int, calls: Calls) -> None:
 
 SCENES = (
     Scene("a turn", _a_turn, {"maxtasksperchild": 7}, stride=2),
+    Scene("a turn, while others wait", _a_turn, {"maxtasksperchild": 7}, before=_others_wait, after=_nobody_waits),
     Scene("limits", _limits),
     Scene("recalls", _recalls, stride=40),
     Scene("large", _large),

@@ -318,14 +318,15 @@ class Channel:
                 self.outgoing = None
                 return
             try:
-                if len(out.parts) == 1:
-                    part = out.parts[0]
-                    if self._rivals and not sent and out.size <= _HELD_UP_TO and type(part) is bytes:
-                        out.sent.extend(filter(_done, map(held_calls.send, self._sock_fds, (part,), (out.size,), (_NOW,))))
-                    if not out.sent or sent:
-                        out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,)))
-                else:
+                if len(out.parts) > 1:
                     out.sent.extend(map(self.sock.sendmsg, (out.rest(sent),)))
+                    continue
+                part = out.parts[0]
+                if self._rivals and not sent and out.size <= _HELD_UP_TO and type(part) is bytes:
+                    out.sent.extend(filter(_done, map(held_calls.send, self._sock_fds, (part,), (out.size,), (_NOW,))))
+                    if out.sent:
+                        continue
+                out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,)))
             except BlockingIOError:
                 return
             except OSError:
