@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -103,7 +104,8 @@ def test_no_more_processes():
         lost = pool.apply_async(t.strike, ("SIGKILL",))
         lost.wait(10)
         print(lost.successful(), pool.apply_async(t.add, (1, 2)).get(10))
-        time.sleep(0.3)
+        end = time.monotonic() + 10
+        while pool._engine.core.staff._failed_spawns < 4 and time.monotonic() < end: time.sleep(0.01)
         print(len(pool._pool))
         resource.prlimit(template, resource.RLIMIT_NPROC, (4096, 4096))
         end = time.monotonic() + 10
@@ -182,10 +184,11 @@ def test_a_full_pipe_and_then_death(make_pool, kill, tmp_path):
     assert all(len(result.get(20)) == 60_000 for result in results)
 
 
-def test_results_that_nobody_reads_block_only_their_workers(make_pool):
+def test_results_that_nobody_reads_block_only_their_workers(make_pool, until):
     pool = make_pool(2, threads=False)
     results = [pool.apply_async(bytes, (1 << 20,)) for _ in range(40)]
-    time.sleep(0.2)  # nobody turns
+    channels = [worker.hands.channel for worker in pool._engine.core.staff.workers.values()]
+    until(lambda: all(select.select([channel.fd], [], [], 0)[0] for channel in channels))  # and nobody turns
     assert all(len(result.get(20)) == 1 << 20 for result in results)
 
 
@@ -254,6 +257,7 @@ def test_suspension_is_not_running_time():
         pids = set()
         while len(pids) < 2: pids.add(pool.apply(os.getpid))
         results = [pool.apply_async(t.nap, (0.8, i), timeout=1.6) for i in range(2)]
+        while not all(result.worker_pids() for result in results): time.sleep(0.001)
         print(os.getpid(), template, *pids, flush=True)
         print([r.get(20) for r in results], flush=True)
         pool.terminate(); pool.join()
@@ -264,7 +268,6 @@ def test_suspension_is_not_running_time():
     )  # fmt: skip
     try:
         pids = list(map(int, process.stdout.readline().split()))
-        time.sleep(0.2)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         time.sleep(10)  # the suspension

@@ -94,8 +94,10 @@ def hold_gil(seconds):
     ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 
-def ignore_term(seconds):
+def ignore_term(seconds, log=None):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if log is not None:
+        note(log, "deaf")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.05)

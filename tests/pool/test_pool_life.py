@@ -240,16 +240,15 @@ def test_a_program_that_ends_while_workers_start_says_nothing(script, threads):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_ctrl_c(script, method):
+def test_ctrl_c(script, method, tmp_path):
+    log = str(tmp_path / "log")
     process = script(f"""
-        import billiard, time, os
+        import billiard, pool_tasks
         if __name__ == "__main__":
             with billiard.get_context("{method}").Pool(2) as pool:
-                print(*pool.map(abs, [1, 2]), os.getpid(), flush=True)
-                pool.map(time.sleep, [60, 60])
+                pool.starmap(pool_tasks.record_and_nap, [({log!r}, i, 60) for i in range(2)], 1)
         """, start_new_session=True)  # fmt: skip
-    process.stdout.readline()
-    time.sleep(0.3)  # into the map, which nothing tells
+    wait_until(lambda: len(t.noted(log)) == 2)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, _ = process.communicate(timeout=10)

@@ -233,11 +233,10 @@ def test_terminate_a_running_call(make_pool, tmp_path, signum):
     assert t.noted(log) == ["running", "behind"]
 
 
-def test_terminate_a_call_that_ignores_it(make_pool):
-    pool = make_pool(1)
-    result = pool.apply_async(t.ignore_term, (30,))
-    wait_until(result.accepted)
-    time.sleep(0.2)  # until it has set its handler, which nothing tells
+def test_terminate_a_call_that_ignores_it(make_pool, tmp_path):
+    pool, log = make_pool(1), str(tmp_path / "log")
+    result = pool.apply_async(t.ignore_term, (30, log))
+    wait_until(lambda: t.noted(log))
     result.terminate(signal.SIGTERM)
     with pytest.raises(Terminated):
         result.get(10)

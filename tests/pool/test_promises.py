@@ -288,23 +288,19 @@ def test_promise_14_an_idle_pool_wakes_nobody(make_pool):
         pids.update(pool.map(t.pid, range(16), 1))
     pool.apply_async(t.pid, callback=int).get(10)
     template = pool.apply(os.getppid)
-    watched = [*pids, template]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("billiard")]
+    watched = [Path(f"/proc/{pid}/status") for pid in (*pids, template)]
+    watched += [Path(f"/proc/self/task/{thread.native_id}/status") for thread in threads]
 
     def switches():
-        total = 0
-        for pid in watched:
-            text = Path(f"/proc/{pid}/status").read_text()
-            total += sum(int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line)
-        for thread in threading.enumerate():
-            if thread.name.startswith("billiard"):
-                text = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
-                total += sum(int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line)
-        return total
+        lines = [line for path in watched for line in path.read_text().splitlines()]
+        return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
 
-    time.sleep(0.5)  # the supervisor takes over from the last caller
+    wait_until(lambda: pool._engine._sleepers, what="the supervisor's taking over from the last caller")
+    wait_until(lambda: all("State:\tS" in path.read_text() for path in watched), what="that all of them sleep")
     before = switches()
     time.sleep(1.5)  # what is measured: time in which nothing happens
-    assert switches() - before == 0
+    assert switches() == before
 
 
 def test_promise_15_every_accepted_call_resolves(make_pool):
@@ -312,7 +308,7 @@ def test_promise_15_every_accepted_call_resolves(make_pool):
     results = [pool.apply_async(t.nap, (0.01, i)) for i in range(100)]
     results.append(pool.apply_async(t.die))
     results.append(pool.map_async(t.nap, [0.01] * 30, 1))
-    time.sleep(0.1)  # into the middle of it
+    wait_until(results[20].ready)
     pool.terminate()
     for result in results:
         result.wait(5)

@@ -125,7 +125,9 @@ def nap(seconds):
     return "slept"
 
 
-def snooze(seconds):
+def snooze(seconds, begun=None):
+    if begun is not None:
+        begun.touch()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.001)
@@ -325,17 +327,22 @@ def test_forget(start):
     assert parent.read()[0] == frames.ERROR
 
 
+def wait_for(path):
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline, "it never began"
+        time.sleep(0.001)
+
+
 def aim_and_signal(parent, number, item=0):
     parent.board.aim(number, item)
     os.kill(parent.pid, signal.SIGUSR1)
 
 
-def test_a_soft_limit_hits_its_call(start):
+def test_a_soft_limit_hits_its_call(start, tmp_path):
     parent = start()
-    parent.send(call(1, snooze, 10))
-    while parent.board.see().current != 1:
-        time.sleep(0.001)
-    time.sleep(0.05)
+    parent.send(call(1, snooze, 10, tmp_path / "begun"))
+    wait_for(tmp_path / "begun")
     aim_and_signal(parent, 1)
     kind, _, number, body = parent.read()
     assert (kind, number) == (frames.ERROR, 1)
@@ -355,14 +362,12 @@ def test_a_soft_limit_that_came_after_the_board_and_before_the_call(start):
 
 
 @pytest.mark.parametrize("aimed_at", [0, 1, 3])
-def test_a_soft_limit_for_another_call_hits_nobody(start, aimed_at):
+def test_a_soft_limit_for_another_call_hits_nobody(start, aimed_at, tmp_path):
     parent = start()
     parent.send(call(1, add, 1, 1))
     parent.results(1)
-    parent.send(call(2, snooze, 0.3))
-    while parent.board.see().current != 2:
-        time.sleep(0.001)
-    time.sleep(0.05)
+    parent.send(call(2, snooze, 0.3, tmp_path / "begun"))
+    wait_for(tmp_path / "begun")
     aim_and_signal(parent, aimed_at)
     assert parent.results(1) == [(2, "slept")]
 
