@@ -106,7 +106,7 @@ class Handle(Job):
         for wake in self._wakers:
             wake()
         if self.callbacks is not None:
-            self._pool._engine.announcer.pending.append(self.tell)  # not `add`: it is its own guard against a second time
+            self._pool._engine.announcer.pending.append(self)  # not `add`: it is its own guard against a second time
 
     # -- where user code runs
 

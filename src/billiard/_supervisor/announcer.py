@@ -12,11 +12,18 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from .._typing import Any
+from .._typing import Any, Protocol
 
 
-class _Announcement:
-    """One call of user code, once."""
+class Announcement(Protocol):
+    """Something to run user code with."""
+
+    def tell(self) -> None:
+        """Run it, once: told again, do nothing."""
+
+
+class _Call:
+    """One call of user code."""
 
     __slots__ = ("arguments", "done", "function")
 
@@ -25,7 +32,7 @@ class _Announcement:
         self.arguments = arguments
         self.done = False
 
-    def __call__(self) -> None:
+    def tell(self) -> None:
         if not self.done:
             self.done = True
             self.function(*self.arguments)
@@ -34,8 +41,7 @@ class _Announcement:
 class Announcer:
     """Runs announcements in the order given.
 
-    `pending` takes whatever does nothing when it is called again: what was handed over and not yet struck off is handed over
-    again. `add` makes one of any call.
+    `pending` takes them; `add` makes one of any call. What was handed over and not yet struck off is handed over again.
     """
 
     def __init__(self, threaded: bool, name: str) -> None:
@@ -43,12 +49,12 @@ class Announcer:
         self._name = name
         self._thread: threading.Thread | None = None
         self._runs = threading.Lock()  # held by the thread that runs announcements
-        self._queue: queue.SimpleQueue[list[Callable[[], None]] | None] = queue.SimpleQueue()
-        self.pending: deque[Callable[[], None]] = deque()
+        self._queue: queue.SimpleQueue[list[Announcement] | None] = queue.SimpleQueue()
+        self.pending: deque[Announcement] = deque()
 
     def add(self, function: Callable[..., Any], *args: Any) -> None:
         """Announce later: at `release`, or in `run_here`."""
-        self.pending.append(_Announcement(function, args))
+        self.pending.append(_Call(function, args))
 
     def release(self) -> None:
         """Let the thread run what was added. One hand-over a turn, however many results it brought. Under the pool's lock."""
@@ -65,10 +71,10 @@ class Announcer:
     def run_here(self) -> None:
         """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
         while self.pending and not self._threaded:
-            taken: list[Callable[[], None]] = []
+            taken: list[Announcement] = []
             try:
                 taken.extend(itertools.starmap(self.pending.popleft, ((),)))  # one call in C: taken and noted, or neither
-                taken[0]()
+                taken[0].tell()
                 taken.clear()
             except IndexError:
                 if not taken:  # another thread turns too
@@ -94,7 +100,7 @@ class Announcer:
             return False
         for announcement in batch:
             try:
-                announcement()
+                announcement.tell()
             except BaseException as exc:  # a callback's SystemExit must not silence those behind it
                 log_callback_error(getattr(announcement, "function", announcement), exc)
         return True
