@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from .._typing import TYPE_CHECKING, Any, Final
 from .._wire import frames, pickling
 from ..exceptions import TimeoutError
-from .results import Chunk, job_counter
+from .map_results import Chunk
+from .results import job_counter
 
 if TYPE_CHECKING:
     from .submitting import Submitting

@@ -1,15 +1,13 @@
-"""The handles of submitted work: ApplyResult for one call, MapResult for a map."""
+"""The handle of one call, ApplyResult, and what it shares with that of a map (see billiard._api.map_results)."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 
-from .._core.state import FATE, PENDING, Job, share_keys
-from .._supervisor.driver import moment_in
-from .._typing import TYPE_CHECKING, Any
-from .._wire import frames, pickling
+from .._core.state import Job, share_keys
+from .._typing import TYPE_CHECKING, Any, Final
+from .._wire import frames
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError
 from . import outcome
@@ -17,8 +15,9 @@ from . import outcome
 if TYPE_CHECKING:
     from .pool import Pool
 
-_read = pickling.read
 job_counter = itertools.count()
+#: attributes that the core and the engine set on most jobs (see `share_keys`)
+SHARED: Final = ("number", "holder", "state", "body", "watched", "soft_s", "hard_s", "least_s")
 
 
 class NotReadyError(ValueError, AssertionError):
@@ -48,7 +47,20 @@ class Callbacks:
             self.timeout = timeout
 
 
-class Handle(Job):
+class Awaited(Job):
+    """A job whose end somebody may wait for. What tells of it runs under the engine's lock: repeatable, and no user code."""
+
+    _wakers: tuple[Callable[[], None], ...] = ()
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when it has ended; at once if it has."""
+        self._wakers = (*self._wakers, wake)
+        self.watched = True
+        if self.state:
+            wake()
+
+
+class Handle(Awaited):
     """What ApplyResult and MapResult share: waiting, getting, telling."""
 
     correlation_id: Any = None
@@ -56,7 +68,6 @@ class Handle(Job):
     _pool: Pool
     _func: Any
     _job: int
-    _wakers: tuple[Callable[[], None], ...] = ()
 
     # -- the caller's side
 
@@ -93,14 +104,7 @@ class Handle(Job):
     def _resolve(self) -> bool:
         return outcome.resolve(self, self._func, self._job)
 
-    # -- the engine's side: under its lock, repeatable, no user code
-
-    def watch(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called when the call has ended; at once if it has."""
-        self._wakers = (*self._wakers, wake)
-        self.watched = True
-        if self.state:
-            wake()
+    # -- the engine's side: see Awaited
 
     def announce(self) -> None:
         for wake in self._wakers:
@@ -174,17 +178,9 @@ class ApplyResult(Handle):
         """Whether a worker has begun the call."""
         return self._accepted_at is not None or self.state in (frames.RESULT, outcome.VALUE) or self._running()
 
-    def _running(self) -> bool:
-        worker = self.holder
-        board = worker.board if worker is not None else None
-        return board is not None and not self.state and board.see().current >= self.number
-
     def worker_pids(self) -> list[int]:
         """The pid of the worker that runs the call, in a list; empty when none does."""
-        if self._accepted_pid is not None:
-            return [self._accepted_pid]
-        worker = self.holder
-        return [worker.pid] if worker is not None and worker.pid is not None and self._running() else []
+        return [self._accepted_pid] if self._accepted_pid is not None else self._running_pids()
 
     def discard(self) -> None:
         """The result is not wanted: a call that has not started never will."""
@@ -216,193 +212,7 @@ class ApplyResult(Handle):
         return f"<{type(self).__name__}: {self._job} ack:{self.accepted()} ready:{self.ready()}>"
 
 
-class Chunk(Job):
-    """Some consecutive items of a map, sent as one call."""
-
-    queued = False  # of imap_unordered: it has ended, and is in the queue of those ...
-    fetched = False  # ... and was taken from it
-    _accepted_pid: int | None = None  # maps have no accept callback: the board is asked
-    call: Any
-    _wakers: tuple[Callable[[], None], ...] = ()
-
-    def __init__(self, group: Any, kind: int, function_id: int, call: Any, size: int, first: int) -> None:
-        self.group = group
-        self.kind = kind
-        self.function_id = function_id
-        self.call = call
-        self.size = size
-        self.first = first  # index in the whole input of its first item
-        if group.told_of_chunks:
-            self.watched = True
-
-    def _running(self) -> bool:
-        return ApplyResult._running(self)  # type: ignore[arg-type]  # it needs what every Job has
-
-    def announce(self) -> None:
-        for wake in self._wakers:
-            wake()
-        self.group.chunk_settled(self)
-
-    def watch(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called when the chunk has ended; at once if it has."""
-        self._wakers = (*self._wakers, wake)
-        self.watched = True
-        if self.state:
-            wake()
-
-    def resolve(self) -> bool:
-        """See billiard._api.outcome."""
-        item = None
-        if isinstance(getattr(self.body, "item", None), int) and self.state == FATE:
-            item = self.first + self.body.item
-        return outcome.resolve(self, self.group._func, self.group._job, item)
-
-    @property
-    def is_one_item(self) -> bool:
-        """Whether it was sent as a plain call: the body is then the value, and not a list of values."""
-        return self.kind & frames.KIND == frames.CALL
-
-    def handle_timeout(self, soft: bool = False) -> None:
-        """Maps have no timeout callback."""
-
-
-for _kind, _names in (
-    (ApplyResult, ("_pool", "_func", "_job", "kind", "function_id", "call", "size", "callbacks", "correlation_id", "_wakers")),
-    (Chunk, ("group", "kind", "function_id", "call", "size", "first", "queued", "fetched")),
-):
-    share_keys(_kind, *_names, "number", "holder", "state", "body", "watched", "soft_s", "hard_s", "least_s")
-
-
-class MapResult(Handle):
-    """All calls of one map. `get` returns the list of their values; if any failed, the first error in input order."""
-
-    def __init__(self, pool: Any, func: Any, forget: int, callbacks: Callbacks | None) -> None:
-        """`forget`: number of a function that travels for this map alone, or 0."""
-        self._pool = pool
-        self._func = func
-        self._forget = forget
-        self._job = next(job_counter)
-        self._state = PENDING
-        self._chunks: list[Chunk] = []
-        self._open = 0  # chunks before this index have ended
-        self._submitted = False
-        self.callbacks = callbacks
-        # Usually nobody needs to know of the last chunk's end before they ask, and then it is enough to look. Telling
-        # the map of each chunk would cost a tenth of a tiny call.
-        self.told_of_chunks = callbacks is not None or forget != 0
-
-    def begin(self, chunks: list[Chunk]) -> None:
-        """These are its calls, and they are submitted."""
-        self._chunks, self._submitted = chunks, True
-        if self._over:
-            self._finish()
-
-    @property
-    def state(self) -> int:
-        if not self._state and not self.told_of_chunks and self._over:
-            self._finish()
-        return self._state
-
-    @state.setter
-    def state(self, state: int) -> None:
-        self._state = state
-
-    @property
-    def _over(self) -> bool:
-        """Whether all chunks have ended. Repeatable, and in several threads at once: `_open` may fall back, no more."""
-        chunks, index = self._chunks, self._open
-        while index < len(chunks) and chunks[index].state:
-            index += 1
-        self._open = index
-        return self._submitted and index >= len(chunks)
-
-    def watch(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called when all calls have ended; at once if they have."""
-        self._wakers = (*self._wakers, wake)
-        self.told_of_chunks = True
-        for chunk in self._chunks[self._open :]:
-            chunk.watched = True
-        # only now: a chunk that ended before it was watched is seen here
-        if self._state or self._over:
-            self._finish()
-
-    def chunk_settled(self, chunk: Chunk) -> None:
-        """Under the engine's lock, repeatable."""
-        if not self._state and self._over:
-            self._finish()
-
-    def _finish(self) -> None:
-        if self._forget:
-            self._pool._engine.functions.unneeded.append(self._forget)
-            self._forget = 0
-        if not self._state:
-            self.body, self._state = None, frames.RESULT
-        self.announce()
-
-    def get(self, timeout: float | None = None) -> Any:
-        """The list of all values; see `ApplyResult.get`. Raises the first error in input order, after everything has ended."""
-        deadline = None if timeout is None else moment_in(timeout)
-        self._read_large_chunks(deadline)
-        try:
-            return super().get(_rest(deadline))
-        finally:
-            del self  # as in `Handle.get`
-
-    def _read_large_chunks(self, deadline: float | None) -> None:
-        """Read them while the workers are on the next. Small ones are read at the end, at half the price."""
-        for chunk in list(self._chunks):
-            if chunk.is_one_item or not (chunk.state or self._pool._engine.wait(chunk, _rest(deadline))):
-                break
-            chunk.resolve()
-
-    def _resolve(self) -> bool:
-        if self.state != frames.RESULT:
-            return self.state == outcome.VALUE
-        values: list[Any] = []
-        for chunk in self._chunks:
-            if chunk.state == frames.RESULT and chunk.kind == frames.CALL:
-                # one plain value, the usual case with chunksize=1, at half the price; what fails is told below
-                try:
-                    values.append(_read(chunk.body))
-                    continue
-                except Exception as exc:
-                    pickling.own_error(exc, _read, chunk.body)
-            if not chunk.resolve():
-                self.body, self.state = chunk.body, outcome.FAILURE
-                break
-            if chunk.is_one_item:
-                values.append(chunk.body)
-            else:
-                values += chunk.body
-        else:
-            self.body, self.state = values, outcome.VALUE
-        self._chunks = []
-        return self.state == outcome.VALUE
-
-    def terminate(self, signum: int) -> None:
-        """End all calls of this map that have not ended, and no others."""
-        for chunk in list(self._chunks):
-            self._pool._engine.terminate_job(chunk, signum)
-
-    def accepted(self) -> bool:
-        """Whether every chunk has begun."""
-        return all(ApplyResult._running(chunk) or chunk.state for chunk in self._chunks)  # type: ignore[arg-type]
-
-    def worker_pids(self) -> list[int]:
-        """The pids of the workers that run a chunk of this map."""
-        return [pid for chunk in self._chunks for pid in ApplyResult.worker_pids(chunk)]  # type: ignore[arg-type]
-
-    def discard(self) -> None:
-        """The result is not wanted: chunks that have not started never will."""
-        import signal
-
-        for chunk in list(self._chunks):
-            if not chunk.state and not ApplyResult._running(chunk):  # type: ignore[arg-type]
-                self._pool._engine.terminate_job(chunk, signal.SIGTERM)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self._job} chunks left:{len(self._chunks) - self._open} ready:{self.ready()}>"
-
-
-def _rest(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+share_keys(
+    ApplyResult, "_pool", "_func", "_job", "kind", "function_id", "call", "size", "callbacks", "correlation_id", "_wakers",
+    *SHARED,
+)  # fmt: skip

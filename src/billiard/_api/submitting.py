@@ -16,7 +16,8 @@ from .._typing import Any, Final
 from .._wire import frames, pickling
 from . import story, validate
 from .imap import IMapIterator, IMapUnorderedIterator
-from .results import ApplyResult, Callbacks, Chunk, MapResult
+from .map_results import Chunk, MapResult
+from .results import ApplyResult, Callbacks
 
 
 class Submitting:

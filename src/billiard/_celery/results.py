@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from billiard._api import imap as engine_imap
+from billiard._api import map_results as engine_maps
 from billiard._api import results as engine_results
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeoutError
@@ -372,6 +373,6 @@ class IMapUnorderedIterator(IMapIterator):
 
 # ``isinstance(result, billiard.pool.ApplyResult)`` must hold for whatever pool gave the result.
 ApplyResult.register(engine_results.ApplyResult)
-MapResult.register(engine_results.MapResult)
+MapResult.register(engine_maps.MapResult)
 IMapIterator.register(engine_imap.IMapIterator)
 IMapUnorderedIterator.register(engine_imap.IMapUnorderedIterator)

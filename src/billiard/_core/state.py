@@ -83,6 +83,16 @@ class Job:
     watched: bool = False  # somebody wants to be told at once that it is settled
     terminate_signal: int = 0  # the user wants it ended
 
+    def _running(self) -> bool:
+        """Whether a worker has begun it, and no end of it is known."""
+        board = self.holder.board if self.holder is not None else None
+        return board is not None and not self.state and board.see().current >= self.number
+
+    def _running_pids(self) -> list[int]:
+        """The pid of the worker that is on it, in a list."""
+        worker = self.holder
+        return [worker.pid] if worker is not None and worker.pid is not None and self._running() else []
+
     def limit(self, soft_s: float | None, hard_s: float | None) -> None:
         """Set the limits on running time."""
         self.soft_s, self.hard_s = soft_s, hard_s
