@@ -11,12 +11,11 @@ then, because every step leaves its cause in place until it has been dealt with:
 consumed, events before they are dropped, orders before they are popped; and each may be applied twice. `_unfinished` says
 that such a rest exists, and the next turn then looks at everything instead of at what the poll reports.
 
-It stands on `waiting` (for news), which stands on `lives` (processes), `traffic` (channels) and `poll_set` (descriptors).
+It stands on `ending`, and so on `waiting` (for news), `lives` (processes), `traffic` (channels) and `poll_set` (descriptors).
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -28,34 +27,15 @@ from .._core.state import PENDING, Blow, Cause, Job, Worker
 from .._typing import Any, Final
 from .announcer import Announcer
 from .driver import Driver, Target
+from .ending import Ending
 from .fork_safety import remember
 from .poll_set import IN, OUT, drain
-from .waiting import Waiting
 
 OWN_WAIT_S: Final = 0.05
 LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
 
 
-class _End:
-    """The end of an engine, as something to wait for: no worker is left, and nobody is to be told of anything (an exception
-    may have come between a worker's end and the telling)."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self.wakers: list[Callable[[], None]] = []
-
-    @property
-    def state(self) -> int:
-        core = self._core
-        return int(core.staff.over and not (core.dispatch.backlog or core.dispatch.settled or core.blows.notices))
-
-    def watch(self, wake: Callable[[], None]) -> None:
-        self.wakers.append(wake)
-        if self.state:
-            wake()
-
-
-class Engine(Waiting):
+class Engine(Ending):
     """Runs jobs on worker processes. `hooks.notice(kind, subject, value)` is called, under the lock, for what the core
     has to tell; whatever user code that leads to belongs on `announcer`."""
 
@@ -67,10 +47,7 @@ class Engine(Waiting):
         self.announcer = Announcer(threaded, f"{name}-callbacks")
         self.threaded = threaded
         self._notice = notice
-        self._pid = os.getpid()
         self._since_look = 0
-        self._grace_over: float | None = None
-        self.end = _End(core)
         if threaded:
             # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
             # template, waits for that import for ever as soon as it wants the same module
@@ -265,8 +242,8 @@ class Engine(Waiting):
             orders.popleft()
         if core.dispatch.unwritten:
             self._write_all()
-        if core.staff.standing is Standing.BROKEN and self._grace_over is None:
-            self._strike_all(signal.SIGKILL, Cause.RESTARTS, now)
+        if core.staff.standing is Standing.BROKEN:
+            self._end_broken(now)
         while notices:
             self._notice(*notices[0])
             notices.popleft()
@@ -285,7 +262,7 @@ class Engine(Waiting):
         if self.driver.pilot_elsewhere:
             self.wake()
 
-    # -- waiting, ending
+    # -- waiting, changing
 
     def wait(self, target: Target, timeout: float | None = None) -> bool:
         """Drive until `target` is settled. False when `timeout` seconds were too few."""
@@ -338,79 +315,3 @@ class Engine(Waiting):
         except BaseException:
             self.wake()
             raise
-
-    def close_later(self) -> None:
-        """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
-        self.core.staff.close()
-        self.wake()
-
-    def terminate_later(self) -> None:
-        """End now. Callable from anywhere, a signal handler and `__del__` included."""
-        self._terminate_wanted = True
-        self.wake()
-        self.driver.wake_supervisor()
-
-    def _begin_termination(self, now: float) -> None:
-        self.core.staff.terminate()
-        self._strike_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
-        self._terminate_wanted = False
-
-    def _strike_all(self, signum: int, cause: Cause, now: float) -> None:
-        self._grace_over = now
-        for worker in list(self.core.staff.workers.values()):
-            if worker.hands is None:
-                self.core.staff.exited(worker, None, now)
-            elif not worker.hands.exited:
-                self.core.blows.condemn(worker, signum, cause, now)
-        self._carry_out_kills()
-
-    def _carry_out_kills(self) -> None:
-        orders = self.core.blows.orders
-        while orders:
-            self._obey(*orders[0], time.monotonic())
-            orders.popleft()
-
-    def release(self) -> None:
-        """All workers are gone: end threads, template and descriptors. Repeatable."""
-        if self._pid != os.getpid():
-            return
-        self.driver.stop(self.wake)
-        with self._crank:
-            if not self.closed:
-                self.launcher.close()
-                self.closed = True
-            self._release_fds()
-        self.announcer.stop()
-
-    def abandon(self) -> None:
-        """End at once without waiting for anything: the template's end is the end of its workers."""
-        if self.closed or self._pid != os.getpid():
-            return
-        held: list[bool] = []  # see Driver.wait
-        try:
-            held.extend(map(self._crank.acquire, (False,)))
-            if held[0]:
-                self.closed = True
-                self.driver.stop_later()
-                for worker in list(self.core.staff.workers.values()):
-                    if worker.hands is not None:
-                        self._kill(worker, signal.SIGKILL)
-                        worker.hands.close()
-                self.launcher.close()
-                self._release_fds()
-        finally:
-            if held and held[0]:
-                self._crank.release()
-
-    def forget(self) -> None:
-        """In a child that some other code forked: close what belongs to the parent, disturb nothing."""
-        if self.closed:
-            return
-        self.closed = True
-        for worker in list(self.core.staff.workers.values()):
-            if worker.hands is not None:
-                worker.hands.forget()
-        launcher = getattr(self, "launcher", None)
-        if launcher is not None:
-            launcher.forget()
-        self._release_fds()

@@ -1,0 +1,137 @@
+"""How a pool ends.
+
+    close        takes no more jobs; the core lets the workers go when there are none
+    terminate    every worker is struck, and what has no result has none
+    broken       the same, with SIGKILL: no worker can be kept alive
+    release      all workers are gone: threads, template and descriptors go
+    abandon      all at once, waiting for nothing
+    forget       in a child that somebody forked: what is the parent's is closed, and nothing disturbed
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from .._core.core import Core
+from .._core.state import Cause
+from .._typing import Any
+from .announcer import Announcer
+from .driver import Driver
+from .waiting import Waiting
+
+
+class _End:
+    """The end of an engine, as something to wait for: no worker is left, and nobody is to be told of anything (an exception
+    may have come between a worker's end and the telling)."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.wakers: list[Callable[[], None]] = []
+
+    @property
+    def state(self) -> int:
+        core = self._core
+        return int(core.staff.over and not (core.dispatch.backlog or core.dispatch.settled or core.blows.notices))
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        self.wakers.append(wake)
+        if self.state:
+            wake()
+
+
+class Ending(Waiting):
+    """The ends of one pool."""
+
+    driver: Driver
+    announcer: Announcer
+    launcher: Any
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core)
+        self._pid = os.getpid()
+        self._struck = False  # all workers were
+        self.end = _End(core)
+
+    def close_later(self) -> None:
+        """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
+        self.core.staff.close()
+        self.wake()
+
+    def terminate_later(self) -> None:
+        """End now. Callable from anywhere, a signal handler and `__del__` included."""
+        self._terminate_wanted = True
+        self.wake()
+        self.driver.wake_supervisor()
+
+    def _begin_termination(self, now: float) -> None:
+        self.core.staff.terminate()
+        self._strike_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
+        self._terminate_wanted = False
+
+    def _end_broken(self, now: float) -> None:
+        """It cannot keep workers alive: those it has go too. Repeatable."""
+        if not self._struck:
+            self._strike_all(signal.SIGKILL, Cause.RESTARTS, now)
+
+    def _strike_all(self, signum: int, cause: Cause, now: float) -> None:
+        self._struck = True
+        for worker in list(self.core.staff.workers.values()):
+            if worker.hands is None:
+                self.core.staff.exited(worker, None, now)
+            elif not worker.hands.exited:
+                self.core.blows.condemn(worker, signum, cause, now)
+        self._carry_out_kills()
+
+    def _carry_out_kills(self) -> None:
+        orders = self.core.blows.orders
+        while orders:
+            self._obey(*orders[0], time.monotonic())
+            orders.popleft()
+
+    def release(self) -> None:
+        """All workers are gone: end threads, template and descriptors. Repeatable."""
+        if self._pid != os.getpid():
+            return
+        self.driver.stop(self.wake)
+        with self._crank:
+            if not self.closed:
+                self.launcher.close()
+                self.closed = True
+            self._release_fds()
+        self.announcer.stop()
+
+    def abandon(self) -> None:
+        """End at once without waiting for anything: the template's end is the end of its workers."""
+        if self.closed or self._pid != os.getpid():
+            return
+        held: list[bool] = []  # see Driver.wait
+        try:
+            held.extend(map(self._crank.acquire, (False,)))
+            if held[0]:
+                self.closed = True
+                self.driver.stop_later()
+                for worker in list(self.core.staff.workers.values()):
+                    if worker.hands is not None:
+                        self._kill(worker, signal.SIGKILL)
+                        worker.hands.close()
+                self.launcher.close()
+                self._release_fds()
+        finally:
+            if held and held[0]:
+                self._crank.release()
+
+    def forget(self) -> None:
+        """In a child that some other code forked: close what belongs to the parent, disturb nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        for worker in list(self.core.staff.workers.values()):
+            if worker.hands is not None:
+                worker.hands.forget()
+        launcher = getattr(self, "launcher", None)
+        if launcher is not None:
+            launcher.forget()
+        self._release_fds()
