@@ -70,12 +70,13 @@ class Waiting(Lives):
         return self._look()
 
     def _spun(self, seconds: float) -> Events:
-        poll, clock = self._poll, time.monotonic
-        until, looks = clock() + seconds, 0
+        poll: Any = self._poll
+        clock, looks, holds = time.monotonic, 0, bool(self.waiting_callers)
+        until = clock() + seconds
         while clock() < until:
             looks += 1
             # now and then the interpreter is let go of in any case: not all who want it wait for us
-            events: Events = self._look() if looks % LET_GO_EVERY else poll.poll(0.0)  # type: ignore[union-attr]
+            events: Events = self._look() if holds and looks % LET_GO_EVERY else poll.poll(0.0)
             if events:
                 self._spin.found()
                 return events
@@ -89,7 +90,7 @@ class Waiting(Lives):
             deadline = self.core.timers.next()
             if deadline is not None or timeout > 0.0:
                 return self._slept_bounded(me, timeout, deadline)
-            return self._poll.poll(-1.0)  # type: ignore[union-attr]  # as above
+            return self._poll.poll(-1.0)  # type: ignore[union-attr]  # asked for by `_awaited`
         finally:
             self._sleepers.pop(me, None)
 

@@ -20,7 +20,7 @@ from .._typing import Any, Final
 try:
     import ctypes
 except ImportError:  # an interpreter that was built without libffi
-    ctypes = None  # type: ignore[assignment]
+    ctypes = None  # type: ignore[assignment]  # asked for wherever it is used
 
 #: What `epoll_wait` writes for each event: its mask and its descriptor. One platform packs it.
 EPOLL_EVENT: Final = struct.Struct("=Ii4x" if os.uname().machine == "x86_64" else "@I0qi4x")

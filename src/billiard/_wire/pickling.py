@@ -94,7 +94,7 @@ def travels_by_name(func: Callable[..., Any], snapshot: MainSnapshot) -> bool:
     """
     kind = type(func)
     if kind is types.BuiltinFunctionType:
-        if not isinstance(func.__self__, types.ModuleType | None):  # type: ignore[attr-defined]
+        if not isinstance(func.__self__, types.ModuleType | None):  # type: ignore[attr-defined]  # a builtin has it
             return False
     elif not (kind is types.FunctionType or isinstance(func, type)):
         return False
