@@ -35,6 +35,7 @@ def guards_text() -> str:
     for what, title in (
         ("system_calls_per_1000", "system calls per 1,000"),
         ("instructions_per_task", "instructions per task"),
+        ("context_switches_per_1000", "changes of threads per 1,000 calls"),
     ):
         for key, figures in budgets[what].items():
             lines.append(f"| {title}: {key} | {figures['measured']:,} | {figures['budget']:,} |")
