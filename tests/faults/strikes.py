@@ -39,7 +39,7 @@ import fault_tasks as t
 
 import billiard
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from billiard.exceptions import Terminated
+from billiard.exceptions import RestartFreqExceeded, Terminated
 from billiard.pool import Pool
 
 #: What runs under the lock, or tends it. Not what runs in the caller before the engine hears of a call, and after it is done.
@@ -352,6 +352,15 @@ def _terminating(pool: Any, n: int, calls: Calls) -> None:
     pool.join()
 
 
+def _breaking(pool: Any, n: int, calls: Calls) -> None:
+    """Workers die more often than they may, and those that live have to go too."""
+    calls.add(pool.apply_async(t.nap, (30,)), RestartFreqExceeded)
+    for _ in range(3):
+        calls.add(pool.apply_async(t.strike, ("os._exit",)), WorkerLostError, RestartFreqExceeded)
+    calls.wait()
+    pool.join()
+
+
 SCENES = (
     Scene("a turn", _a_turn, {"maxtasksperchild": 7}, stride=2),
     Scene("a turn, while others wait", _a_turn, {"maxtasksperchild": 7}, before=_others_wait, after=_nobody_waits),
@@ -363,6 +372,7 @@ SCENES = (
     Scene("the template's death", _all_lost, stride=9),
     Scene("closing", _closing, fresh=True, stride=9),
     Scene("terminating", _terminating, fresh=True),
+    Scene("breaking", _breaking, {"max_restarts": 1, "max_restart_freq": 60}, fresh=True),
     Scene("a turn, with a supervisor", _a_turn, {"maxtasksperchild": 7, "threads": True}),
     Scene("limits, with a supervisor", _limits, {"threads": True}),
     Scene("maps, with a supervisor", _maps, {"threads": True}, stride=9),

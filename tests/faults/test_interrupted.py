@@ -138,3 +138,23 @@ def test_ctrl_c_in_get_and_again(make_pool):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert result.get(10) == "value"
+
+
+def test_a_pool_that_breaks_ends_though_its_ending_was_cut_short(make_pool, monkeypatch, until):
+    pool = make_pool(3, threads=False, max_restarts=1, max_restart_freq=60)
+    blows, struck = pool._engine.core.blows, []
+    condemn = blows.condemn
+
+    def cut_short(*args):
+        condemn(*args)
+        struck.append(args[0])
+        if len(struck) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(blows, "condemn", cut_short)
+    running = [pool.apply_async(t.nap, (60,)) for _ in range(2)]
+    until(lambda: all(call.worker_pids() for call in running), turn=lambda: pool.turn(0.01))
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(3):
+            pool.apply_async(t.strike, ("os._exit",)).wait(10)
+    assert pool._engine.wait(pool._engine.end, 10), "a worker was never told to go"

@@ -85,7 +85,8 @@ class Job:
 
     def _running(self) -> bool:
         """Whether a worker has begun it, and no end of it is known."""
-        board = self.holder.board if self.holder is not None else None
+        worker = self.holder
+        board = worker.board if worker is not None else None
         return board is not None and not self.state and board.see().current >= self.number
 
     def _running_pids(self) -> list[int]:

@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 from .._core.core import Core
 from .._core.state import Cause
-from .._typing import Any
 from .announcer import Announcer
 from .driver import Driver
 from .waiting import Waiting
@@ -47,7 +46,6 @@ class Ending(Waiting):
 
     driver: Driver
     announcer: Announcer
-    launcher: Any
 
     def __init__(self, core: Core) -> None:
         super().__init__(core)
@@ -77,12 +75,12 @@ class Ending(Waiting):
             self._strike_all(signal.SIGKILL, Cause.RESTARTS, now)
 
     def _strike_all(self, signum: int, cause: Cause, now: float) -> None:
-        self._struck = True
         for worker in list(self.core.staff.workers.values()):
             if worker.hands is None:
                 self.core.staff.exited(worker, None, now)
             elif not worker.hands.exited:
                 self.core.blows.condemn(worker, signum, cause, now)
+        self._struck = True  # not before: cut short, it would never be repeated, and the pool never end
         self._carry_out_kills()
 
     def _carry_out_kills(self) -> None:

@@ -36,7 +36,7 @@ LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what 
 
 
 class Engine(Ending):
-    """Runs jobs on worker processes. `hooks.notice(kind, subject, value)` is called, under the lock, for what the core
+    """Runs jobs on worker processes. `notice(kind, subject, value)` is called, under the lock, for what the core
     has to tell; whatever user code that leads to belongs on `announcer`."""
 
     def __init__(

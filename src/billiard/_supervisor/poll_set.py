@@ -31,6 +31,7 @@ class PollSet:
         #: callers that wait while another thread drives, each with the lock it sleeps on (see billiard._supervisor.driver).
         #: While there are any, system calls keep the interpreter.
         self.waiting_callers: dict[object, Any] = {}
+        self._poll_fds = [] if self._poll is None else [self._poll.fileno()]  # until it is closed
         self._seen = bytearray(_EVENTS * held_calls.EPOLL_EVENT.size)
         self._seen_at = held_calls.address_of(self._seen)
         self.watch(self._wake_fd)
@@ -59,11 +60,14 @@ class PollSet:
     def _look(self) -> Events:
         """What is ready now. Raises ValueError when the set is closed."""
         poll: Any = self._poll
-        count = held_calls.epoll_wait(poll.fileno(), self._seen_at, _EVENTS, 0) if self.waiting_callers else -1
+        count = -1
+        if self.waiting_callers:
+            # one call in C, as in billiard._wire.channel: the number may be another set's as soon as this one is closed
+            count = next(map(held_calls.epoll_wait, self._poll_fds, (self._seen_at,), (_EVENTS,), (0,)), -1)
         if count < 0:
             return poll.poll(0.0)  # type: ignore[no-any-return]  # epoll is optional for the type checker
-        # Another thread may have looked meanwhile, and this is what it saw. It does no harm: ready remains ready until it was
-        # dealt with, and nothing of what is not ready is lost or done twice.
+        # Another thread may have looked meanwhile, and then some of this is what it saw. That does no harm: what is ready is
+        # reported until it was dealt with, and who looks after something that is not finds nothing there.
         size = held_calls.EPOLL_EVENT.size
         return [(fd, mask) for mask, fd in held_calls.EPOLL_EVENT.iter_unpack(memoryview(self._seen)[: count * size])]
 
@@ -77,6 +81,7 @@ class PollSet:
             pass  # full: a wake-up is pending already
 
     def _release_fds(self) -> None:
+        self._poll_fds.clear()
         if self._poll is not None:
             self._poll.close()
         close_all(self._own_fds)

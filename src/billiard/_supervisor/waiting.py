@@ -24,7 +24,9 @@ from .poll_set import Events
 
 NAP_MAX_S: Final = 0.002
 NAP_MIN_S: Final = 0.0002
-LET_GO_EVERY: Final = 8  # looks of 1 us
+HOLD_S: Final = 0.001  # while callers wait, the interpreter is kept for so long ...
+LET_GO_S: Final = 0.00005  # ... and then let go of for long enough that somebody takes it
+HELD_SPIN_S: Final = 0.000015  # ... and kept for so much of a spin: those who wait for it may be those who would give out work
 LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
 WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
 
@@ -39,11 +41,14 @@ class Waiting(Lives):
         self._terminate_wanted = False
         self._sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
         self._spin = SpinWait()
+        self._let_go_at = 0.0  # when one who waits for news last let others have the interpreter for a while
 
     def _awaited(self, timeout: float, spin: bool = False) -> Events:
         """What the poll set reports within `timeout` seconds (-1: until the next deadline)."""
         if self._poll is None:
             return []
+        if self.waiting_callers and time.monotonic() - self._let_go_at > HOLD_S:
+            self._let_go()
         events = self._look()
         if events or timeout == 0.0 or self._unfinished or self._terminate_wanted:
             return events
@@ -71,17 +76,23 @@ class Waiting(Lives):
 
     def _spun(self, seconds: float) -> Events:
         poll: Any = self._poll
-        clock, looks, holds = time.monotonic, 0, bool(self.waiting_callers)
-        until = clock() + seconds
-        while clock() < until:
-            looks += 1
-            # now and then the interpreter is let go of in any case: not all who want it wait for us
-            events: Events = self._look() if holds and looks % LET_GO_EVERY else poll.poll(0.0)
+        clock = time.monotonic
+        now = clock()
+        until, held_until = now + seconds, now + HELD_SPIN_S if self.waiting_callers else 0.0
+        while now < until:
+            events: Events = self._look() if now < held_until else poll.poll(0.0)
+            now = clock()
             if events:
                 self._spin.found()
                 return events
         self._spin.in_vain()
         return []
+
+    def _let_go(self) -> None:
+        """Let others have the interpreter. Shorter than this it would only seem so: who waits for it is woken, comes too late,
+        and begins anew to wait for the 5 ms after which he may demand it."""
+        time.sleep(LET_GO_S)
+        self._let_go_at = time.monotonic()
 
     def _slept(self, timeout: float) -> Events:
         me = threading.get_ident()
@@ -93,6 +104,7 @@ class Waiting(Lives):
             return self._poll.poll(-1.0)  # type: ignore[union-attr]  # asked for by `_awaited`
         finally:
             self._sleepers.pop(me, None)
+            self._let_go_at = time.monotonic()
 
     def _overslept(self) -> bool:
         """Whether all who sleep would sleep past the next deadline, so that one must be woken.

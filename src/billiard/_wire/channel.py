@@ -60,7 +60,7 @@ class Frame(NamedTuple):
 def open_channel(rivals: Collection[object] = ()) -> tuple[Channel, FarEnd]:
     """Make a channel: the parent's end (which never blocks) and the worker's. Raises OSError (EMFILE, ENFILE, ENOMEM).
 
-    `rivals`: whoever else wants the interpreter. While there are any, small transfers keep it (see `held_calls`).
+    `rivals`: whoever else wants the interpreter. While there are any, transfers of up to 64 KB keep it (see `held_calls`).
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     fds: list[int] = []
@@ -199,7 +199,7 @@ class Channel:
         if start < _BUFFER_SIZE:
             try:
                 if self._rivals:
-                    room = _BUFFER_SIZE - start
+                    room = min(_BUFFER_SIZE - start, _HELD_UP_TO)
                     tally.extend(filter(_done, map(held_calls.read, self._fds, (self._address + start,), (room,))))
                 if len(tally) == 1:
                     tally.extend(map(os.readv, self._fds, ((self._view[start:] if start else self._view,),)))
@@ -322,7 +322,7 @@ class Channel:
                     out.sent.extend(map(self.sock.sendmsg, (out.rest(sent),)))
                     continue
                 part = out.parts[0]
-                if self._rivals and not sent and out.size <= _HELD_UP_TO and type(part) is bytes:
+                if self._rivals and not sent and out.size <= _HELD_UP_TO:
                     out.sent.extend(filter(_done, map(held_calls.send, self._sock_fds, (part,), (out.size,), (_NOW,))))
                     if out.sent:
                         continue

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
 from collections.abc import Callable
 
@@ -22,8 +23,8 @@ try:
 except ImportError:  # an interpreter that was built without libffi
     ctypes = None  # type: ignore[assignment]  # asked for wherever it is used
 
-#: What `epoll_wait` writes for each event: its mask and its descriptor. One platform packs it.
-EPOLL_EVENT: Final = struct.Struct("=Ii4x" if os.uname().machine == "x86_64" else "@I0qi4x")
+#: What `epoll_wait` writes for each event: its mask and its descriptor. x86 packs it, by whatever name (see `setarch`).
+EPOLL_EVENT: Final = struct.Struct("=Ii4x" if re.fullmatch("x86_64|i.86", os.uname().machine) else "@I0qi4x")
 
 
 def _not_done(*_: Any) -> int:
@@ -34,7 +35,7 @@ def _held(name: str, types: str) -> Callable[..., int]:
     """A function of the C library. `types`: of its result and its arguments; i: int, z: size, p: address, s: bytes."""
     try:
         function: Any = ctypes.PyDLL(None)[name]
-    except (AttributeError, OSError):  # the latter: an interpreter that is linked statically
+    except Exception:  # no such call, an interpreter that is linked statically, an audit hook that forbids it
         return _not_done
     by_letter: dict[str, Any] = {"i": ctypes.c_int, "z": ctypes.c_ssize_t, "p": ctypes.c_void_p, "s": ctypes.c_char_p}
     function.restype, *function.argtypes = map(by_letter.__getitem__, types)
@@ -43,7 +44,10 @@ def _held(name: str, types: str) -> Callable[..., int]:
 
 def address_of(memory: bytearray | mmap.mmap) -> int:
     """Where `memory` lies: valid as long as its owner keeps it, and its size."""
-    return 0 if ctypes is None else ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    except Exception:  # as above; the kernel refuses to write there
+        return 0
 
 
 read = _held("read", "zipz")  # (descriptor, address, size)
