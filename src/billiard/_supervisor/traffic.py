@@ -20,6 +20,7 @@ from .poll_set import IN, OUT, PollSet
 
 LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
 _DRAIN_MAX: Final = 10_000
+_UNSURE: Final = -1  # what a socket is polled for, while that is being changed
 
 
 class Traffic(PollSet):
@@ -150,6 +151,7 @@ class Traffic(PollSet):
         wanted = (OUT if channel.busy else 0) | (IN if channel.awaits_body else 0)
         if wanted == hands.watched or not hands.registered:
             return
+        hands.watched = _UNSURE  # cut short from here on, all of it is done again
         # one of the two is in the poll set at any time, or a turn that was cut short in here would forget this worker
         if not wanted & IN:
             self.watch(channel.fd, worker)
