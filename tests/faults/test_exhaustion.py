@@ -257,7 +257,7 @@ def test_suspension_is_not_running_time():
         pids = set()
         while len(pids) < 2: pids.add(pool.apply(os.getpid))
         results = [pool.apply_async(t.nap, (0.8, i), timeout=1.6) for i in range(2)]
-        while not all(result.worker_pids() for result in results): time.sleep(0.001)
+        while not all(result.worker_pids() or result.ready() for result in results): time.sleep(0.001)
         print(os.getpid(), template, *pids, flush=True)
         print([r.get(20) for r in results], flush=True)
         pool.terminate(); pool.join()

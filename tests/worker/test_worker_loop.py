@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,14 @@ def add(a, b):
 def nap(seconds):
     time.sleep(seconds)
     return "slept"
+
+
+def wait_until(true):
+    """For what no event tells: ask again and again, until a deadline."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.001)
 
 
 def snooze(seconds, begun=None):
@@ -283,8 +292,7 @@ def test_large_bodies_both_ways(start):
 def test_a_recall_is_honoured_and_ended(start):
     parent = start()
     parent.send(function(1, nap), known(1, 1, 0.3))
-    while parent.board.see().current != 1:
-        time.sleep(0.001)
+    wait_until(lambda: parent.board.see().current == 1)
     parent.board.recall(2)
     parent.send(known(2, 1, 0), known(3, 1, 0))
     assert parent.results(1) == [(1, "slept")]
@@ -327,13 +335,6 @@ def test_forget(start):
     assert parent.read()[0] == frames.ERROR
 
 
-def wait_for(path):
-    deadline = time.monotonic() + 10
-    while not path.exists():
-        assert time.monotonic() < deadline, "it never began"
-        time.sleep(0.001)
-
-
 def aim_and_signal(parent, number, item=0):
     parent.board.aim(number, item)
     os.kill(parent.pid, signal.SIGUSR1)
@@ -342,7 +343,7 @@ def aim_and_signal(parent, number, item=0):
 def test_a_soft_limit_hits_its_call(start, tmp_path):
     parent = start()
     parent.send(call(1, snooze, 10, tmp_path / "begun"))
-    wait_for(tmp_path / "begun")
+    wait_until((tmp_path / "begun").exists)
     aim_and_signal(parent, 1)
     kind, _, number, body = parent.read()
     assert (kind, number) == (frames.ERROR, 1)
@@ -367,7 +368,7 @@ def test_a_soft_limit_for_another_call_hits_nobody(start, aimed_at, tmp_path):
     parent.send(call(1, add, 1, 1))
     parent.results(1)
     parent.send(call(2, snooze, 0.3, tmp_path / "begun"))
-    wait_for(tmp_path / "begun")
+    wait_until((tmp_path / "begun").exists)
     aim_and_signal(parent, aimed_at)
     assert parent.results(1) == [(2, "slept")]
 
@@ -383,8 +384,7 @@ def test_a_thousand_soft_signals_on_an_idle_worker(start):
 def test_sigterm_leaves_by_system_exit(start):
     parent = start()
     parent.send(call(1, snooze, 10))
-    while parent.board.see().current != 1:
-        time.sleep(0.001)
+    wait_until(lambda: parent.board.see().current == 1)
     os.kill(parent.pid, signal.SIGTERM)
     assert parent.wait() == 128 + signal.SIGTERM
 
@@ -403,11 +403,12 @@ def test_it_waits_without_waking(start):
     parent.send(call(1, add, 1, 2))
     parent.results(1)
 
-    def switches():
-        with open(f"/proc/{parent.pid}/status") as status:  # noqa: PTH123
-            return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+    status = Path(f"/proc/{parent.pid}/status")
 
-    time.sleep(0.1)
+    def switches():
+        return sum(int(line.split()[1]) for line in status.read_text().splitlines() if "ctxt_switches" in line)
+
+    wait_until(lambda: "State:\tS" in status.read_text())
     before = switches()
     time.sleep(0.5)  # what is measured: time in which nothing happens
     assert switches() == before

@@ -186,5 +186,6 @@ class MapResult(Handle):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._job} chunks left:{len(self._chunks) - self._open} ready:{self.ready()}>"
 
+
 def _rest(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -48,7 +48,7 @@ class Waiting(Lives):
         if self._poll is None:
             return []
         if self.waiting_callers and time.monotonic() - self._let_go_at > HOLD_S:
-            self._let_go()
+            self._let_go(LET_GO_S)
         events = self._look()
         if events or timeout == 0.0 or self._unfinished or self._terminate_wanted:
             return events
@@ -71,7 +71,7 @@ class Waiting(Lives):
         if timeout > 0.0:
             nap_s = min(nap_s, timeout)
         if nap_s > 0.0:
-            time.sleep(nap_s)
+            self._let_go(nap_s)
         return self._look()
 
     def _spun(self, seconds: float) -> Events:
@@ -88,10 +88,10 @@ class Waiting(Lives):
         self._spin.in_vain()
         return []
 
-    def _let_go(self) -> None:
-        """Let others have the interpreter. Shorter than this it would only seem so: who waits for it is woken, comes too late,
-        and begins anew to wait for the 5 ms after which he may demand it."""
-        time.sleep(LET_GO_S)
+    def _let_go(self, seconds: float) -> None:
+        """Let others have the interpreter. For less than LET_GO_S it would only seem so: who waits for it is woken, comes too
+        late, and begins anew to wait for the 5 ms after which he may demand it."""
+        time.sleep(seconds)
         self._let_go_at = time.monotonic()
 
     def _slept(self, timeout: float) -> Events:
