@@ -33,8 +33,8 @@ CHECKOUT = HERE.parent
 sys.path.insert(0, str(CHECKOUT / "downstream"))
 
 from environments import CELERY, REAL, Environment, clean_environment, make_environment  # noqa: E402 - path set above
-from harness import envs, rows  # noqa: E402
-from redis_server import RedisServer  # noqa: E402
+from harness import envs, rows  # noqa: E402 - found by the path above
+from redis_server import RedisServer  # noqa: E402 - found by the path above
 
 #: As small as an application can be: what it did at the start and end of each child would be measured with the pools.
 APPLICATION = """

@@ -32,7 +32,7 @@ class Recorder(unittest.TestResult):
         self.outcome = None
         self.write(kind="start", id=short(test))
 
-    def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802
+    def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802 - unittest's name
         outcome, why = self.outcome or ("error", "no outcome reported")
         self.write(kind="test", id=short(test), outcome=outcome, why=why)
         super().stopTest(test)
@@ -43,25 +43,25 @@ class Recorder(unittest.TestResult):
         elif self.outcome is None or outcome in {"failed", "error"}:
             self.outcome = (outcome, why)
 
-    def addSuccess(self, test: unittest.TestCase) -> None:  # noqa: N802
+    def addSuccess(self, test: unittest.TestCase) -> None:  # noqa: N802 - unittest's name
         self.note(test, "passed", "")
 
-    def addError(self, test: Any, err: Any) -> None:  # noqa: N802
+    def addError(self, test: Any, err: Any) -> None:  # noqa: N802 - unittest's name
         self.note(test, "error", "".join(traceback.format_exception(*err))[-3000:])
 
-    def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802
+    def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802 - unittest's name
         self.note(test, "failed", "".join(traceback.format_exception(*err))[-3000:])
 
-    def addSkip(self, test: Any, reason: str) -> None:  # noqa: N802
+    def addSkip(self, test: Any, reason: str) -> None:  # noqa: N802 - unittest's name
         self.note(test, "skipped", reason)
 
-    def addExpectedFailure(self, test: Any, err: Any) -> None:  # noqa: N802
+    def addExpectedFailure(self, test: Any, err: Any) -> None:  # noqa: N802 - unittest's name
         self.note(test, "xfailed", "")
 
-    def addUnexpectedSuccess(self, test: Any) -> None:  # noqa: N802
+    def addUnexpectedSuccess(self, test: Any) -> None:  # noqa: N802 - unittest's name
         self.note(test, "xpassed", "")
 
-    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:  # noqa: N802
+    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:  # noqa: N802 - unittest's name
         if err is not None:
             self.note(test, "failed", "".join(traceback.format_exception(*err))[-3000:])
 

@@ -7,10 +7,10 @@ module at each use, because others replace them here: `Lock` and `_kill`.
 
 import itertools  # noqa: F401 - tests and programs reach for these modules by way of this one
 import os
-import signal  # noqa: F401
-import sys  # noqa: F401
+import signal  # noqa: F401 - as above
+import sys  # noqa: F401 - as above
 import threading
-import time  # noqa: F401
+import time  # noqa: F401 - as above
 from importlib import import_module
 from threading import TIMEOUT_MAX, Lock
 
@@ -44,7 +44,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["TERM_SIGNAL", "TIMEOUT_MAX", "Lock", "Pool", "stop_if_not_current", *_HOME_OF]  # noqa: PLE0604,RUF100
+__all__ = ["TERM_SIGNAL", "TIMEOUT_MAX", "Lock", "Pool", "stop_if_not_current", *_HOME_OF]  # noqa: PLE0604,RUF100 - strings all the same
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent / "downstream")]
 
-from workers import POOLS, LiveWorker, PoolKind  # noqa: E402
+from workers import POOLS, LiveWorker, PoolKind  # noqa: E402 - found by the path above
 
 from redis_server import RedisServer  # noqa: E402 - found through the path set above
 

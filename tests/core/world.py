@@ -97,7 +97,7 @@ class SimJob(Job):
         self.asked_at = NEVER  # by `terminate`
 
     @property
-    def state(self) -> int:  # type: ignore[override]
+    def state(self) -> int:  # type: ignore[override]  # an attribute there
         return self._state
 
     @state.setter
@@ -139,7 +139,7 @@ class SimBoard(Board):
     """The real board's code over simulated memory."""
 
     def __init__(self, process: Process) -> None:
-        self.cells = Cells(process)  # type: ignore[assignment]
+        self.cells = Cells(process)  # type: ignore[assignment]  # they stand in for memory
 
 
 class Process:
@@ -606,7 +606,7 @@ class Driver:
             notices.popleft()
         settled = core.dispatch.settled
         while settled:
-            settled[0].announce()  # type: ignore[attr-defined]
+            settled[0].announce()  # type: ignore[attr-defined]  # of this world's jobs
             self.point()
             settled.popleft()
 
@@ -1061,9 +1061,9 @@ class World:
                 raise Violation(f"{process.poisoned_by} killed {process.poisoned_by.receipt_deaths} workers by its receipt")
         for number, job in worker.inflight.items():
             if job.touched.get(process.ident) != number:
-                job.deaths_held += 1  # type: ignore[attr-defined]
+                job.deaths_held += 1  # type: ignore[attr-defined]  # of this world's jobs
         if worker.suspect is not None and worker.suspect not in worker.inflight.values():
-            worker.suspect.deaths_held += 1  # type: ignore[attr-defined]
+            worker.suspect.deaths_held += 1  # type: ignore[attr-defined]  # of this world's jobs
 
     def ended(self, job: SimJob, state: int) -> None:
         if self.log is not None:

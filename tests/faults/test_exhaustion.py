@@ -295,7 +295,7 @@ def test_no_dev_shm_and_a_read_only_tmp():
             links = pool.apply(lambda: [os.readlink(f"/proc/self/fd/{f}") for f in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{f}")])
         # the checkout itself may lie under /tmp
         print([f for f in opened + links if f.startswith(("/dev/shm", "/tmp")) and not f.endswith((".py", ".pyc"))])
-        """)  # noqa: E501
+        """)  # noqa: E501 - a line of the program
     assert out == "[]\n"
 
 

@@ -69,7 +69,7 @@ class LoopPool(door.Pool):
     def create_result_handler(self) -> Any:
         return super().create_result_handler(on_worker_up=self.up.add, read_all=self.read_all)
 
-    def on_job_ready(self, job: int, i: int | None, obj: Any, inqW_fd: int | None) -> None:  # noqa: N803
+    def on_job_ready(self, job: int, i: int | None, obj: Any, inqW_fd: int | None) -> None:  # noqa: N803 - billiard's name
         self.busy.pop(inqW_fd, None)
 
     def on_job_process_down(self, job: Any, pid_gone: int) -> None:

@@ -208,7 +208,7 @@ def test_recycling_is_no_incident(make_pool, hub, told, caplog):
 
 
 def test_memory_limit_is_about_what_is_resident(make_pool, hub):
-    with open("/proc/self/status") as status:  # noqa: PTH123
+    with open("/proc/self/status") as status:  # noqa: PTH123 - read line by line
         resident_kb = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
     pool = make_pool(1, max_memory_per_child=resident_kb + 50_000)
 

@@ -51,7 +51,7 @@ class Engine(Ending):
         if threaded:
             # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
             # template, waits for that import for ever as soon as it wants the same module
-            import logging  # noqa: F401
+            import logging  # noqa: F401 - see above
         self.driver = Driver(self, f"{name}-supervisor")
         remember(self)
         try:

@@ -24,7 +24,7 @@ class PollSet:
 
     def __init__(self) -> None:
         self.closed = False
-        self._poll = select.epoll() if hasattr(select, "epoll") else None
+        self._poll: Any = select.epoll() if hasattr(select, "epoll") else None
         self._wake_fd, self._wake_write = _wake_pair()
         self._own_fds = list({self._wake_fd, self._wake_write})
         self._by_fd: dict[int, Worker | None] = {}
@@ -59,17 +59,21 @@ class PollSet:
 
     def _look(self) -> Events:
         """What is ready now. Raises ValueError when the set is closed."""
-        poll: Any = self._poll
         count = -1
         if self.waiting_callers:
             # one call in C, as in billiard._wire.channel: the number may be another set's as soon as this one is closed
             count = next(map(held_calls.epoll_wait, self._poll_fds, (self._seen_at,), (_EVENTS,), (0,)), -1)
         if count < 0:
-            return poll.poll(0.0)  # type: ignore[no-any-return]  # epoll is optional for the type checker
+            return self._poll_for(0.0)
         # Another thread may have looked meanwhile, and then some of this is what it saw. That does no harm: what is ready is
         # reported until it was dealt with, and who looks after something that is not finds nothing there.
         size = held_calls.EPOLL_EVENT.size
         return [(fd, mask) for mask, fd in held_calls.EPOLL_EVENT.iter_unpack(memoryview(self._seen)[: count * size])]
+
+    def _poll_for(self, timeout: float) -> Events:
+        """What is ready within `timeout` seconds (-1: whenever it is). Raises ValueError when the set is closed."""
+        events: Events = self._poll.poll(timeout)
+        return events
 
     def wake(self) -> None:
         """Make whoever polls look again."""

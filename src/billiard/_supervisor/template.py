@@ -275,7 +275,7 @@ def _stdin_from_nowhere() -> None:
         os.dup2(null, 0)
         os.close(null)
         # what the parent has read ahead is not for us either; as BaseProcess._bootstrap does it in every process
-        util._close_stdin()  # type: ignore[attr-defined]
+        util._close_stdin()  # type: ignore[attr-defined]  # not published
     except OSError:
         pass
 

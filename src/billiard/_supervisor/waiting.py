@@ -17,7 +17,7 @@ import time
 from .._core import blows
 from .._core.core import Core
 from .._core.state import NEVER_S
-from .._typing import Any, Final
+from .._typing import Final
 from .._wire.spin import SpinWait
 from .lives import Lives
 from .poll_set import Events
@@ -75,8 +75,7 @@ class Waiting(Lives):
         return self._look()
 
     def _spun(self, seconds: float) -> Events:
-        poll: Any = self._poll
-        clock = time.monotonic
+        poll, clock = self._poll, time.monotonic
         now = clock()
         until, held_until = now + seconds, now + HELD_SPIN_S if self.waiting_callers else 0.0
         while now < until:
@@ -101,7 +100,7 @@ class Waiting(Lives):
             deadline = self.core.timers.next()
             if deadline is not None or timeout > 0.0:
                 return self._slept_bounded(me, timeout, deadline)
-            return self._poll.poll(-1.0)  # type: ignore[union-attr]  # asked for by `_awaited`
+            return self._poll_for(-1.0)
         finally:
             self._sleepers.pop(me, None)
             self._let_go_at = time.monotonic()
@@ -130,11 +129,10 @@ class Waiting(Lives):
         if limited and timeout > WATCH_SUSPENSION_S:
             timeout = WATCH_SUSPENSION_S
         self._sleepers[me] = now + timeout
-        poll: Any = self._poll
         if not limited:
-            return poll.poll(timeout)  # type: ignore[no-any-return]  # epoll is optional for the type checker
+            return self._poll_for(timeout)
         cpu = time.process_time()
-        events: Events = poll.poll(timeout)
+        events = self._poll_for(timeout)
         late = time.monotonic() - now - timeout
         if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
             # the machine, or we and our workers, stood still: nobody could run in that time

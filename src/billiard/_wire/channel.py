@@ -238,7 +238,7 @@ class Channel:
                     raise FrameError(f"a frame of {size} bytes does not come through the pipe")
                 break
             # a plain tuple: whoever reads the stream unpacks it at once, and building a Frame costs 200 ns more
-            append((kind, tag, number, data[at + HEADER_SIZE : stop]))  # type: ignore[arg-type]
+            append((kind, tag, number, data[at + HEADER_SIZE : stop]))  # type: ignore[arg-type]  # see above
             at = stop
         return frames, self._used + at
 

@@ -49,7 +49,7 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
             settings.on_process_exit(os.getpid(), -signal.SIGTERM if terminated else status)
         if terminated and loop is not None:
             util._exit_function()  # type: ignore[attr-defined]  # what BaseProcess._bootstrap would do next
-            util._flush_std_streams()  # type: ignore[attr-defined]
+            util._flush_std_streams()  # type: ignore[attr-defined]  # not published
             loop.termination.die_of_it()
     raise SystemExit(status)
 
@@ -61,7 +61,7 @@ def serve_spawned(
     from multiprocessing import current_process, parent_process
 
     # daemonic for its parent, which then does not wait for it at exit; its tasks may start processes all the same
-    current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # not published
     parent = parent_process()
     if parent is None:
         raise RuntimeError("a worker must be started as a child process")
