@@ -27,7 +27,7 @@ _HOMES = {
     ),
     "._celery.locks": "LaxBoundedSemaphore",
     "._celery.log": "debug error warning",
-    "._celery.pool": "mapstar starmapstar",
+    "._celery.submitting": "mapstar starmapstar",
     "._celery.results": ("LOST_WORKER_TIMEOUT ApplyResult IMapIterator IMapUnorderedIterator MapResult job_counter"),
     "._celery.wire": "ACK DEATH NACK READY TASK MaybeEncodingError",
     "._celery.worker": (

@@ -5,10 +5,11 @@ as its base instead (`choose.py`). The room keeps a frozen contract, so it may l
 of workers and jobs it asks of `_core.fates`, like the engine.
 
     choose.py    the table of hooks, and who gets which pool        worker.py    the child's side
-    pool.py      life of the pool: construct, submit, shut down     wire.py      what crosses the pipes
+    pool.py      life of the pool: construct, shut down             wire.py      what crosses the pipes
     staff.py     life of its workers: start, watch, bury, replace   handlers.py  results, limits, and their old names
-    results.py   what callers hold                                  locks.py     the bounded semaphore
-    collector.py what the garbage collector passes over             second_try.py  signals that strike in a __del__
+    submitting.py  what it takes on: calls, maps                    locks.py     the bounded semaphore
+    results.py   what callers hold                                  second_try.py  signals that strike in a __del__
+    collector.py what the garbage collector passes over
 
 Beside the guests, and staying when they go: ``task_pool*.py``, the engine as `billiard.celery:TaskPool` needs it.
 

@@ -43,7 +43,7 @@ ZOMBIE_WAIT_S = 0.05
 
 
 class Staff:
-    """The half of the guest pool that looks after processes."""
+    """The part of a guest pool that looks after processes."""
 
     Worker: Any = Worker
 
