@@ -3,10 +3,13 @@
 import contextlib
 import dis
 import gc
+import itertools
 import os
 import signal
+import socket
 import sys
 import time
+from types import SimpleNamespace
 
 import fault_tasks as t
 import pytest
@@ -15,7 +18,10 @@ from strikes import StruckError
 
 from billiard import WorkerLostError
 from billiard._api.results import Handle
+from billiard._core.core import Core
 from billiard._supervisor.engine import Engine
+from billiard._supervisor.poll_set import IN, OUT
+from billiard._supervisor.traffic import Traffic
 from billiard._wire.channel import Channel
 
 SEED = int(os.environ.get("BILLIARD_FAULT_SEED", "1"))
@@ -49,6 +55,51 @@ def test_every_kind_of_point_is_found():
     assert "JUMP_BACKWARD" in found
     assert {"RESUME", "CALL"} <= {name for names in found.values() for name in names}
     assert not strikes.points(test_every_kind_of_point_is_found.__code__)
+
+
+@pytest.fixture
+def polled():
+    """A worker's two descriptors in a poll set, both ready for whatever they are polled for: (traffic, worker)."""
+    traffic = Traffic(Core(1))
+    pipe_read, pipe_write = os.pipe()
+    ours, theirs = socket.socketpair()
+    os.write(pipe_write, b"x")
+    theirs.send(b"x")
+    channel = SimpleNamespace(fd=pipe_read, sock_fd=ours.fileno(), busy=False, awaits_body=False)
+    yield traffic, SimpleNamespace(hands=SimpleNamespace(channel=channel, registered=True, watched=0))
+    strikes._injector.close()
+    traffic._release_fds()
+    ours.close()
+    theirs.close()
+    os.close(pipe_read)
+    os.close(pipe_write)
+
+
+def want(traffic, worker, wanted):
+    channel = worker.hands.channel
+    channel.busy, channel.awaits_body = bool(wanted & OUT), bool(wanted & IN)
+    traffic._watch_socket(worker)
+
+
+def test_what_a_socket_is_polled_for_is_known_again_after_an_exception(polled):
+    """Cut short at any point on its way from one to another, the next change still leads where it should."""
+    traffic, worker = polled
+    channel = worker.hands.channel
+    traffic.watch(channel.fd, worker)
+    struck = set()
+    for first, second, third in itertools.product((0, IN, OUT, IN | OUT), repeat=3):
+        for ordinal in itertools.count():
+            want(traffic, worker, first)
+            strike = strikes.Strike(ordinal)
+            with strike, contextlib.suppress(StruckError):
+                want(traffic, worker, second)
+            want(traffic, worker, third)
+            expected = {channel.sock_fd: third, channel.fd: 0 if third & IN else IN}
+            assert dict(traffic._poll_for(0)) == {fd: mask for fd, mask in expected.items() if mask}, strike.struck
+            if strike.struck is None:
+                break
+            struck.add(strike.struck.where)
+    assert len(struck) > 10, struck
 
 
 def storm(seconds, pool, make_results):
