@@ -137,7 +137,7 @@ class Life(World):
             self.jobs.append(job)
             self.queued[job] = self.unended[job] = None
             dispatch.backlog.append(job)
-            if dispatch.idle or dispatch.open:
+            if dispatch.idle or dispatch.open or dispatch.starting:
                 self.driver.kick()
             else:
                 self.driver.readable = True
@@ -223,7 +223,7 @@ class Life(World):
         if victim is not None:
             for_s = self.rng.choice((0.002, 0.02, 0.2))
             self.lag_s += for_s
-            self.stopped[victim.ident] = self.now + for_s
+            self.stopped[victim.ident] = max(self.now + for_s, self.stopped.get(victim.ident, 0.0))
             self.note(f"worker {victim.ident} is stopped for {for_s} s")
 
     def _pause(self) -> None:

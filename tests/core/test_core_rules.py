@@ -727,6 +727,129 @@ class TestBreakdown:
         assert not bench.orders(core_staff.SPAWN)
 
 
+class TestAhead:
+    """Calls for workers that are not ready yet."""
+
+    def starting(self, size=1, **options):
+        bench = Bench.__new__(Bench)
+        bench.core, bench.boards = Core(size, **options), {}
+        bench.core.decide(0.0)
+        return bench, [self.start(bench, worker) for _, worker, _ in bench.orders(core_staff.SPAWN)]
+
+    def start(self, bench, worker):
+        worker.board, worker.pid = FakeBoard(), worker.ident
+        bench.core.staff.started(worker)
+        return worker
+
+    def test_one_each_and_only_when_nobody_else_has_room(self):
+        bench, (first, second) = self.starting(2)
+        bench.warm()
+        bench.core.staff.ready(first)
+        one, *others = bench.submit(*jobs(4))
+        assert one.holder is first
+        assert [job.holder for job in others] == [first] * 3
+        bench, (first, second) = self.starting(2)
+        waiting = bench.submit(*jobs(4))
+        assert [job.holder for job in waiting] == [first, second, None, None]
+
+    def test_not_twice(self):
+        bench, (worker,) = self.starting()
+        bench.warm()
+        one = bench.submit(job())
+        bench.core.staff.started(worker)
+        bench.core.dispatch.starting[worker] = None  # an exception came before it was taken out
+        another = bench.submit(job())
+        assert one.holder is worker
+        assert another.holder is None
+
+    def test_not_a_large_one(self):
+        bench, _ = self.starting()
+        assert bench.submit(job(size=ALONE_FROM + 1)).holder is None
+
+    def test_it_runs_as_soon_as_the_worker_is_ready(self):
+        bench, (worker,) = self.starting()
+        one, two = bench.submit(*jobs(2))
+        bench.core.staff.ready(worker)
+        bench.result(worker, 1)
+        bench.core.decide(0.0)
+        assert one.state == RESULT
+        assert two.holder is worker
+
+    def test_a_result_that_comes_with_the_news_of_readiness(self):
+        bench, (worker,) = self.starting()
+        bench.submit(job())
+        bench.result(worker, 1)
+        bench.core.staff.ready(worker)
+        assert worker in bench.core.dispatch.idle
+
+    def test_it_is_taken_back_from_a_slow_start(self):
+        bench, (slow, quick) = self.starting(2)
+        one, two = bench.submit(*jobs(2))
+        bench.core.staff.ready(quick)
+        bench.result(quick, 1)
+        bench.run_timers(STALL_S)
+        assert slow.board.recalled == [1]
+        bench.fence(STALL_S)
+        assert one.holder is quick
+        bench.core.staff.ready(slow)
+        assert slow in bench.core.dispatch.idle
+        assert slow.resume == 1
+
+    def test_the_last_call_of_a_quota_retires_it_when_it_is_ready(self):
+        bench, (worker,) = self.starting(max_tasks_per_child=1)
+        bench.submit(job())
+        assert worker.phase is Phase.STARTING
+        bench.core.staff.ready(worker)
+        bench.core.decide(0.0)
+        assert worker.phase is Phase.RETIRING
+        assert worker.retire_status == EX_RECYCLE
+
+    def test_who_dies_before_it_is_ready_has_read_nothing(self):
+        bench, workers = self.starting(max_tasks_per_child=1)
+        one = bench.submit(job())
+        for _ in range(fates.MAX_DEATHS_AT_RECEIPT):
+            bench.core.staff.exited(workers[-1], -9, 0.0)
+            assert one.holder is None
+            bench.core.decide(0.0)
+            workers += [self.start(bench, worker) for _, worker, _ in bench.orders(core_staff.SPAWN)]
+            bench.core.decide(0.0)
+            assert one.holder is workers[-1]
+        assert not one.deaths
+        assert not one.state
+
+    @pytest.mark.parametrize("busy", [False, True], ids=["holds nothing", "holds a call"])
+    def test_its_seat_goes_to_one_that_is_ready(self, busy):
+        bench, (leaving, slow) = self.starting(2)
+        bench.core.dispatch.starting.clear()
+        bench.core.staff.ready(leaving)
+        on = bench.submit(job())
+        assert on.holder is leaving
+        if busy:
+            bench.core.dispatch.starting[slow] = None
+            bench.submit(job())
+            assert slow.inflight
+        bench.core.staff.retire(leaving, EX_RECYCLE)
+        bench.core.decide(0.0)
+        ((_, replacement, _),) = bench.orders(core_staff.SPAWN)
+        self.start(bench, replacement)
+        assert not replacement.seated  # the one that leaves and the one that starts have them
+        bench.core.staff.ready(replacement)
+        bench.core.decide(0.0)
+        if busy:
+            assert not replacement.seated
+            bench.run_timers(STALL_S)
+            bench.fence(STALL_S)
+        assert replacement.seated
+        assert not slow.seated
+        assert bench.submit(job(function_id=2)).holder is not slow
+        bench.core.staff.ready(slow)
+        bench.core.decide(0.0)
+        assert not slow.seated
+        bench.result(leaving, 1)
+        bench.core.staff.emptied(leaving)
+        assert slow.seated
+
+
 class TestStall:
     def test_what_waits_behind_a_slow_call_goes_elsewhere(self):
         bench = Bench()

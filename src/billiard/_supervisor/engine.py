@@ -80,7 +80,7 @@ class Engine(Ending):
         dispatch = self.core.dispatch
         dispatch.backlog.append(job)
         self._since_look += 1
-        if dispatch.idle:
+        if dispatch.idle or dispatch.starting:
             self.kick()
         elif self._since_look >= LOOK_EVERY:
             # Nobody is idle, so what was submitted can wait for company: one write for many calls. And what came back is
@@ -128,7 +128,7 @@ class Engine(Ending):
                     self.wake()  # needlessly, perhaps
                     raise
             # jobs may have come between our last look and our letting go
-            if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
+            if not (dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting)):
                 return
 
     def own(self, job: Job) -> None:
@@ -187,7 +187,7 @@ class Engine(Ending):
                 if not self.closed:  # else another thread saw the end first, and what was polled is stale
                     self._process(events, time.monotonic())
             dispatch = self.core.dispatch
-            if dispatch.backlog and (dispatch.idle or dispatch.open):
+            if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
                 self.kick()
         except BaseException:
             self.wake()  # cut short: whoever polls next must not wait for news
@@ -310,7 +310,7 @@ class Engine(Ending):
             if self._unfinished or self._overslept():
                 self.wake()
             dispatch = self.core.dispatch
-            if dispatch.backlog and (dispatch.idle or dispatch.open):
+            if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
                 self.kick()
         except BaseException:
             self.wake()
