@@ -75,7 +75,7 @@ FAULTS = [
     Fault("blows", "self._timers.replace(worker, FENCE, MARK, nextafter(now, NEVER_S))", "self._timers.set(worker, FENCE, now + FENCE_S)"),
     Fault("blows", "        if len(worker.inflight) >= _stalled_from(worker) and STALL not in worker.due:", "        if len(worker.inflight) > _stalled_from(worker) and STALL not in worker.due:"),
     Fault("blows", "return 1 if worker.phase is Phase.STARTING else 2", "return 2"),
-    Fault("blows", "        if worker.phase is Phase.STARTING:\n            self.recall(worker, current + 1, now)\n        elif", "        if"),
+    Fault("blows", "        if stalls or worker.phase is Phase.STARTING:", "        if stalls:"),
     Fault("blows", "                self.disturb()  # its seat is free for one that is ready\n", "                pass\n"),
     Fault("blows", "        if now + least_s < worker.due.get(LIMIT, NEVER_S):", "        if LIMIT not in worker.due:"),
     Fault("blows", "self.recall(worker, current + 1, now)\n        else:", "self.recall(worker, current, now)\n        else:"),

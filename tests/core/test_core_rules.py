@@ -784,7 +784,7 @@ class TestAhead:
 
     def test_it_is_taken_back_from_a_slow_start(self):
         bench, (slow, quick) = self.starting(2)
-        one, two = bench.submit(*jobs(2))
+        one, _ = bench.submit(*jobs(2))
         bench.core.staff.ready(quick)
         bench.result(quick, 1)
         bench.run_timers(STALL_S)

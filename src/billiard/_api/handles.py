@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+from collections.abc import Callable
 
 from .._core.state import Phase, Worker
 from .._typing import Any
 
 
+@functools.total_ordering
 class WorkerHandle:
-    """Stands for a worker's pid: ``int(handle)``, ``str(handle)`` and ``os.kill(handle, sig)`` work.
+    """Stands for a worker's pid: ``int(handle)``, ``f"{handle}"`` and ``os.kill(handle, sig)`` work, and it is equal to the
+    pid, also as a key and in a sorted list. What wants a real int (JSON) gets ``int(handle)``.
 
     `pid`: its process id. `exitcode`: None while it runs, else its exit code, or -signum. `index`: its place in the pool,
-    from 0; a replacement takes over the index. `name`: the name of its process.
+    from 0; a replacement takes over the index. `name`: what its pool calls it; ``current_process().name`` in the worker
+    counts the workers of all pools. `daemon`: False, as in the worker, which may have children.
     """
 
-    def __init__(self, worker: Worker, name: str) -> None:
+    def __init__(self, worker: Worker, name: str, sentinel_of: Callable[[Worker], int]) -> None:
         self._worker = worker
+        self._sentinel_of: Callable[[Worker], int] = sentinel_of
         self.index = worker.index
         self.name = name
-        self.daemon = True
+        self.daemon = False
 
     @property
     def pid(self) -> int | None:
@@ -41,14 +47,12 @@ class WorkerHandle:
     @property
     def sentinel(self) -> int:
         """A descriptor that is readable when the process has ended. It belongs to the pool; do not close it."""
-        hands = self._worker.hands
         if self._worker.pid is None:
             raise ValueError(f"{self!r} has not started")
-        if hands is None:
+        descriptor = self._sentinel_of(self._worker)
+        if descriptor < 0:
             raise ValueError(f"{self!r} has ended")
-        if hands.pidfd < 0:
-            hands.pidfd = os.pidfd_open(self._worker.pid)
-        return int(hands.pidfd)
+        return descriptor
 
     def terminate(self) -> None:
         """Send SIGTERM to the process. What it is running is lost."""
@@ -72,11 +76,24 @@ class WorkerHandle:
     def __str__(self) -> str:
         return str(self.pid)
 
+    def __format__(self, spec: str) -> str:
+        return format(self.pid, spec)
+
     def __eq__(self, other: Any) -> bool:
-        return self is other or (isinstance(other, int) and other == self.pid)
+        if isinstance(other, WorkerHandle):
+            return self is other or (self.pid is not None and self.pid == other.pid)
+        return other == self.pid if isinstance(other, int) else NotImplemented
+
+    def __lt__(self, other: Any) -> bool:
+        if isinstance(other, int | WorkerHandle):
+            return int(self) < int(other)
+        return NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._worker)
+        if self.pid is None:
+            # any hash given out now would be another than that of the pid which it will be equal to
+            raise TypeError(f"{self!r} has not started: it has no hash yet")
+        return hash(self.pid)
 
     def __repr__(self) -> str:
         phase = self._worker.phase.name.lower()

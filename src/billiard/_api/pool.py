@@ -42,7 +42,7 @@ _serials = itertools.count(1)
 
 
 class Pool(Submitting):
-    """A pool of worker processes. See the page "Process pools" of the documentation.
+    """A pool of worker processes. See the page "The pool" of the documentation.
 
     processes: number of workers (default: the CPUs this process may use). initializer, initargs: called once in each worker.
     maxtasksperchild: calls after which a worker is replaced. timeout, soft_timeout: hard and soft limit on the running time of
@@ -50,9 +50,9 @@ class Pool(Submitting):
     lost_worker_timeout: accepted and not needed, since a lost worker is known at once. max_restarts: workers
     that may die within max_restart_freq seconds before the pool gives up (RestartFreqExceeded). on_process_up(handle):
     a worker is ready. on_process_down(handle) or (pid, exitcode): it has gone. on_timeout_set(result, soft, hard),
-    on_timeout_cancel(result): a call with limits began, ended. threads: have a supervisor thread; without one an outer
-    loop calls `turn` (see `fileno`, `next_deadline`). semaphore, putlocks: bound what is in flight. allow_restart: permit
-    `restart`. synack: a worker asks before it begins a call, which can be cancelled until then. on_process_exit(pid,
+    on_timeout_cancel(result): a call of apply or apply_async with limits began, ended. threads: have a supervisor thread;
+    without one an outer loop calls `turn` (see `fileno`, `next_deadline`). semaphore, putlocks: bound what is in flight.
+    allow_restart: permit `restart`. synack: a worker asks before it begins a call, which can be cancelled until then. on_process_exit(pid,
     exitcode): called in each worker as it exits. context: a billiard context, or None for the default start method.
     max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced. enable_timeouts: accepted;
     limits always work.
@@ -101,7 +101,7 @@ class Pool(Submitting):
         quota = validate.optional_integer("maxtasksperchild", maxtasksperchild, 1)
         restarts = validate.optional_integer("max_restarts", max_restarts, 0)
         period_s = validate.number("max_restart_freq", max_restart_freq, positive=True) or 1
-        memory_kb = validate.number("max_memory_per_child", max_memory_per_child, positive=True)
+        memory_kb = validate.kilobytes("max_memory_per_child", max_memory_per_child)
         for name, hook in (
             ("initializer", initializer), ("on_process_up", on_process_up), ("on_process_down", on_process_down),
             ("on_timeout_set", on_timeout_set), ("on_timeout_cancel", on_timeout_cancel), ("on_process_exit", on_process_exit),
@@ -121,7 +121,7 @@ class Pool(Submitting):
         self._handles: dict[int, WorkerHandle] = {}
         settings = WorkerSettings(
             initializer, tuple(validate.items("initargs", initargs)), on_process_exit,
-            None if memory_kb is None else int(memory_kb), memory_in_total=celery,
+            memory_kb, memory_in_total=celery,
         )  # fmt: skip
         # with synack a worker waits for the answer to the call it took: nothing may be queued in between
         alone = synack or (celery and sched_strategy not in ("fast", "fcfs"))
@@ -173,13 +173,14 @@ class Pool(Submitting):
             workers = list(self._engine.core.staff.workers.values())
             if all(worker.pid is not None for worker in workers if worker.active):
                 return
-            self._engine.turn(0.01)
+            self._engine.turn_beside(0.01)
 
     def _refuse(self) -> None:
         """Raise why nothing can be submitted."""
+        self._engine.refuse_strangers()
         staff = self._engine.core.staff
         if staff.standing is Standing.BROKEN and staff.broken_by is not None:
-            raise story.tell(staff.broken_by, "any call", -1).exception
+            raise story.tell(staff.broken_by, None, None).exception
         raise ValueError(f"Pool not running: it was {'closed' if staff.standing is Standing.CLOSE else 'terminated'}")
 
     def close(self) -> None:
@@ -192,15 +193,17 @@ class Pool(Submitting):
         if engine.closed:
             return
         engine.terminate_later()
-        if not _in_pool_thread(engine):
+        if not _must_not_wait(engine):
             engine.wait(engine.end, _EXIT_WAIT_S)
 
     def join(self) -> None:
         """Wait until all workers have exited and all callbacks have run. `close` or `terminate` comes first."""
         engine = self._engine
+        if engine.is_strange():
+            return
         if engine.core.staff.standing is Standing.RUN and not engine._terminate_wanted:
             raise NotClosedError("Pool is still running: call close() or terminate() before join()")
-        if _in_pool_thread(engine):
+        if _must_not_wait(engine):
             return
         engine.wait(engine.end)
         engine.release()  # also of one that is closed: its callbacks may run yet, or an exception cut this short
@@ -235,7 +238,8 @@ class Pool(Submitting):
 
     def _resize(self, by: int) -> None:
         staff = self._engine.core.staff
-        self._engine.change(lambda: staff.resize(by))
+        # here, under the lock, once more: several threads may have shrunk it since each of them looked
+        self._engine.change(lambda: staff.resize(max(by, self._least - staff.size)))
         for _ in range(abs(by)):
             change = getattr(self._putlock, "grow" if by > 0 else "shrink", None)
             if change is not None:
@@ -250,19 +254,23 @@ class Pool(Submitting):
 
         An unknown pid is ignored: the worker may just have gone.
         """
+        try:
+            pid = int(pid)
+        except (TypeError, ValueError):
+            raise TypeError(f"pid must be the pid of a worker, not {pid!r}") from None
         for worker in list(self._engine.core.staff.workers.values()):
-            if worker.pid is not None and worker.pid == int(pid):
-                self._engine.terminate_worker(worker, sig or signal.SIGTERM)
+            if worker.pid == pid:
+                self._engine.terminate_worker(worker, signal.SIGTERM if sig is None else sig)
 
     def maintain_pool(self) -> None:
         """Replace workers that have died. Needed only with ``threads=False``, where `turn` does it too."""
         if not self._engine.closed:
-            self._engine.turn(0.0)
+            self._engine.turn_beside(0.0)
 
     def handle_result_event(self, *args: Any) -> None:
         """Deal with whatever has happened, without waiting: what an outer loop calls when `fileno` is readable."""
         if not self._engine.closed:
-            self._engine.turn(0.0)
+            self._engine.turn_beside(0.0)
 
     def fileno(self) -> int:
         """A descriptor that is readable when `turn` has something to do."""
@@ -277,12 +285,12 @@ class Pool(Submitting):
 
         With ``threads=False`` callbacks and hooks run in here.
         """
-        self._engine.turn(timeout)
+        self._engine.turn_beside(timeout)
 
     def did_start_ok(self) -> bool:
         """Whether no worker has died on its own since the pool was made."""
         if not self._engine.closed:
-            self._engine.turn(0.0)
+            self._engine.turn_beside(0.0)
         return not self._engine.core.staff.worker_died
 
     def send_ack(self, response: int, job: Any, i: Any, fd: Any) -> None:
@@ -299,7 +307,7 @@ class Pool(Submitting):
             self._engine.change(decide)
 
     def on_job_ready(self, job: Any, i: Any, obj: Any, inqW_fd: Any) -> None:  # noqa: N803 - the published name
-        """Hook for subclasses: the result of call number `job` has arrived; `obj` is (success, value or ExceptionInfo)."""
+        """Published by billiard 4, and never called here: only guests' pools call theirs. Kept for those who name it."""
 
     @property
     def process_sentinels(self) -> list[int]:
@@ -337,7 +345,7 @@ class Pool(Submitting):
     def _handle(self, worker: Worker) -> WorkerHandle:
         handle = self._handles.get(worker.ident)
         if handle is None:
-            handle = self._handles[worker.ident] = WorkerHandle(worker, f"PoolWorker-{worker.ident}")
+            handle = self._handles[worker.ident] = WorkerHandle(worker, f"PoolWorker-{worker.ident}", self._engine.sentinel_of)
         return handle
 
     def _tell_up(self, handle: WorkerHandle) -> None:
@@ -347,7 +355,7 @@ class Pool(Submitting):
     def _tell_down(self, handle: WorkerHandle) -> None:
         if self.on_process_down is not None:
             if self._down_with_status:
-                self.on_process_down(handle, handle.exitcode)
+                self.on_process_down(handle.pid, handle.exitcode)
             else:
                 self.on_process_down(handle)
 
@@ -388,6 +396,8 @@ class Pool(Submitting):
 
 class NotClosedError(ValueError, AssertionError):
     """`join` before `close`: multiprocessing raises ValueError, billiard an AssertionError."""
+
+    __module__ = "billiard.pool"
 
 
 def _context(context: Any) -> Any:
@@ -434,10 +444,10 @@ def _pool_name() -> str:
 _pool_numbers = itertools.count(1)
 
 
-def _in_pool_thread(engine: Engine) -> bool:
-    """A callback or hook may end its own pool, but not wait for itself."""
+def _must_not_wait(engine: Engine) -> bool:
+    """A callback or hook may end its own pool, but not wait for itself. Nor may a signal handler for what it interrupted."""
     me = threading.current_thread()
-    return me is engine.driver.thread or me is engine.announcer._thread
+    return me is engine.driver.thread or me is engine.announcer._thread or engine.interrupted()
 
 
 def _end_engine(engine: Engine) -> None:

@@ -12,10 +12,7 @@ from collections.abc import Callable
 
 from .._core.state import Job, Worker
 from .._supervisor.engine import Engine
-from .._typing import Any, Final
-
-#: Another thread lets go of the lock within microseconds; who holds it longer is the frame that our caller interrupted.
-PATIENCE_S: Final = 0.1
+from .._typing import Any
 
 
 class CeleryEngine(Engine):
@@ -24,13 +21,6 @@ class CeleryEngine(Engine):
     def __init__(self, *args: Any) -> None:
         self.postponed: deque[Callable[[], Any]] = deque()
         super().__init__(*args)
-
-    def interrupted(self) -> bool:
-        """Whether our caller has interrupted the frame that holds the lock."""
-        if self._crank.acquire(timeout=PATIENCE_S):
-            self._crank.release()
-            return False
-        return True
 
     def now_or_later(self, operation: Callable[[], Any]) -> None:
         """Do it now; or, from within an interrupted turn, right after that."""

@@ -104,9 +104,8 @@ class Blows:
                 self.recall(worker, worker.recalled, now)  # it was cut short before the fence
             return
         current = sight.current
-        if worker.phase is Phase.STARTING:
-            self.recall(worker, current + 1, now)
-        elif current in worker.inflight and (worker.stalled_at == current or self._hoards(worker, current)):
+        stalls = current in worker.inflight and (worker.stalled_at == current or self._hoards(worker, current))
+        if stalls or worker.phase is Phase.STARTING:
             self.recall(worker, current + 1, now)
         else:
             worker.stalled_at, worker.held_to = current, worker.next_number

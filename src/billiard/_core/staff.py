@@ -56,6 +56,7 @@ class Staff:
         self.workers: dict[int, Worker] = {}  # by ident; all that are not GONE
         self.orders: deque[tuple[str, Worker, int]] = deque()
         self.restless = True  # something changed since `staff` last found everything as it should be: call it
+        self.reading: set[int] = set()  # lazy maps by their number, whose input has more to give: the pool does not end before
         self.worker_died = False  # ever, unbidden: what `did_start_ok` asks
         self._dispatch = dispatch
         self._blows = blows
@@ -117,7 +118,7 @@ class Staff:
         return sum(len(worker.inflight) for worker in self.workers.values())
 
     def _finished(self) -> bool:
-        return not self._dispatch.backlog and not self._in_flight()
+        return not self._dispatch.backlog and not self._in_flight() and not self.reading
 
     def _free_index(self) -> int:
         taken = {worker.index for worker in self.workers.values() if worker.active}
@@ -307,7 +308,8 @@ class Staff:
 
     def _fate(self, worker: Worker, job: Job, status: int | None, sight: Any, now: float) -> Fate:
         if self.broken_by is not None:
-            return self.broken_by  # also when it is terminated by now
+            # also when it is terminated by now; that it had started must be told all the same
+            return self.broken_by._replace(started=True, run_s=self._blows.run_time(sight, now), item=sight.item)
         cause, limit_s = Cause.LOST, None
         blow: Blow | None = worker.blow
         if blow is not None and blow.struck and blow.number in (0, job.number):

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from .._typing import Any, Final, Protocol
 
 CALLERS_GONE_S: Final = 0.020
+NESTED_S: Final = 0.020
+LONGEST_S: Final = 1e6  # what a lock or a poll set can wait for at once; whoever wants more waits again
 _FOREVER: Final = -1.0
 
 
@@ -41,9 +43,11 @@ class Machine(Protocol):
     @property
     def waiting_callers(self) -> dict[object, Any]: ...
     def turn(self, timeout: float, spin: bool) -> None: ...
+    def turn_beside(self, timeout: float) -> None: ...
     def next_deadline(self) -> float | None: ...
     def rouse(self) -> None: ...
     def release(self) -> None: ...
+    def interrupted(self) -> bool: ...
 
 
 class Driver:
@@ -57,6 +61,7 @@ class Driver:
         self._pilot = threading.Lock()  # held by the caller that drives
         self._pilot_ident = 0  # its thread, set before it looks at its target and polls
         self._waiting = machine.waiting_callers  # those that do not
+        self._inside: dict[int, None] = {}  # threads that are in `wait`
         self._last_left = 0.0
         self._parked = False
         self._park = threading.Lock()
@@ -69,6 +74,32 @@ class Driver:
     def wait(self, target: Target, timeout: float | None) -> bool:
         """Drive, or wait for the one who does, until `target` is settled. False when `timeout` seconds were too few."""
         deadline = None if timeout is None else moment_in(timeout)
+        me = threading.get_ident()
+        if me in self._inside or self._machine.interrupted():
+            return self._wait_inside(target, deadline)
+        try:
+            self._inside[me] = None
+            return self._wait(target, deadline)
+        finally:
+            self._inside.pop(me, None)
+
+    def _wait_inside(self, target: Target, deadline: float | None) -> bool:
+        """In a signal handler, or in a callback that `turn` runs: this thread waits already, perhaps as the pilot, and that
+        wait goes on only after this one. So drive beside whoever does, and look often: being woken is the others' right."""
+        machine = self._machine
+        while not target.state:
+            if machine.interrupted():
+                raise RuntimeError(
+                    "a signal handler has interrupted the pool in the middle of its work, which can go on only when the handler"
+                    " returns: it cannot wait for the pool"
+                )
+            rest = NESTED_S if deadline is None else min(NESTED_S, deadline - time.monotonic())
+            machine.turn_beside(max(rest, 0.0))
+            if rest <= 0:
+                return bool(target.state)
+        return True
+
+    def _wait(self, target: Target, deadline: float | None) -> bool:
         while not target.state:
             # `if lock.acquire(False)` would lose a lock it got when a signal handler raises before the `if`; here the call
             # and the note of its result are one call in C
@@ -132,7 +163,8 @@ class Driver:
                 if deadline is None:
                     lock.acquire()
                 else:
-                    in_time = lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+                    in_time = lock.acquire(timeout=min(max(0.0, deadline - time.monotonic()), LONGEST_S))
+                    in_time = in_time or time.monotonic() < deadline
             stays = in_time and not target.state
             return in_time
         finally:
@@ -226,10 +258,13 @@ class Driver:
 def moment_in(timeout: float) -> float:
     """The moment `timeout` seconds from now. Raises TypeError when that is no number."""
     try:
-        return time.monotonic() + timeout
+        moment = time.monotonic() + timeout
     except TypeError:
         kind = type(timeout).__name__
         raise TypeError(f"timeout must be a number of seconds or None, not {kind}: {timeout!r}") from None
+    if moment != moment:
+        raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    return moment
 
 
 def _release(lock: Any) -> None:

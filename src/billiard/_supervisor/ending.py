@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from .._core.core import Core
-from .._core.state import Cause
+from .._core.state import Cause, Fate
 from .announcer import Announcer
 from .driver import Driver
 from .waiting import Waiting
@@ -91,7 +91,7 @@ class Ending(Waiting):
 
     def release(self) -> None:
         """All workers are gone: end threads, template and descriptors. Repeatable."""
-        if self._pid != os.getpid():
+        if self.is_strange():
             return
         self.driver.stop(self.wake)
         with self._crank:
@@ -99,13 +99,45 @@ class Ending(Waiting):
                 self.launcher.close()
                 self.closed = True
             self._release_fds()
+        self._settle_late()
+
+    def _settle_late(self) -> None:
+        """What was handed over when nobody would see it any more ends too, or whoever waits for it would wait for ever: a
+        thread may have been between its look at the pool's state and its submission, or still be reading a map's input."""
+        if self.is_strange():
+            return
+        dispatch = self.core.dispatch
+        with self._crank:
+            while dispatch.backlog:
+                if dispatch.backlog[0].holder is None:
+                    dispatch.settle(dispatch.backlog[0], Fate(Cause.POOL_TERMINATED))
+                dispatch.backlog.popleft()
+            self._announce_settled()
         self.announcer.stop()
+
+    def _announce_settled(self) -> None:
+        settled = self.core.dispatch.settled
+        while settled:
+            settled[0].announce()  # type: ignore[attr-defined]  # of the API's jobs, see Target
+            settled.popleft()
+
+    def is_strange(self) -> bool:
+        """Whether this process is not the pool's, but was forked off it."""
+        return self._pid != os.getpid()
+
+    def refuse_strangers(self) -> None:
+        if self.is_strange():
+            raise RuntimeError(
+                f"this pool belongs to process {self._pid}, of which this one is a fork: nothing comes back here; make one here"
+            )
 
     def abandon(self) -> None:
         """End at once without waiting for anything: the template's end is the end of its workers."""
-        if self.closed or self._pid != os.getpid():
+        if self.closed or self.is_strange():
             return
         held: list[bool] = []  # see Driver.wait
+        if self.interrupted():
+            return  # by a `__del__`; the interpreter's exit ends the template
         try:
             held.extend(map(self._crank.acquire, (False,)))
             if held[0]:

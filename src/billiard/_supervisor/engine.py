@@ -16,19 +16,23 @@ It stands on `ending`, and so on `waiting` (for news), `lives` (processes), `tra
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from .._core import blows as core_blows
 from .._core.core import Core
 from .._core.staff import Standing
-from .._core.state import PENDING, Blow, Cause, Job, Worker
+from .._core.state import PENDING, Blow, Cause, Job, Phase, Worker
 from .._typing import Any, Final
 from .announcer import Announcer
 from .driver import Driver, Target
 from .ending import Ending
 from .fork_safety import remember
+from .hands import Hands
 from .poll_set import IN, OUT, drain
 
 OWN_WAIT_S: Final = 0.05
@@ -48,6 +52,7 @@ class Engine(Ending):
         self.threaded = threaded
         self._notice = notice
         self._since_look = 0
+        self._postponed: deque[Callable[[], None]] = deque()  # changes that a signal handler wanted in the midst of a turn
         if threaded:
             # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
             # template, waits for that import for ever as soon as it wants the same module
@@ -93,6 +98,8 @@ class Engine(Ending):
                 self.kick()
         elif self.core.staff.standing:
             self.wake()
+        if self.closed:
+            self._settle_late()
 
     def submit_all(self, jobs: Iterable[Job]) -> None:
         """Take many jobs over at once."""
@@ -100,11 +107,13 @@ class Engine(Ending):
         self.kick()
         if self.core.staff.standing:
             self.wake()
+        if self.closed:
+            self._settle_late()
 
     def kick(self) -> None:
         """Give out and write what can be, unless somebody is at it who will see it anyway."""
         dispatch = self.core.dispatch
-        while True:
+        while not self._crank._is_owned():  # else it is the frame that we interrupted
             held: list[bool] = []  # see Driver.wait
             try:
                 held.extend(map(self._crank.acquire, (False,)))
@@ -134,6 +143,8 @@ class Engine(Ending):
     def own(self, job: Job) -> None:
         """`job.call` is a copy now, and what it was made of may change: see to it that nothing but the copy is sent."""
         held: list[bool] = []  # see Driver.wait
+        if self.interrupted():
+            return  # it goes on with the old memory
         try:
             # Another thread may be writing with what it read before the copy was there. Only for a while, or a signal's
             # handler that submits would wait for ever for what it interrupted; that goes on with the old memory then.
@@ -148,6 +159,8 @@ class Engine(Ending):
 
     def _quick_turn(self) -> None:
         held: list[bool] = []  # see Driver.wait
+        if self.interrupted():
+            return
         try:
             try:
                 held.extend(map(self._crank.acquire, (False,)))
@@ -156,7 +169,11 @@ class Engine(Ending):
             finally:
                 if held and held[0]:
                     self._crank.release()
+            dispatch = self.core.dispatch
+            if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
+                self.kick()
             self.rouse()
+            self._tell_interrupted()
         except BaseException:
             self.wake()  # cut short: whoever polls must look, since what was read already is not news
             raise
@@ -173,6 +190,8 @@ class Engine(Ending):
 
         With `spin`, stay awake for a moment before sleeping: somebody is blocked until something happens (see `waiting`).
         """
+        if self._crank._is_owned():  # see `interrupted`
+            return
         try:
             events = self._awaited(timeout, spin)
         except (ValueError, OSError):
@@ -196,6 +215,17 @@ class Engine(Ending):
             self.rouse()
         if self.announcer.pending:
             self.announcer.run_here()
+
+    def turn_beside(self, timeout: float) -> None:
+        """A `turn` of one who may have interrupted another turn of this thread."""
+        self.turn(timeout)
+        self._tell_interrupted()
+
+    def _tell_interrupted(self) -> None:
+        """This thread may have interrupted itself as the pilot, which looked at its target before something was done here, and
+        is about to poll for what will never come."""
+        if self.driver.is_pilot:
+            self.wake()
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
         """One turn's work, with the crank held."""
@@ -221,6 +251,8 @@ class Engine(Ending):
             self._run_timers(now)
         if self._terminate_wanted:
             self._begin_termination(now)
+        while self._postponed:
+            self._postponed.popleft()()
         self._carry_out(now)
         self._unfinished = False
 
@@ -247,10 +279,7 @@ class Engine(Ending):
         while notices:
             self._notice(*notices[0])
             notices.popleft()
-        settled = core.dispatch.settled
-        while settled:
-            settled[0].announce()  # type: ignore[attr-defined]  # of the API's jobs, see Target
-            settled.popleft()
+        self._announce_settled()
         while self.functions.unneeded:
             self.forget_function(self.functions.unneeded[0])
             self.functions.unneeded.popleft()
@@ -264,12 +293,28 @@ class Engine(Ending):
 
     # -- waiting, changing
 
+    def sentinel_of(self, worker: Worker) -> int:
+        """A descriptor that is readable when the process of `worker` has ended; -1 when it has been seen to."""
+        with self._crank:  # two threads would open two of them, and a burial beside us leave ours open
+            hands: Hands | None = worker.hands
+            if hands is not None and hands.pidfd < 0 and worker.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    hands.pidfd = os.pidfd_open(worker.pid)
+            return hands.pidfd if hands is not None else -1
+
     def wait(self, target: Target, timeout: float | None = None) -> bool:
-        """Drive until `target` is settled. False when `timeout` seconds were too few."""
+        """Drive until `target` is settled. False when `timeout` seconds were too few.
+
+        Raises RuntimeError where that can never be: in a process that was forked off the pool's, and in a signal handler that
+        interrupted the pool in the middle of its work.
+        """
+        if self.closed and not target.state:
+            self.refuse_strangers()
         return self.driver.wait(target, timeout)
 
     def terminate_job(self, job: Job, signum: int) -> None:
         """End one job, queued or running, and no other."""
+        signum = _checked_signal(signum)
 
         def decide() -> None:
             board = job.holder.board if job.holder is not None else None
@@ -284,14 +329,17 @@ class Engine(Ending):
 
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on; if it is on none, the worker."""
-        current = worker.board.see().current if worker.board is not None else 0
-        job = worker.inflight.get(current)
+        signum = _checked_signal(signum)
+        board = worker.board
+        job = worker.inflight.get(board.see().current) if board is not None else None
         if job is not None:
             self.terminate_job(job, signum)
             return
 
         def decide() -> None:
             now = time.monotonic()
+            if worker.phase is Phase.GONE:
+                return
             if not worker.inflight:
                 self.core.blows.condemn(worker, signum, Cause.TERMINATED, now)
             else:  # between two calls: whichever it comes to
@@ -300,7 +348,12 @@ class Engine(Ending):
         self.change(decide)
 
     def change(self, decide: Callable[[], None]) -> None:
-        """Run `decide` (a change to the core) under the lock, and carry out what follows from it."""
+        """Run `decide` (a change to the core) under the lock, and carry out what follows from it. From a signal handler that
+        interrupted the holder of the lock: later, as soon as that one is through."""
+        if self.interrupted():
+            self._postponed.append(decide)
+            self.wake()
+            return
         try:
             with self._crank:
                 rest, self._unfinished = self._unfinished, True
@@ -309,9 +362,19 @@ class Engine(Ending):
                 self._unfinished = rest
             if self._unfinished or self._overslept():
                 self.wake()
+            self._tell_interrupted()
             dispatch = self.core.dispatch
             if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
                 self.kick()
         except BaseException:
             self.wake()
             raise
+
+
+def _checked_signal(signum: int) -> int:
+    """What the kernel would refuse has to be refused at the call: in a turn it would be everybody's error, again and again."""
+    if not isinstance(signum, int) or isinstance(signum, bool):
+        raise TypeError(f"signum must be a signal's number, such as signal.SIGTERM, not {signum!r}")
+    if signum not in signal.valid_signals():
+        raise ValueError(f"signum must be a signal's number, such as signal.SIGTERM, not {signum}")
+    return int(signum)

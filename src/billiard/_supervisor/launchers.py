@@ -7,6 +7,7 @@ nothing, so an interrupted order may be repeated.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -80,6 +81,11 @@ def send_signal(pid: int, signum: int, group: bool) -> None:
     except ProcessLookupError:
         if group:  # killed before it could make a group of its own
             send_signal(pid, signum, group=False)
+    except OSError as exc:
+        import logging
+
+        # a task that became another user's, perhaps: raised, it would end this turn and every other
+        logging.getLogger("multiprocessing").error("worker %d cannot be sent signal %d: %s", pid, signum, exc)
 
 
 class TemplateLauncher:
@@ -166,6 +172,10 @@ class TemplateLauncher:
         control, self._control = self._control, None
         if control is not None:
             self._unwatch(control.fileno())
+            with contextlib.suppress(OSError):
+                # Not only closed: a child that somebody forked while this was being made holds it too, and the template would
+                # not leave before that child does.
+                control.shutdown(socket.SHUT_RDWR)
             control.close()
 
     def _reap(self) -> None:

@@ -16,6 +16,7 @@ from .._wire.closing import close_all
 IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
 OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
 Events = list[tuple[int, int]]
+_LONGEST_S: Final = 1e6  # of what epoll can wait for at once, which is 2 ** 31 ms
 _EVENTS: Final = 128  # at one look; what is ready beyond them is so at the next
 
 
@@ -72,7 +73,7 @@ class PollSet:
 
     def _poll_for(self, timeout: float) -> Events:
         """What is ready within `timeout` seconds (-1: whenever it is). Raises ValueError when the set is closed."""
-        events: Events = self._poll.poll(timeout)
+        events: Events = self._poll.poll(min(timeout, _LONGEST_S))
         return events
 
     def wake(self) -> None:

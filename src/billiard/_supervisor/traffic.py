@@ -127,7 +127,10 @@ class Traffic(PollSet):
             self.core.blows.notices.append((blows.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
 
     def _distrust(self, worker: Worker, exc: FrameError) -> None:
-        """What it sends is no frame: kill it, and let its call fail."""
+        """What it sends is no frame, or too large for us: kill it, and let its call fail."""
+        import logging
+
+        logging.getLogger("multiprocessing").error("worker %s is killed: %s", worker.pid, exc)
         self.core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
         # only now: cut short before it, the next turn finds the same bytes, and condemns it again
         worker.hands.channel.closed_by_peer = True

@@ -83,11 +83,14 @@ class Board:
     def see(self) -> Sight:
         """Read the worker's cells; STARTED and ITEM belong to CURRENT."""
         cells = self.cells
-        while True:
-            current, item = cells[CURRENT], cells[ITEM]
-            sight = Sight(current, cells[STARTED], item, cells[SKIPPED_FROM])
-            if cells[CURRENT] == current and cells[ITEM] == item:
-                return sight
+        try:
+            while True:
+                current, item = cells[CURRENT], cells[ITEM]
+                sight = Sight(current, cells[STARTED], item, cells[SKIPPED_FROM])
+                if cells[CURRENT] == current and cells[ITEM] == item:
+                    return sight
+        except ValueError:
+            return Sight(0, 0, 0, 0)  # another thread has just closed it: its worker is gone, and is on nothing
 
     def recall(self, number: int) -> None:
         """Forbid the worker to start call `number` and any later one."""

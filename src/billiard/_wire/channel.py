@@ -182,7 +182,7 @@ class Channel:
         Raises FrameError when a header makes no sense; BlockingIOError never (nothing there: no frames).
         """
         if self._assembly is not None:
-            return self._receive_beside(self._assembly)
+            return self._receive_large(self._assembly)
         self.more = False
         tally = self._got
         got = tally[0] if len(tally) == 1 else _total(tally)
@@ -247,7 +247,14 @@ class Channel:
             raise FrameError(f"no frame of kind {kind} has a body of {size} bytes beside the pipe")
         assembly = _Assembly(HEADER_SIZE + size, head)
         self._assembly, self._used = assembly, self._used + HEADER_SIZE
-        return self._receive_beside(assembly)
+        return self._receive_large(assembly)
+
+    def _receive_large(self, assembly: _Assembly) -> tuple[list[Frame], int]:
+        try:
+            return self._receive_beside(assembly)
+        except MemoryError:
+            # raised on and on, it would end every turn, and be every caller's error
+            raise FrameError(f"there is no memory for a result of {assembly.size} bytes") from None
 
     def _receive_beside(self, assembly: _Assembly) -> tuple[list[Frame], int]:
         got = _total(assembly.got)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
     if lifeline.is_cut(lifeline_fd):
         os._exit(EX_FAILURE)
     _reseed()
+    os.register_at_fork(after_in_child=functools.partial(_leave_to_the_parent, far_end.fds))
     status = EX_FAILURE
     loop: Loop | None = None
     try:
@@ -79,6 +81,15 @@ def _lead_own_group() -> None:
         os.setpgid(0, 0)
     except OSError:
         pass  # already a session leader
+
+
+def _leave_to_the_parent(fds: list[int]) -> None:
+    """In a child that a task forks: one that came back from the task, or was left by `sys.exit`, would go on as the worker,
+    and take and answer calls on its channel. It finds the end of it, and leaves."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in fds:
+        os.dup2(null, fd, inheritable=False)
+    os.close(null)
 
 
 def _reseed() -> None:

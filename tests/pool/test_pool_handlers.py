@@ -1,0 +1,380 @@
+"""Signal handlers that use the pool, wherever they strike: while its caller waits, and in the middle of its own work."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pool_tasks as t
+import pytest
+from pool_helpers import WITHIN_S, wait_until
+
+from billiard import WorkerLostError
+from billiard.exceptions import Terminated
+from billiard.pool import Pool
+
+
+@pytest.fixture
+def on_alarm():
+    """Have a function run as a signal handler in so many seconds."""
+    raised = []
+
+    def arm(function, after_s=0.05):
+        def handle(signum, frame):
+            try:
+                function()
+            except Exception as exc:
+                raised.append(exc)
+
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+
+    before = signal.getsignal(signal.SIGALRM)
+    yield arm
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    assert not raised
+
+
+@pytest.fixture(params=[True, False], ids=["supervised", "alone"])
+def threads(request):
+    return request.param
+
+
+class TestWhileItsCallerWaits:
+    def test_terminate_and_join(self, make_pool, on_alarm, threads):
+        pool = make_pool(2, threads=threads)
+        ended = []
+
+        def end():
+            began = time.monotonic()
+            pool.terminate()
+            pool.join()
+            ended.append(time.monotonic() - began)
+
+        handle = pool.apply_async(t.nap, (60,))
+        on_alarm(end)
+        with pytest.raises(WorkerLostError):
+            handle.get(WITHIN_S)
+        assert ended[0] < 3
+        pool.join()
+
+    def test_a_call(self, make_pool, on_alarm, threads):
+        pool = make_pool(2, threads=threads)
+        values = []
+        on_alarm(lambda: values.append(pool.apply(t.add, (1, 2))))
+        assert pool.apply(t.nap, (0.3, "long")) == "long"
+        assert values == [3]
+
+    def test_the_call_that_is_waited_for(self, make_pool, on_alarm, threads):
+        """What the handler saw the end of, the interrupted frame must not wait for."""
+        pool = make_pool(2, threads=threads)
+        handle = pool.apply_async(t.nap, (0.2, "once"))
+        values = []
+        on_alarm(lambda: values.append(handle.get(WITHIN_S)))
+        assert handle.get(WITHIN_S) == "once"
+        assert values == ["once"]
+
+    def test_an_order(self, make_pool, on_alarm, threads):
+        pool = make_pool(2, threads=threads)
+        handle = pool.apply_async(t.nap, (60,))
+        on_alarm(lambda: handle.terminate(signal.SIGKILL))
+        with pytest.raises(Terminated):
+            handle.get(WITHIN_S)
+        on_alarm(lambda: pool.grow(1))
+        pool.apply(t.nap, (0.2,))
+        assert pool._processes == 3
+
+    def test_beside_other_callers(self, make_pool, on_alarm):
+        pool = make_pool(2)
+        values = []
+        others = [threading.Thread(target=lambda: values.append(pool.apply(t.nap, (0.4, "other")))) for _ in range(2)]
+        for thread in others:
+            thread.start()
+        on_alarm(lambda: values.append(pool.apply(t.add, (1, 2))))
+        assert pool.apply(t.add, (3, 4)) == 7
+        handle = pool.apply_async(t.nap, (0.3, "mine"))
+        assert handle.get(WITHIN_S) == "mine"
+        for thread in others:
+            thread.join(WITHIN_S)
+        wait_until(lambda: len(values) == 3)
+
+
+class TestInTheMiddleOfItsWork:
+    """The lock is held by the very frame that the handler interrupted."""
+
+    def test_what_is_wanted_is_done_when_it_can_be(self, make_pool, threads):
+        pool = make_pool(2, threads=threads)
+        running = pool.apply_async(t.nap, (60,))
+        wait_until(lambda: pool.turn() or running.accepted())
+        with pool._engine._crank:
+            later = pool.apply_async(t.add, (1, 2))
+            running.terminate(signal.SIGKILL)
+            pool.grow(1)
+            pool.maintain_pool()
+        with pytest.raises(Terminated):
+            running.get(WITHIN_S)
+        assert later.get(WITHIN_S) == 3
+        assert pool._processes == 3
+
+    def test_waiting_there_would_be_for_ever(self, make_pool, threads):
+        pool = make_pool(2, threads=threads)
+        handle = pool.apply_async(t.add, (1, 2))
+        with pool._engine._crank, pytest.raises(RuntimeError, match="signal handler has interrupted the pool"):
+            pool.apply_async(t.nap, (0.1,)).get()
+        assert handle.get(WITHIN_S) == 3
+
+    def test_the_end(self, make_pool, threads):
+        pool = make_pool(2, threads=threads)
+        handle = pool.apply_async(t.nap, (60,))
+        with pool._engine._crank:
+            pool.terminate()
+            pool.join()
+        with pytest.raises(WorkerLostError):
+            handle.get(WITHIN_S)
+        pool.join()
+
+
+def test_a_callback_without_threads_may_wait(make_pool):
+    pool = make_pool(2, threads=False)
+    values = []
+    handle = pool.apply_async(t.add, (1, 2), callback=lambda value: values.append(pool.apply(t.add, (value, 4))))
+    assert handle.get(WITHIN_S) == 3
+    wait_until(lambda: pool.turn() or values)
+    assert values == [7]
+
+
+@pytest.mark.parametrize("timeout", [9_999_999, 2**31, 1e12, float("inf")])
+def test_a_timeout_beyond_what_the_system_can_wait_for(make_pool, timeout, threads):
+    pool = make_pool(1, threads=threads)
+    assert pool.apply_async(t.nap, (0.05, 1)).get(timeout) == 1
+    assert pool.map_async(t.square, [2, 3]).get(timeout) == [4, 9]
+    results = []
+
+    def call():
+        results.append(pool.apply_async(t.nap, (0.1, 1)).get(timeout))
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(WITHIN_S)
+    assert results == [1, 1]
+
+
+def test_a_timeout_that_is_no_number(make_pool):
+    handle = make_pool(1).apply_async(t.nap, (0.2,))
+    with pytest.raises(ValueError, match="nan"):
+        handle.get(float("nan"))
+
+
+class TestSignalNumbers:
+    @pytest.mark.parametrize("signum", ["TERM", None, 15.0, 999, -1, True])
+    def test_refused_at_the_call(self, make_pool, signum):
+        pool = make_pool(1)
+        handle = pool.apply_async(t.nap, (0.2, "well"))
+        with pytest.raises((TypeError, ValueError), match="signum must be a signal's number"):
+            handle.terminate(signum)
+        if signum is not None:
+            with pytest.raises((TypeError, ValueError), match="signum must be a signal's number"):
+                pool.terminate_job(handle.worker_pids()[0] if handle.worker_pids() else pool._pool[0].pid, signum)
+        assert handle.get(WITHIN_S) == "well"
+
+    def test_a_pid_that_is_none(self, make_pool):
+        with pytest.raises(TypeError, match="pid must be the pid of a worker, not 'x'"):
+            make_pool(1).terminate_job("x")
+
+    def test_a_worker_that_may_not_be_signalled(self, make_pool, monkeypatch, caplog):
+        """A task that became another user's: the pool goes on, and says why its limit does not hold."""
+        pool = make_pool(2)
+        handle = pool.apply_async(t.nap, (0.3, "well"), timeout=0.05)
+
+        def refuse(pid, signum):
+            raise PermissionError(1, "Operation not permitted")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "killpg", refuse)
+            assert handle.get(WITHIN_S) == "well"
+            assert pool.apply(t.add, (1, 2)) == 3
+        assert "cannot be sent signal 9" in caplog.text
+
+
+class TestAfterItsEnd:
+    def test_what_is_handed_over_late_has_an_end(self, make_pool):
+        """The pool ends between a caller's look at it and the submission."""
+        pool = make_pool(1)
+        told = []
+
+        def items():
+            yield 1
+            pool.terminate()
+            pool.join()
+            yield 2
+
+        handle = pool.map_async(t.square, items(), error_callback=told.append)
+        with pytest.raises(WorkerLostError):
+            handle.get(WITHIN_S)
+        wait_until(lambda: told)
+
+    def test_in_a_forked_child(self, make_pool, tmp_path):
+        pool = make_pool(1)
+        waits = pool.apply_async(t.nap, (0.3, "well"))
+        pid = os.fork()
+        if pid == 0:
+            said = []
+            try:
+                for use in (lambda: waits.get(5), lambda: pool.apply(t.pid)):
+                    try:
+                        use()
+                    except RuntimeError as exc:
+                        said.append(f"belongs to process {os.getppid()}" in str(exc))
+                with pool if not said else Nothing():
+                    pass
+                pool.terminate()
+                pool.join()
+                pool.__exit__(None, None, None)
+            except BaseException as exc:
+                said.append(repr(exc))
+            (tmp_path / "said").write_text(repr(said))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert (tmp_path / "said").read_text() == "[True, True]"
+        assert waits.get(WITHIN_S) == "well"
+
+
+class Nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        pass
+
+
+def test_a_child_forked_while_the_pool_was_made_does_not_delay_its_end(make_pool, monkeypatch):
+    """It holds the template's socket as well, and nothing told it to close it."""
+    from billiard._supervisor import template
+
+    children = []
+    fork_template = template.fork_template
+
+    def fork_beside(*args):
+        made = fork_template(*args)
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+            os._exit(0)
+        children.append(pid)
+        return made
+
+    monkeypatch.setattr(template, "fork_template", fork_beside)
+    pool = make_pool(1)
+    pool.apply(t.pid)
+    pool.close()
+    ended = threading.Thread(target=pool.join)
+    ended.start()
+    ended.join(WITHIN_S)
+    hung = ended.is_alive()
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    ended.join()
+    assert children
+    assert not hung
+
+
+def test_what_is_looked_at_while_its_worker_is_buried(make_pool):
+    """A board that another thread has just closed says that nothing is on it."""
+    pool = make_pool(1)
+    handle = pool.apply_async(t.nap, (30,))
+    wait_until(handle.accepted)
+    board = handle.holder.board
+    pool.terminate()
+    pool.join()
+    assert board.see() == (0, 0, 0, 0)
+    assert handle.worker_pids() == []
+    repr(handle)
+
+
+def forks_and_returns():
+    """As a task does whose child is not ended by `os._exit`."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return "the parent's"
+    return "the child's"
+
+
+def forks_and_exits():
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(0)
+    os.waitpid(pid, 0)
+    return "the parent's"
+
+
+@pytest.mark.parametrize("task", [forks_and_returns, forks_and_exits])
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_child_that_a_task_forks_is_no_worker(make_pool, task, start):
+    import billiard
+
+    pool = make_pool(1, context=billiard.get_context(start))
+    worker = pool.apply(t.pid)
+    assert [pool.apply(task) for _ in range(3)] == ["the parent's"] * 3
+    assert pool.map(t.square, range(20)) == [x * x for x in range(20)]
+    assert pool.apply(t.pid) == worker
+
+
+_TOO_LARGE = """
+import resource, billiard
+from billiard import WorkerLostError
+
+def large(n):
+    return bytes(n)
+
+if __name__ == "__main__":
+    with billiard.Pool(2) as pool:
+        assert pool.apply(large, (10,)) == bytes(10)
+        used = int(open("/proc/self/statm").read().split()[0]) * 4096
+        resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20), resource.RLIM_INFINITY))
+        waits = pool.apply_async(large, (400 << 20,))
+        small = [pool.apply_async(large, (i,)) for i in range(20)]
+        try:
+            waits.get(30)
+        except WorkerLostError:
+            print("lost")
+        assert [len(handle.get(30)) for handle in small] == list(range(20))
+        print("well")
+"""
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS"), reason="no limit to the memory of a process")
+def test_a_result_too_large_for_the_parent_is_that_calls_affair(tmp_path):
+    script = tmp_path / "large.py"
+    script.write_text(_TOO_LARGE)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["lost", "well"], done.stderr
+    assert "no memory for a result" in done.stderr
+
+
+def test_pools_shrunk_by_many_threads_at_once_keep_one_worker(make_pool):
+    pool = make_pool(3)
+    engine = pool._engine
+    change = engine.change
+    barrier = threading.Barrier(3)
+
+    def at_once(decide):
+        barrier.wait(WITHIN_S)  # all have looked at the size
+        change(decide)
+
+    engine.change = at_once
+    shrinking = [threading.Thread(target=pool.shrink, args=(2,)) for _ in range(3)]
+    for thread in shrinking:
+        thread.start()
+    for thread in shrinking:
+        thread.join(WITHIN_S)
+    engine.change = change
+    assert pool._processes == 1
+    assert Pool.apply(pool, t.add, (1, 2)) == 3
