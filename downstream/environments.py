@@ -114,7 +114,6 @@ def overlay(cache: Path, base: Path, version: str, source: Path) -> Path:
             library = base.parent.parent / "lib" / f"python{version}" / "site-packages"
             behind = place / "lib" / f"python{version}" / "site-packages" / "base.pth"
             behind.write_text(f"import site; site.addsitedir({str(library)!r})\n")
-            # --no-deps: Celery 5.7 declares billiard<5, and pip would refuse.
             pip = [str(base), "-m", "pip", "--python", str(inside), "install", "-q", "--no-deps", "--ignore-installed"]
             run_checked([*pip, str(source)], 300)
             (place / "complete").touch()

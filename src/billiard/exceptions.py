@@ -100,8 +100,10 @@ class CoroStop(_StoryError):  # noqa: N818 - the published name
 class PayloadError(_StoryError):
     """Arguments that could not be rebuilt in the worker, or a result that could not be rebuilt in the caller.
 
-    ``__cause__`` is what unpickling raised.
+    ``__cause__`` is what unpickling raised, or the `TaskError` that stands in for it; ``function`` and ``job`` say whose.
     """
+
+    _sent_cause: bytes | None = None  # on its way from the worker, since a pickled exception has no cause
 
 
 class TaskError(Exception):

@@ -28,8 +28,11 @@ _HOMES = {
     "._celery.locks": "LaxBoundedSemaphore",
     "._celery.log": "debug error warning",
     "._celery.submitting": "mapstar starmapstar",
-    "._celery.results": ("LOST_WORKER_TIMEOUT ApplyResult IMapIterator IMapUnorderedIterator MapResult job_counter"),
-    "._celery.wire": "ACK DEATH NACK READY TASK MaybeEncodingError",
+    "._celery.results": "LOST_WORKER_TIMEOUT ApplyResult AsyncResult IMapIterator IMapUnorderedIterator MapResult job_counter",
+    "._api.pool": "NotClosedError",
+    "._api.results": "NotReadyError",
+    "._api.validate": "NotWholeError",
+    "._celery.wire": "ACK DEATH NACK READY TASK",
     "._celery.worker": (
         "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT MAXMEM_USED_FMT "
         "SIG_SOFT_TIMEOUT Worker soft_timeout_sighandler"
@@ -41,8 +44,10 @@ _HOMES = {
         "CoroStop RestartFreqExceeded SoftTimeLimitExceeded Terminated TimeLimitExceeded TimeoutError WorkerLostError"
     ),
     "._stdlib.thread_pool": "ThreadPool",
+    "._wire.unsendable": "MaybeEncodingError",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+_ALIASES = {"AsyncResult": "ApplyResult"}  # multiprocessing.pool has both names
 
 __all__ = ["TERM_SIGNAL", "TIMEOUT_MAX", "Lock", "Pool", "stop_if_not_current", *_HOME_OF]  # noqa: PLE0604,RUF100 - strings all the same
 
@@ -50,7 +55,7 @@ __all__ = ["TERM_SIGNAL", "TIMEOUT_MAX", "Lock", "Pool", "stop_if_not_current", 
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME_OF[name], __package__), name)
+    value = globals()[name] = getattr(import_module(_HOME_OF[name], __package__), _ALIASES.get(name, name))
     return value
 
 

@@ -1,10 +1,14 @@
-"""Every refusal comes at the call, and names its argument."""
+"""Every refusal comes at the call, and names its argument; what only a worker can find wrong names the call and the cause."""
+
+from math import inf
 
 import pool_tasks as t
 import pytest
+from pool_helpers import wait_until
 
-from billiard import TimeoutError
-from billiard.pool import Pool
+from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, TimeoutError
+from billiard.exceptions import PayloadError, TaskError
+from billiard.pool import ApplyResult, AsyncResult, MaybeEncodingError, NotWholeError, Pool
 
 CONSTRUCTOR = [
     ("processes", -1, ValueError),
@@ -39,6 +43,17 @@ CONSTRUCTOR = [
     ("max_memory_per_child", 0, ValueError),
     ("max_memory_per_child", -5, ValueError),
     ("max_memory_per_child", "1G", TypeError),
+    ("max_memory_per_child", float("nan"), ValueError),
+    pytest.param("max_memory_per_child", 10**400, ValueError, id="max_memory_per_child-beyond a float"),
+    ("max_restart_freq", float("nan"), ValueError),
+    pytest.param("max_restart_freq", 10**400, ValueError, id="max_restart_freq-beyond a float"),
+    ("lost_worker_timeout", float("nan"), ValueError),
+    pytest.param("timeout", 10**400, ValueError, id="timeout-beyond a float"),
+    # more digits than repr() will do, here and in the test's name
+    pytest.param("timeout", 10**5000, ValueError, id="timeout-too many digits"),
+    pytest.param("timeout", -(10**5000), ValueError, id="timeout-too many digits below zero"),
+    pytest.param("soft_timeout", 10**400, ValueError, id="soft_timeout-beyond a float"),
+    ("soft_timeout", float("nan"), ValueError),
 ]
 
 
@@ -57,6 +72,38 @@ def test_constructor_typo():
 def test_soft_limit_not_before_the_hard_one(soft, hard):
     with pytest.raises(ValueError, match=r"soft_timeout.*timeout"):
         Pool(1, soft_timeout=soft, timeout=hard)
+
+
+@pytest.mark.parametrize("given", [{"timeout": inf}, {"soft_timeout": inf}, {"soft_timeout": inf, "timeout": inf}])
+def test_infinity_lifts_the_pools_limit_for_one_call(make_pool, given):
+    limits = {"timeout": 0.2} if "timeout" in given else {"soft_timeout": 0.2}
+    pool = make_pool(1, **limits)
+    assert pool.apply_async(t.nap, (0.5, "slept"), **given).get(10) == "slept"
+    error = TimeLimitExceeded if "timeout" in given else SoftTimeLimitExceeded
+    with pytest.raises(error):
+        pool.apply_async(t.nap, (30,)).get(10)
+
+
+def test_a_call_may_have_the_hard_limit_alone(make_pool):
+    pool = make_pool(1, soft_timeout=0.1)
+    assert pool.apply_async(t.nap, (0.4, "slept"), soft_timeout=inf, timeout=10).get(10) == "slept"
+
+
+def test_zero_leaves_a_call_the_pools_limit(make_pool):
+    pool = make_pool(1, timeout=0.2)
+    with pytest.raises(TimeLimitExceeded):
+        pool.apply_async(t.nap, (30,), timeout=0).get(10)
+
+
+def test_no_bound_on_memory(make_pool):
+    assert make_pool(1, max_memory_per_child=inf).apply(t.add, (1, 1)) == 2
+
+
+def test_a_fraction_for_a_whole_number_is_an_error_that_can_be_imported():
+    with pytest.raises(NotWholeError) as caught:
+        Pool(1.5)
+    assert type(caught.value).__module__ == "billiard.pool"
+    assert isinstance(caught.value, ValueError)
 
 
 def test_celerys_limits_are_independent(make_pool):
@@ -87,6 +134,11 @@ CALL = [
     ({"soft_timeout": "1"}, TypeError, "soft_timeout"),
     ({"soft_timeout": 2, "timeout": 1}, ValueError, "soft_timeout"),
     ({"soft_timeout": 1, "timeout": 1}, ValueError, "soft_timeout"),
+    ({"soft_timeout": 1e9, "timeout": 1}, ValueError, "soft_timeout"),
+    ({"timeout": float("nan")}, ValueError, "timeout"),
+    ({"timeout": 10**400}, ValueError, "timeout"),
+    ({"soft_timeout": float("nan")}, ValueError, "soft_timeout"),
+    ({"soft_timeout": 10**400}, ValueError, "soft_timeout"),
     ({"lost_worker_timeout": -1}, ValueError, "lost_worker_timeout"),
     ({"callbacks_propagate": 5}, TypeError, "callbacks_propagate"),
     ({"timeot": 1}, TypeError, "timeot"),
@@ -139,6 +191,62 @@ def test_unpicklable_argument_says_which_call(standing):
     with pytest.raises(RuntimeError) as caught:
         standing.apply_async(t.echo, (t.WontPickle(),))
     assert "echo" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("how", ["apply", "keyword", "map", "map one by one", "callback"])
+def test_an_argument_that_cannot_be_rebuilt_says_whose_it_is_and_why(standing, how):
+    bad, told = t.WontUnpickle(), []
+    calls = {
+        "apply": lambda: standing.apply_async(t.gather, (1, bad)),
+        "keyword": lambda: standing.apply_async(t.gather, (1,), {"x": bad}),
+        "map": lambda: standing.map_async(t.gather, [1, bad], 2),
+        "map one by one": lambda: standing.map_async(t.gather, [1, bad], 1),
+        "callback": lambda: standing.apply_async(t.gather, (bad,), error_callback=told.append),
+    }
+    result = calls[how]()
+    with pytest.raises(PayloadError, match=rf"gather, job {result._job}: .*I will not be rebuilt") as caught:
+        result.get(10)
+    error = caught.value
+    assert (error.function, error.job) == ("pool_tasks.gather", result._job)
+    assert repr(error.__cause__) == "RuntimeError('I will not be rebuilt')"
+    assert "in _refuse" in str(error.__cause__.__cause__)  # the traceback in the worker
+    if how == "callback":
+        wait_until(lambda: told)
+        assert told[0].exception is error
+
+
+def test_a_cause_that_does_not_travel_is_stood_in_for(standing):
+    with pytest.raises(PayloadError) as caught:
+        standing.apply(t.gather, (RaisesInWorker(),))
+    assert type(caught.value.__cause__) is TaskError
+    assert caught.value.__cause__.type_name == "TwoArgumentsError"
+
+
+class RaisesInWorker:
+    def __reduce__(self):
+        return t.raise_two_arguments, ()
+
+
+def test_the_payload_error_of_a_pool_inside_a_task_keeps_its_own_call(standing):
+    with pytest.raises(PayloadError) as caught:
+        standing.apply(send_bad_argument_on)
+    assert caught.value.function == "pool_tasks.pid"
+
+
+def send_bad_argument_on():
+    with Pool(1) as pool:
+        pool.apply(t.pid, (t.WontUnpickle(),))
+
+
+def test_the_error_of_a_result_that_does_not_pickle_can_be_imported(standing):
+    with pytest.raises(MaybeEncodingError) as caught:
+        standing.apply(t.make, ("WontPickle",))
+    assert type(caught.value).__module__ == "billiard.pool"
+
+
+def test_the_handle_has_both_names(standing):
+    assert isinstance(standing.apply_async(t.pid), AsyncResult)
+    assert AsyncResult is ApplyResult
 
 
 @pytest.mark.parametrize(("n", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("1", TypeError)])

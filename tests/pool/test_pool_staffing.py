@@ -1,5 +1,6 @@
 """How many workers, which, and for how long: growth, recycling, restarts, and what is in flight."""
 
+import json
 import os
 import signal
 import threading
@@ -9,12 +10,64 @@ import pool_tasks as t
 import pytest
 from pool_helpers import wait_until
 
-from billiard import WorkerLostError
+from billiard import WorkerLostError, current_process
+from billiard._api.handles import WorkerHandle
+from billiard._core.state import Worker
 from billiard.exceptions import RestartFreqExceeded, Terminated
 
 
 def pids(pool):
     return {int(handle) for handle in pool._pool}
+
+
+@pytest.fixture
+def handle(make_pool):
+    """The handle that a hook was given of the only worker, which is up."""
+    given = []
+    pool = make_pool(1, on_process_up=given.append)
+    pool.apply(t.pid)
+    wait_until(lambda: given)
+    return given[0]
+
+
+def test_a_handle_does_for_its_pid(handle):
+    pid = handle.pid
+    assert (handle == pid, pid == handle, handle != pid, handle == pid + 1) == (True, True, False, False)
+    assert handle in {pid}
+    assert pid in {handle}
+    assert {pid: "found"}[handle] == "found"
+    assert hash(handle) == hash(pid)
+    assert (f"{handle}", f"{handle:d}", f"{handle:>9}", f"{handle:x}", "%d" % handle) == (  # noqa: UP031 - it is one of the ways
+        str(pid), str(pid), f"{pid:>9}", f"{pid:x}", str(pid),
+    )  # fmt: skip
+    assert sorted([handle, pid + 1, 3]) == [3, pid, pid + 1]
+    assert 3 < handle <= pid <= handle < pid + 1
+    assert json.dumps([int(handle)]) == f"[{pid}]"
+    with pytest.raises(TypeError):
+        _ = handle < "3"
+    assert handle != "3"
+
+
+def test_a_handle_says_of_the_worker_what_the_worker_does(make_pool):
+    pool = make_pool(1)
+    [handle] = pool._pool
+    assert handle.daemon is pool.apply(is_daemon) is False
+
+
+def is_daemon():
+    return current_process().daemon
+
+
+def test_a_handle_without_a_pid_is_no_key():
+    worker = Worker(1, 0, None)
+    handle = WorkerHandle(worker, "PoolWorker-1", lambda worker: -1)
+    assert handle == handle
+    assert handle != WorkerHandle(worker, "PoolWorker-1", lambda worker: -1)
+    with pytest.raises(TypeError, match="not started"):
+        hash(handle)
+    worker.pid = 7
+    assert handle == WorkerHandle(worker, "PoolWorker-1", lambda worker: -1)
+    assert {handle: 1} == {7: 1}
 
 
 def test_grow_and_shrink(make_pool):
@@ -105,8 +158,15 @@ def test_max_restarts(make_pool):
             seen.append(type(exc))
     assert seen[0] is WorkerLostError
     assert seen[-1] is RestartFreqExceeded
-    with pytest.raises(RestartFreqExceeded, match=r"not run|restart"):
+    with pytest.raises(RestartFreqExceeded, match=r"max_restarts=2 within max_restart_freq=30 ") as caught:
         pool.apply_async(t.pid)
+    about_no_call(caught.value)
+
+
+def about_no_call(error):
+    """What told that the pool has given up: there is no call to name."""
+    assert (error.function, error.job, error.started) == (None, None, None)
+    assert "any call" not in str(error)
 
 
 def test_restarts_within_the_rate_are_fine(make_pool):
@@ -134,8 +194,10 @@ def test_a_worker_that_cannot_start(make_pool, initializer, threads):
     assert time.monotonic() - began < 10
     if initializer is t.init_fails:
         assert "no such thing to initialise" in str(caught.value)
-    with pytest.raises(WorkerLostError):
+    assert "initializer" in str(caught.value)
+    with pytest.raises(WorkerLostError, match="the pool: no worker could be started") as caught:
         pool.apply_async(t.pid)
+    about_no_call(caught.value)
 
 
 def test_putlocks_bound_what_is_in_flight(make_pool):

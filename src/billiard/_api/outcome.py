@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .._core.state import FATE, Job
 from .._typing import Any, Final
 from .._wire import errors, frames, pickling
@@ -39,17 +37,29 @@ def _rare(job: Job, func: Any, number: int, item: int | None) -> tuple[Any, int]
     state, body = job.state, job.body
     if state == FATE:
         return story.tell(body, func, number, item), FAILURE
-    read: Callable[[Any], Any]
     if state == frames.ERROR:
-        read, found = errors.decode, FAILURE
-    elif state == frames.RESULT | frames.LARGE:
-        read, found = _load_large, VALUE
-    else:
+        return _failure(body, func, number), FAILURE
+    if state != frames.RESULT | frames.LARGE:
         return _unreadable(frames.FrameError(f"no result is of kind {state}"), func, number), FAILURE
     try:
-        return read(body), found
+        return _load_large(body), VALUE
     except Exception as exc:
-        return _unreadable(pickling.own_error(exc, read, body), func, number), FAILURE
+        return _unreadable(pickling.own_error(exc, _load_large, body), func, number), FAILURE
+
+
+def _failure(body: Any, func: Any, number: int) -> ExceptionInfo:
+    try:
+        info = errors.decode(body)
+    except Exception as exc:
+        return _unreadable(pickling.own_error(exc, errors.decode, body), func, number)
+    error = info.exception
+    if isinstance(error, PayloadError) and error._sent_cause is not None:
+        # of this very call: the worker, which could not read it, does not know whose it is
+        error.__cause__ = errors.decode(error._sent_cause).exception
+        del error._sent_cause
+        error.function, error.job = story.name_of(func), number
+        error.args = (f"{error.function}, job {number}: {error}",)
+    return info
 
 
 def _load_large(body: memoryview) -> Any:

@@ -23,6 +23,8 @@ SHARED: Final = ("number", "holder", "state", "body", "watched", "soft_s", "hard
 class NotReadyError(ValueError, AssertionError):
     """`successful()` before there is a result: multiprocessing raises ValueError, billiard an AssertionError."""
 
+    __module__ = "billiard.pool"
+
 
 class Callbacks:
     """The rare part of a handle: what the user wants to be told. Most handles have none."""

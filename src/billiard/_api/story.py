@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from .._core.restarts import RestartIntensity
 from .._core.state import Cause, Fate
 from .._typing import Any
 from .._wire import errors
@@ -37,16 +38,17 @@ def how_it_ended(status: int | None) -> str:
     return f"signal {-status} ({signal_name(status)})" if status < 0 else f"exitcode {status}"
 
 
-def tell(fate: Fate, func: Any, job: int, item: int | None = None) -> ExceptionInfo:
+def tell(fate: Fate, func: Any, job: int | None, item: int | None = None) -> ExceptionInfo:
     """The `ExceptionInfo` of a job that ended without a result of its own.
 
-    `item`: index in the whole input of the item that was running, for a chunk of a map.
+    `func` and `job` None: it is about a pool that has given up, and so about no call. `item`: index in the whole input of the
+    item that was running, for a chunk of a map.
     """
     return errors.parent_made(_error(fate, func, job, item), text=None)
 
 
-def _error(fate: Fate, func: Any, job: int, item: int | None) -> Exception:
-    function = name_of(func)
+def _error(fate: Fate, func: Any, job: int | None, item: int | None) -> Exception:
+    function = None if func is None else name_of(func)
     pid = fate.worker.pid if fate.worker is not None else None
     story: dict[str, Any] = {
         "function": function,
@@ -55,9 +57,9 @@ def _error(fate: Fate, func: Any, job: int, item: int | None) -> Exception:
         "exitcode": fate.status,
         "signal_name": signal_name(fate.status),
         "runtime_s": fate.run_s,
-        "started": fate.started,
+        "started": None if func is None else fate.started,
     }
-    which = f"{function}, job {job}" + (f", item {item}" if item is not None else "")
+    which = f"{function}, job {job}" + (f", item {item}" if item is not None else "") if function is not None else "the pool"
     worker = f"worker {pid}"
     after = f" after {fate.run_s:.3f}s" if fate.run_s is not None else ""
     ended = how_it_ended(fate.status)
@@ -71,7 +73,8 @@ def _error(fate: Fate, func: Any, job: int, item: int | None) -> Exception:
     if fate.cause is Cause.POOL_TERMINATED:
         return WorkerLostError(f"{which}: the pool was terminated{after}", **story)
     if fate.cause is Cause.RESTARTS:
-        return RestartFreqExceeded(f"{fate.detail} (the last: {worker}, {ended}); {which} was not run", **story)
+        end = "takes no more calls" if function is None else "ended with them" if fate.started else "was not run"
+        return RestartFreqExceeded(f"{_too_many(fate.detail)} (the last: {worker}, {ended}); {which} {end}", **story)
     if fate.cause is Cause.UNSTARTABLE:
         return WorkerLostError(f"{which}: no worker could be started: {_why(fate)}", **story)
     if fate.started:
@@ -84,4 +87,13 @@ def _why(fate: Fate) -> str:
         return f"its initializer raised\n\n{errors.decode(fate.detail).traceback}"
     if fate.detail is not None:
         return str(fate.detail)
-    return f"{how_it_ended(fate.status)} before it was ready"
+    # which of the two it was nobody knows, and whether the pool has an initializer is not told here
+    return f"{how_it_ended(fate.status)} before it was ready, while it started or in its initializer"
+
+
+def _too_many(restarts: Any) -> str:
+    """The bound that was broken, by the names of the pool's arguments."""
+    if not isinstance(restarts, RestartIntensity):
+        return "too many workers died"
+    bounds = f"max_restarts={restarts.max_restarts} within max_restart_freq={restarts.period_s:g} seconds"
+    return f"more workers died than {bounds} allow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import ceil, inf
 
 from .._typing import Any
 
@@ -10,16 +11,29 @@ from .._typing import Any
 class NotWholeError(TypeError, ValueError):
     """A fraction where a whole number belongs: a TypeError by rights, a ValueError in multiprocessing and billiard."""
 
+    __module__ = "billiard.pool"  # where a traceback, and who catches it, may look for it
+
 
 def number(name: str, value: Any, *, positive: bool = False) -> float | None:
-    """Seconds, kilobytes and the like: None, or a real number that is not negative (`positive`: nor zero)."""
+    """Seconds and the like: None, or a real number that is not negative (`positive`: nor zero). May be infinite."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number or None, not {type(value).__name__}: {value!r}")
+    try:
+        float(value)
+    except OverflowError:  # an int that no clock can be added to; its digits may fill a page, or be too many for repr()
+        bits = int(value).bit_length()
+        raise ValueError(f"{name} must be a number that a float can hold, not an int of {bits} bits") from None
     if value != value or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be {'greater than 0' if positive else 'at least 0'}, not {value!r}")
     return value
+
+
+def kilobytes(name: str, value: Any) -> int | None:
+    """Whole kilobytes, more than none; None if there is no bound, which is also what infinity means."""
+    kb = number(name, value, positive=True)
+    return None if kb is None or kb == inf else ceil(kb)
 
 
 def integer(name: str, value: Any, least: int) -> int:
@@ -71,11 +85,11 @@ def function(value: Any) -> None:
 def limits(soft: Any, hard: Any, *, ordered: bool) -> tuple[float | None, float | None]:
     """A soft and a hard limit given in one call; `ordered`: the soft one must come first."""
     soft_s, hard_s = number("soft_timeout", soft), number("timeout", hard)
-    if ordered and soft_s and hard_s and soft_s >= hard_s:
+    if ordered and soft_s and hard_s and hard_s <= soft_s < inf:
         raise ValueError(
             f"soft_timeout ({soft_s}) must be less than timeout ({hard_s}): the hard limit would always come first"
         )
-    # 0 means "no limit here", as it always did in billiard
+    # 0 means "no limit of its own", as it always did in billiard, and infinity "none, and not the pool's either"
     return soft_s or None, hard_s or None
 
 
@@ -84,3 +98,22 @@ def chunksize(value: Any) -> None:
     if isinstance(value, int) and value < 1:
         raise ValueError(f"Chunksize must be 1+, not {value}")  # billiard's words; hence not `integer`'s
     integer("chunksize", value, 1)
+
+
+def arguments(index: int, item: Any) -> None:
+    """An item of a `starmap`, which is unpacked."""
+    try:
+        iter(item)
+    except TypeError:
+        raise TypeError(f"item {index} of starmap's iterable is not a sequence of arguments: {item!r}") from None
+
+
+def exception_classes(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    """Classes of exceptions."""
+    if isinstance(value, str):
+        raise TypeError(f"{name} must be a tuple of exception classes, not {type(value).__name__}: {value!r}")
+    classes = tuple(items(name, value))
+    for given in classes:
+        if not (isinstance(given, type) and issubclass(given, BaseException)):
+            raise TypeError(f"{name} must be a tuple of exception classes, and {given!r} is none")
+    return classes

@@ -19,7 +19,7 @@ from billiard._api.pool import Pool as Engine
 from .._typing import Any
 
 #: Overriding any of these means to take part in the guest pool's inner life. (`on_job_ready` and `send_ack` are not
-#: here: they are published hooks, which the engine calls too.)
+#: here: they are published, and overriding one says nothing. The engine uses `send_ack`, and never calls `on_job_ready`.)
 HOOKS = frozenset(
     {
         "ResultHandler",

@@ -104,7 +104,7 @@ class CeleryPool(Pool):
         """No worker can be kept alive: end Celery's worker too, instead of failing every task there is."""
         broken_by = self._engine.core.staff.broken_by
         if broken_by is not None:
-            exception = story.tell(broken_by, "any task", -1).exception
+            exception = story.tell(broken_by, None, None).exception
             raise exception
 
     # -- tasks

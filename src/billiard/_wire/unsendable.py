@@ -11,6 +11,8 @@ class MaybeEncodingError(Exception):
     ``exc``: repr of what pickling raised; ``value``: repr of the result.
     """
 
+    __module__ = "billiard.pool"  # where users know it from
+
     def __init__(self, exc: object, value: object) -> None:
         self.exc = _text(exc)
         self.value = _text(value)

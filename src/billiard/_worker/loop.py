@@ -118,7 +118,7 @@ class Loop:
                     raise
                 exc.__traceback__ = _from_the_task_on(exc.__traceback__)
                 if payload is None:
-                    exc = _unread(exc)
+                    exc = _unread(exc, self._snapshot)
                 reply = errors.encode(exc, self._snapshot)
             run_us = (clock() - started) // 1000
             if run_us > _MAX_TAG:
@@ -212,7 +212,7 @@ class Loop:
                 del self._unloaded[tag]
             payload = pickling.loads(*frames.unpack_large(body)) if kind & frames.LARGE else pickling.read(body)
         except Exception as exc:
-            raise _unread(exc)  # noqa: B904 - it sets its cause itself, or is the very error
+            raise _unread(exc, self._snapshot)  # noqa: B904 - it sets its cause itself, or is the very error
         timed = kind & frames.TIMED
         kind &= frames.KIND
         if kind == frames.CALL:
@@ -247,12 +247,14 @@ def _from_the_task_on(traceback: TracebackType | None) -> TracebackType | None:
     return traceback
 
 
-def _unread(exc: BaseException) -> BaseException:
+def _unread(exc: BaseException, snapshot: pickling.MainSnapshot) -> BaseException:
     """What a call failed with before it began: a limit that struck is what it is, any other error is the payload's."""
     if not isinstance(exc, Exception) or isinstance(exc, SoftTimeLimitExceeded):
         return exc
     error = PayloadError(f"the call could not be rebuilt in the worker: {exc!r}")
     error.__cause__ = exc
+    exc.__traceback__ = _from_the_task_on(exc.__traceback__)
+    error._sent_cause = errors.encode(exc, snapshot)  # by itself, so that a cause that does not pickle is not the error's end
     return error
 
 
