@@ -52,8 +52,8 @@ class Pool(Submitting):
     a worker is ready. on_process_down(handle) or (pid, exitcode): it has gone. on_timeout_set(result, soft, hard),
     on_timeout_cancel(result): a call of apply or apply_async with limits began, ended. threads: have a supervisor thread;
     without one an outer loop calls `turn` (see `fileno`, `next_deadline`). semaphore, putlocks: bound what is in flight.
-    allow_restart: permit `restart`. synack: a worker asks before it begins a call, which can be cancelled until then. on_process_exit(pid,
-    exitcode): called in each worker as it exits. context: a billiard context, or None for the default start method.
+    allow_restart: permit `restart`. synack: a worker asks before it begins a call, which can be cancelled until then.
+    on_process_exit(pid, exitcode): called in each worker as it exits. context: a billiard context, or None for the default start method.
     max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced. enable_timeouts: accepted;
     limits always work.
     """

@@ -47,7 +47,8 @@ class Machine(Protocol):
     def next_deadline(self) -> float | None: ...
     def rouse(self) -> None: ...
     def release(self) -> None: ...
-    def interrupted(self) -> bool: ...
+    @property
+    def interrupted(self) -> Callable[[], bool]: ...
 
 
 class Driver:
@@ -57,6 +58,7 @@ class Driver:
         self._machine = machine
         self._turn = machine.turn
         self._next_deadline = machine.next_deadline
+        self._interrupted = machine.interrupted
         self._name = name
         self._pilot = threading.Lock()  # held by the caller that drives
         self._pilot_ident = 0  # its thread, set before it looks at its target and polls
@@ -74,14 +76,35 @@ class Driver:
     def wait(self, target: Target, timeout: float | None) -> bool:
         """Drive, or wait for the one who does, until `target` is settled. False when `timeout` seconds were too few."""
         deadline = None if timeout is None else moment_in(timeout)
-        me = threading.get_ident()
-        if me in self._inside or self._machine.interrupted():
+        me, inside = threading.get_ident(), self._inside
+        if me in inside or self._interrupted():
             return self._wait_inside(target, deadline)
         try:
-            self._inside[me] = None
-            return self._wait(target, deadline)
+            inside[me] = None
+            while not target.state:
+                # `if lock.acquire(False)` would lose a lock it got when a signal handler raises before the `if`; here the call
+                # and the note of its result are one call in C
+                held: list[bool] = []
+                try:
+                    held.extend(map(self._pilot.acquire, (False,)))
+                    if held[0]:
+                        return self._fly(target, deadline)
+                finally:
+                    if held and held[0]:
+                        # here and first: entering a function is a point where a signal's handler may raise, and the lock
+                        # would stay taken by nobody
+                        self._pilot_ident = 0
+                        try:
+                            self._pilot.release()
+                            self._hand_over()
+                        except BaseException:
+                            self._hand_over()
+                            raise
+                if not self._sleep(target, deadline):
+                    return bool(target.state)
+            return True
         finally:
-            self._inside.pop(me, None)
+            inside.pop(me, None)
 
     def _wait_inside(self, target: Target, deadline: float | None) -> bool:
         """In a signal handler, or in a callback that `turn` runs: this thread waits already, perhaps as the pilot, and that
@@ -96,30 +119,6 @@ class Driver:
             rest = NESTED_S if deadline is None else min(NESTED_S, deadline - time.monotonic())
             machine.turn_beside(max(rest, 0.0))
             if rest <= 0:
-                return bool(target.state)
-        return True
-
-    def _wait(self, target: Target, deadline: float | None) -> bool:
-        while not target.state:
-            # `if lock.acquire(False)` would lose a lock it got when a signal handler raises before the `if`; here the call
-            # and the note of its result are one call in C
-            held: list[bool] = []
-            try:
-                held.extend(map(self._pilot.acquire, (False,)))
-                if held[0]:
-                    return self._fly(target, deadline)
-            finally:
-                if held and held[0]:
-                    # here and first: entering a function is a point where a signal's handler may raise, and the lock
-                    # would stay taken by nobody
-                    self._pilot_ident = 0
-                    try:
-                        self._pilot.release()
-                        self._hand_over()
-                    except BaseException:
-                        self._hand_over()
-                        raise
-            if not self._sleep(target, deadline):
                 return bool(target.state)
         return True
 

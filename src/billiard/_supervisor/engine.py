@@ -113,7 +113,7 @@ class Engine(Ending):
     def kick(self) -> None:
         """Give out and write what can be, unless somebody is at it who will see it anyway."""
         dispatch = self.core.dispatch
-        while not self._crank._is_owned():  # else it is the frame that we interrupted
+        while not self.interrupted():
             held: list[bool] = []  # see Driver.wait
             try:
                 held.extend(map(self._crank.acquire, (False,)))
@@ -190,7 +190,7 @@ class Engine(Ending):
 
         With `spin`, stay awake for a moment before sleeping: somebody is blocked until something happens (see `waiting`).
         """
-        if self._crank._is_owned():  # see `interrupted`
+        if self.interrupted():
             return
         try:
             events = self._awaited(timeout, spin)

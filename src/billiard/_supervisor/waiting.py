@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from .._core import blows
 from .._core.core import Core
@@ -37,18 +38,16 @@ class Waiting(Lives):
     def __init__(self, core: Core) -> None:
         super().__init__(core)
         # It knows its owner: a signal handler may have interrupted that very thread, and would wait for itself.
-        self._crank: Any = threading.RLock()
+        crank: Any = threading.RLock()
+        self._crank = crank
+        #: Whether this thread is in the middle of the pool's work: then we are in a signal handler (or a `__del__`), and that
+        #: work goes on only when the handler returns. Nothing can be changed or waited for until then.
+        self.interrupted: Callable[[], bool] = crank._is_owned
         self._unfinished = False  # a turn was cut short: look at everything, and at once
         self._terminate_wanted = False
         self._sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
         self._spin = SpinWait()
         self._let_go_at = 0.0  # when one who waits for news last let others have the interpreter for a while
-
-    def interrupted(self) -> bool:
-        """Whether this thread is in the middle of the pool's work: then we are in a signal handler (or a `__del__`), and that
-        work goes on only when the handler returns. Nothing can be changed or waited for until then."""
-        owned: bool = self._crank._is_owned()
-        return owned
 
     def _awaited(self, timeout: float, spin: bool = False) -> Events:
         """What the poll set reports within `timeout` seconds (-1: until the next deadline)."""
