@@ -9,6 +9,7 @@ from multiprocessing import resource_sharer
 
 import pool_tasks as t
 import pytest
+from pool_helpers import WITHIN_S, wait_until
 
 import billiard
 import billiard.pool
@@ -289,3 +290,12 @@ def test_initializer_and_names(start, lasting_helpers):
 
 def process_name():
     return billiard.current_process().name
+
+
+def test_synack_does_not_wait_for_another_call_s_callback(make_pool):
+    """Nobody wants to hear of the start of these calls: their workers are answered at once."""
+    pool = make_pool(2, synack=True)
+    values = []
+    first = pool.apply_async(t.add, (1, 2), callback=lambda value: values.append(pool.apply(t.add, (value, 4))))
+    assert first.get(WITHIN_S) == 3
+    wait_until(lambda: values == [7])

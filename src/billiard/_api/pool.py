@@ -329,6 +329,8 @@ class Pool(Submitting):
     def _notice(self, kind: str, subject: Any, value: Any) -> None:
         announce = self._engine.announcer.add
         if kind == core_blows.ACCEPTED:
+            if self.synack and not self._hears_of_start(subject):
+                self._answer(subject)  # now: a callback that is slow, or waits for another call, must not keep it from starting
             announce(subject.accept, *value)
         elif kind == core_blows.SOFT:
             announce(subject.handle_timeout, True)
@@ -361,8 +363,10 @@ class Pool(Submitting):
 
     def _accepted(self, job: ApplyResult, pid: int, time_accepted: float) -> None:
         """A worker took `job`. Where user code runs."""
+        if not self._hears_of_start(job):
+            return
         if self.synack and job._cancelled:
-            self.send_ack(3, job, None, None)
+            self._answer(job)
             return
         try:
             if self.on_timeout_set is not None and (job.soft_s is not None or job.hard_s is not None):
@@ -371,7 +375,16 @@ class Pool(Submitting):
                 job.safe_apply_callback(job.callbacks.accept, pid, time_accepted)
         finally:
             if self.synack:
-                self.send_ack(0, job, None, None)
+                self._answer(job)
+
+    def _hears_of_start(self, job: ApplyResult) -> bool:
+        """Whether user code runs when a worker took `job`: with `synack` it does before the job may begin."""
+        limited = job.soft_s is not None or job.hard_s is not None
+        accept = job.callbacks.accept if job.callbacks is not None else None
+        return (self.on_timeout_set is not None and limited) or accept is not None
+
+    def _answer(self, job: ApplyResult) -> None:
+        self.send_ack(3 if job._cancelled else 0, job, None, None)
 
     def _ended(self, job: Handle) -> None:
         """`job` has ended. Where user code runs."""
