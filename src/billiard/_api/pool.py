@@ -53,7 +53,8 @@ class Pool(Submitting):
     on_timeout_cancel(result): a call of apply or apply_async with limits began, ended. threads: have a supervisor thread;
     without one an outer loop calls `turn` (see `fileno`, `next_deadline`). semaphore, putlocks: bound what is in flight.
     allow_restart: permit `restart`. synack: a worker asks before it begins a call, which can be cancelled until then.
-    on_process_exit(pid, exitcode): called in each worker as it exits. context: a billiard context, or None for the default start method.
+    on_process_exit(pid, exitcode): called in each worker as it exits. context: a billiard context, or None for the default
+    start method.
     max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced. enable_timeouts: accepted;
     limits always work.
     """
@@ -130,15 +131,15 @@ class Pool(Submitting):
             max_window=1 if alone else MAX_WINDOW,
         )  # fmt: skip
         self._engine = self._engine_class(core, self._launcher_maker(settings), _weakly(self), self.threads, _pool_name())
-        self._snapshot = self._engine.launcher.snapshot
-        self._function_ids = self._engine.functions.ids
-        # whether a call has options even if it was given none
-        self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
-        self._finalizer = util.Finalize(self, _end_engine, args=(self._engine,), exitpriority=15)
         try:
+            self._snapshot = self._engine.launcher.snapshot
+            self._function_ids = self._engine.functions.ids
+            # whether a call has options even if it was given none
+            self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
+            self._finalizer = util.Finalize(self, _end_engine, args=(self._engine,), exitpriority=15)
             self._engine.start()
         except BaseException:
-            # no thread can be started: the processes must not stay for a pool that nobody got
+            # no thread can be started, or a signal handler raised: the processes must not stay for a pool that nobody got
             self._engine.abandon()
             raise
 

@@ -141,8 +141,10 @@ class Ending(Waiting):
         try:
             held.extend(map(self._crank.acquire, (False,)))
             if held[0]:
-                self.closed = True
                 self.driver.stop_later()
+                self.driver.wake_supervisor()
+                self.wake()  # it may sleep on the poll set, whose closing would not wake it
+                self.closed = True
                 for worker in list(self.core.staff.workers.values()):
                     if worker.hands is not None:
                         self._kill(worker, signal.SIGKILL)

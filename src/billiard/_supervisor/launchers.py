@@ -102,15 +102,19 @@ class TemplateLauncher:
         self._serial = serial
         self.snapshot = MainSnapshot()
         self.starts_at_once = settings.initializer is None
-        self._pid = 0
+        self._pids: list[int] = []  # of the template, and of an earlier one that is not reaped yet
         self._control: socket.socket | None = None
         self._received: list[bytes] = []  # see rule 1 of billiard._wire.channel
         self._burials: list[int] = []  # said, but not yet taken by the socket
-        self._start_template()
+        try:
+            self._start_template()
+        except BaseException:
+            self.close()
+            raise
 
     def _start_template(self) -> None:
         self._reap()  # of an earlier try that was cut short
-        self._pid, control = template.fork_template(self._settings, self.snapshot, self._name_prefix)
+        control = template.fork_template(self._settings, self.snapshot, self._name_prefix, self._pids)
         self._watch(control.fileno())
         self._control = control  # last: one that is not watched is none
 
@@ -179,14 +183,14 @@ class TemplateLauncher:
             control.close()
 
     def _reap(self) -> None:
-        if self._pid:
+        for pid in list(self._pids):
             try:
-                if os.waitpid(self._pid, os.WNOHANG) == (0, 0):
-                    os.kill(self._pid, signal.SIGKILL)  # it may have closed its socket and live on
-                    os.waitpid(self._pid, 0)
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    os.kill(pid, signal.SIGKILL)  # it may have closed its socket and live on
+                    os.waitpid(pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 pass  # reaped by someone who waits for any child
-            self._pid = 0
+            self._pids.remove(pid)
 
     def bury(self, worker: Worker) -> None:
         if worker.ident not in self._burials:
@@ -204,20 +208,19 @@ class TemplateLauncher:
             del self._burials[0]
 
     def close(self) -> None:
-        self._close_control()
-        if self._pid:
-            try:
-                os.waitpid(self._pid, 0)
-            except ChildProcessError:
-                pass
-            self._pid = 0
+        if self._control is not None:
+            self._close_control()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pids[-1], 0)  # it ends its workers
+            del self._pids[-1]
+        self._reap()  # one whose start was cut short, and who is not told
 
     def forget(self) -> None:
         """In a forked child of the parent: close what is the parent's, disturb nothing."""
         if self._control is not None:
             self._control.close()
             self._control = None
-        self._pid = 0
+        self._pids.clear()
 
 
 class ContextLauncher:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import array
 import gc
+import itertools
 import os
 import select
 import signal
@@ -280,14 +281,18 @@ def _stdin_from_nowhere() -> None:
         pass
 
 
-def fork_template(settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str) -> tuple[int, socket.socket]:
-    """Fork a template off this process. Returns its pid and the parent's end of its control socket (non-blocking)."""
+def fork_template(
+    settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str, pids: list[int]
+) -> socket.socket:  # fmt: skip
+    """Fork a template off this process. Puts its pid into `pids`, and returns the parent's end of its control socket
+    (non-blocking)."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent_pid = os.getpid()
     try:
         util._flush_std_streams()  # type: ignore[attr-defined]  # not published
-        pid = os.fork()
-        if pid == 0:
+        # a pid in a local would be lost when a signal handler raises here, and its process never reaped
+        pids.extend(itertools.starmap(os.fork, ((),)))
+        if pids[-1] == 0:
             ours.close()
             Template(theirs, settings, snapshot, name_prefix).run()
     except BaseException:
@@ -298,7 +303,7 @@ def fork_template(settings: WorkerSettings, snapshot: MainSnapshot, name_prefix:
         raise
     theirs.close()
     ours.setblocking(False)
-    return pid, ours
+    return ours
 
 
 __all__: list[Any] = ["BURY", "EXITED", "MESSAGE", "NOT_STARTED", "SPAWN", "STARTED", "fork_template"]
