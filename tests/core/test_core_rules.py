@@ -693,6 +693,21 @@ class TestBreakdown:
         bench.core.staff.exited(bench.worker, status, 0.0)
         assert bench.core.staff.standing is Standing.RUN
 
+    def test_what_ran_when_the_pool_gave_up_had_started(self):
+        bench = Bench(2, restarts=RestartIntensity(0, 10.0))
+        running, waiting, fatal = bench.submit(job(), job(), job())
+        one, other = running.holder, waiting.holder
+        bench.boards[one].on(running.number, since=1.0)
+        bench.core.staff.exited(other, -9, 3.0)
+        assert bench.core.staff.standing is Standing.BROKEN
+        bench.core.staff.exited(one, -9, 3.0)
+        bench.core.decide(3.0)
+        assert running.body.cause is waiting.body.cause is fatal.body.cause is Cause.RESTARTS
+        assert running.body.started
+        assert running.body.run_s == 2.0
+        assert not waiting.body.started
+        assert not fatal.body.started
+
     def test_what_the_user_ends_is_not_counted(self):
         bench = Bench(1, restarts=RestartIntensity(0, 10.0))
         bench.core.blows.condemn(bench.worker, 15, Cause.TERMINATED, 0.0)

@@ -287,6 +287,27 @@ def _maps(pool: Any, n: int, calls: Calls) -> None:
     list(pool.imap_unordered(t.add, range(6)))
 
 
+def _imap(pool: Any, n: int, calls: Calls) -> None:
+    """A caller who goes on after the strike gets every item, once and in order."""
+    assert _all_of(pool.imap(t.add, range(30), 1 + n % 3)) == list(range(30))
+
+
+def _imap_unordered(pool: Any, n: int, calls: Calls) -> None:
+    """A caller who goes on after the strike gets every item, once."""
+    assert sorted(_all_of(pool.imap_unordered(lambda x: x, range(30), 1 + n % 3))) == list(range(30))
+
+
+def _all_of(results: Any) -> list[Any]:
+    got = []
+    while True:
+        try:
+            got.append(results.next(RESOLVED_S))
+        except StruckError:
+            continue
+        except StopIteration:
+            return got
+
+
 def _orders(pool: Any, n: int, calls: Calls) -> None:
     """A call is terminated, the pool grows and shrinks."""
     (running, _), = calls
@@ -302,7 +323,7 @@ def _all_lost(pool: Any, n: int, calls: Calls) -> None:
     """The template dies, and its workers with it."""
     for i in range(4):
         calls.add(pool.apply_async(t.nap, (0.01, i)), i, WorkerLostError)
-    os.kill(pool._engine.launcher._pid, signal.SIGKILL)
+    os.kill(pool._engine.launcher._pids[-1], signal.SIGKILL)
     calls.wait()
     calls.add(pool.apply_async(t.add, (n, n)), 2 * n, WorkerLostError)
     calls.wait()
@@ -369,6 +390,8 @@ SCENES = (
     Scene("large", _large),
     Scene("large, while others wait", _large, before=_others_wait, after=_nobody_waits),
     Scene("maps", _maps, stride=9),
+    Scene("imap", _imap),
+    Scene("imap_unordered", _imap_unordered),
     Scene("orders", _orders, before=_a_long_call, after=_as_it_was),
     Scene("the template's death", _all_lost, stride=9),
     Scene("closing", _closing, fresh=True, stride=9),
@@ -378,6 +401,8 @@ SCENES = (
     Scene("a turn, with a supervisor", _a_turn, {"maxtasksperchild": 7, "threads": True}),
     Scene("limits, with a supervisor", _limits, {"threads": True}),
     Scene("maps, with a supervisor", _maps, {"threads": True}, stride=9),
+    Scene("imap, with a supervisor", _imap, {"threads": True}, stride=9),
+    Scene("imap_unordered, with a supervisor", _imap_unordered, {"threads": True}, stride=9),
     Scene("closing, with a supervisor", _closing, {"threads": True}, fresh=True),
     Scene("terminating, with a supervisor", _terminating, {"threads": True}, fresh=True),
     Scene("a death, with forkserver", _a_death, {"context": "forkserver"}, within="ContextLauncher"),

@@ -1,11 +1,12 @@
 """Callbacks and hooks: in order, out of the pool's way, whatever they raise."""
 
+import select
 import threading
 import time
 
 import pool_tasks as t
 import pytest
-from pool_helpers import wait_until
+from pool_helpers import WITHIN_S, wait_until
 
 import billiard
 from billiard import TimeLimitExceeded
@@ -111,6 +112,87 @@ def test_map_callbacks(pool):
     pool.starmap_async(t.add, [(1, 2)], callback=told.append).get(10)
     wait_until(lambda: len(told) == 3)
     assert told == [[0, 1, 4, 9, 16], ValueError, [3]]
+
+
+@pytest.fixture
+def resting(pool):
+    """A pool whose workers are up, and whose supervisor sleeps until something happens."""
+    pool.map(t.nap, [0.05] * 4, 1)
+    wait_until(lambda: pool._engine.driver.thread.ident in pool._engine._sleepers)
+    return pool
+
+
+@pytest.mark.parametrize("how", ["map_async", "starmap_async"])
+def test_an_empty_maps_callback_waits_for_nothing_else(resting, how):
+    pool, told = resting, threading.Event()
+    result = getattr(pool, how)(t.add, [], callback=lambda values: told.set() if values == [] else None)
+    assert result.get(0) == []
+    assert told.wait(WITHIN_S)
+
+
+def test_an_empty_maps_callback_with_an_outer_loop(make_pool):
+    pool, told = make_pool(1, threads=False), []
+    # until the worker is up, and nothing is left to do
+    wait_until(lambda: pool.turn(0.01) or (pool.next_deadline() is None and not select.select([pool], [], [], 0.2)[0]))
+    pool.map_async(t.echo, [], callback=told.append)
+    assert select.select([pool], [], [], WITHIN_S)[0], "nothing tells the loop to turn"
+    pool.turn(0)
+    assert told == [[]]
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_a_map_that_ends_while_it_is_submitted_tells_its_callback(resting, monkeypatch, chunksize):
+    pool, told, submit_all = resting, threading.Event(), resting._engine.submit_all
+
+    def slowly(chunks):
+        submit_all(chunks)
+        wait_until(lambda: all(chunk.state for chunk in chunks))
+        wait_until(lambda: pool._engine.driver.thread.ident in pool._engine._sleepers)
+
+    monkeypatch.setattr(pool._engine, "submit_all", slowly)
+    pool.map_async(t.square, [1, 2], chunksize, callback=lambda values: told.set())
+    assert told.wait(WITHIN_S)
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_a_map_that_was_refused_calls_nothing_back(pool, chunksize):
+    told, later = [], threading.Event()
+    with pytest.raises(RuntimeError, match="will not travel"):
+        pool.map_async(t.echo, [1, t.WontPickle()], chunksize, callback=told.append, error_callback=told.append)
+    pool.apply_async(t.pid, callback=lambda pid: later.set())
+    assert later.wait(WITHIN_S)
+    assert told == []
+
+
+@pytest.mark.parametrize("given", [0, "", [], False, 5])
+@pytest.mark.parametrize("name", ["callback", "error_callback", "accept_callback", "timeout_callback"])
+def test_what_cannot_be_called_is_no_callback(pool, name, given):
+    with pytest.raises(TypeError, match=f"^{name} must be callable or None"):
+        pool.apply_async(t.pid, **{name: given})
+    if name in ("callback", "error_callback"):
+        with pytest.raises(TypeError, match=f"^{name} must be callable or None"):
+            pool.map_async(t.echo, [1], **{name: given})
+
+
+@pytest.mark.parametrize("given", [0, "", 5, LookupError, ["LookupError"], (LookupError, None), (int,)])
+def test_what_is_no_exception_cannot_be_propagated(pool, given):
+    with pytest.raises(TypeError, match="callbacks_propagate must be a tuple"):
+        pool.apply_async(t.pid, callbacks_propagate=given)
+
+
+def test_a_callback_that_is_false_is_called(pool):
+    """As an empty list that can be called is."""
+
+    class Told(list):
+        __call__ = list.append
+
+    told, failed, mapped, unmapped = Told(), Told(), Told(), Told()
+    pool.apply_async(t.add, (1, 2), callback=told)
+    pool.apply_async(t.fail, error_callback=failed)
+    pool.map_async(t.square, [3], callback=mapped)
+    pool.map_async(t.fail, ["x"], error_callback=unmapped)
+    wait_until(lambda: told and failed and mapped and unmapped)
+    assert (told, mapped) == ([3], [[9]])
 
 
 def test_join_waits_for_callbacks(make_pool):

@@ -1,6 +1,7 @@
 """An error is what it says it is, and carries the story."""
 
 import pickle
+import re
 import signal
 import traceback
 
@@ -156,3 +157,73 @@ def test_group_and_notes_survive(pool):
 
 def raise_group():
     raise ExceptionGroup("two", [ValueError(1), KeyError(2)])
+
+
+BAD = t.WontPickle()
+TAIL = [BAD, *range(42)]
+
+
+@pytest.mark.parametrize(
+    ("call", "which"),
+    [
+        (lambda pool: pool.apply(t.gather, (BAD, {"a": 1})), "argument args[0]"),
+        (lambda pool: pool.apply(t.gather, (1, BAD, {"a": 1})), "argument args[1]"),
+        (lambda pool: pool.apply(t.gather, ([1], {"a": BAD})), "argument args[1]"),
+        (lambda pool: pool.apply(t.kwargs, (), {"x": 1, "y": BAD}), "argument y"),
+        (lambda pool: pool.apply(lambda *args: 0, (1, BAD, {"a": 1})), "argument args[1]"),
+        (lambda pool: pool.apply(lambda **kwds: 0, (), {"x": BAD}), "argument x"),
+        (lambda pool: pool.apply(lambda: BAD), "the function"),
+        (lambda pool: pool.map(lambda x: BAD, [1]), "the function"),
+        (lambda pool: pool.map(t.echo, [*range(57), *TAIL]), "item 57 of the iterable"),
+        (lambda pool: pool.map(t.echo, [*range(57), *TAIL], 1), "item 57 of the iterable"),
+        (lambda pool: pool.map(t.echo, (1, [BAD], {"a": 1}), 3), "item 1 of the iterable"),
+        (lambda pool: pool.starmap(t.add, [(0, 0), (1, BAD)], 1), "item 1 of the iterable"),
+        (lambda pool: pool.starmap(t.add, [(0, 0), (1, BAD)], 2), "item 1 of the iterable"),
+        (lambda pool: list(pool.imap(t.echo, [*range(57), *TAIL])), "item 57 of the iterable"),
+        (lambda pool: list(pool.imap(t.echo, iter([*range(57), *TAIL]), 10)), "item 57 of the iterable"),
+        (lambda pool: list(pool.imap_unordered(t.echo, [*range(57), *TAIL], 7)), "item 57 of the iterable"),
+    ],
+)
+def test_what_does_not_pickle_is_named(pool, call, which):
+    with pytest.raises(RuntimeError, match="I will not travel") as info:
+        call(pool)
+    (note,) = info.value.__notes__
+    assert note.startswith(f"while pickling {which} for a call of ")
+    assert note.endswith(" in a worker")
+
+
+def test_an_alarm_while_something_is_pickled_is_no_ones_fault(pool):
+    """The note says what was going on, and blames no argument."""
+
+    class AlarmError(Exception):
+        pass
+
+    def alarmed(signum, frame):
+        raise AlarmError
+
+    class Interrupted:
+        def __reduce__(self):
+            if not seen:
+                seen.append(self)
+                signal.raise_signal(signal.SIGALRM)
+            return int, ()
+
+    seen = []
+    before = signal.signal(signal.SIGALRM, alarmed)
+    try:
+        with pytest.raises(AlarmError) as info:
+            pool.apply(t.echo, (Interrupted(),))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert info.value.__notes__ == ["while pickling a call of pool_tasks.echo in a worker"]
+    assert pool.apply(t.echo, (Interrupted(),)) == 0
+
+
+@pytest.mark.parametrize("how", ["starmap", "starmap_async"])
+@pytest.mark.parametrize(("items", "said"), [([1, 2], "item 0 .*: 1$"), ([(1,), [2], (3,), 4], "item 3 .*: 4$")])
+@pytest.mark.parametrize("chunksize", [None, 1, 2])
+def test_an_item_that_is_no_sequence_of_arguments(pool, how, items, said, chunksize):
+    with pytest.raises(TypeError, match="is not a sequence of arguments") as info:
+        getattr(pool, how)(t.gather, items, chunksize)
+    assert re.match(said, str(info.value))
+    assert pool.starmap(t.gather, [(1,), [2, 3], "ab", {"k": 1}], chunksize) == [(1,), (2, 3), ("a", "b"), ("k",)]

@@ -1,12 +1,21 @@
 """Lazy maps: how far they read ahead, in which order, and what errors of input and items do."""
 
+import collections
+import contextlib
+import gc
 import itertools
+import signal
+import sys
+import threading
 import time
+import weakref
 
 import pool_tasks as t
 import pytest
+from pool_helpers import WITHIN_S, wait_until
 
 from billiard import TimeoutError, WorkerLostError
+from billiard._api.imap import IMapIterator
 
 BOTH = pytest.mark.parametrize("how", ["imap", "imap_unordered"])
 
@@ -38,8 +47,6 @@ def test_reads_a_bounded_number_ahead(pool, how, chunksize):
 
 @BOTH
 def test_the_input_is_read_in_the_callers_thread(pool, how):
-    import threading
-
     seen = set()
 
     def items():
@@ -52,10 +59,10 @@ def test_the_input_is_read_in_the_callers_thread(pool, how):
 
 
 @BOTH
-@pytest.mark.parametrize("chunksize", [1, 3])
+@pytest.mark.parametrize("chunksize", [1, 3, 4])
 def test_an_error_of_the_input_comes_after_its_items(pool, how, chunksize):
     def items():
-        yield from range(6)
+        yield from range(6)  # with 4, the second chunk is cut short
         raise LookupError("no more")
 
     results, got = getattr(pool, how)(t.echo, items(), chunksize), []
@@ -168,3 +175,229 @@ def test_an_abandoned_iterator_costs_nothing(pool):
     for _ in range(5):
         next(pool.imap(t.echo, itertools.count()))
     assert pool.apply(t.add, (1, 2)) == 3
+
+
+@BOTH
+@pytest.mark.parametrize(("chunksize", "got"), [(1, [0, 2, 3, 4, 5]), (2, [2, 3, 4, 5])])
+def test_the_iteration_goes_on_behind_an_item_that_does_not_pickle(pool, how, chunksize, got):
+    results = getattr(pool, how)(t.echo, [0, t.WontPickle(), 2, 3, 4, 5], chunksize)
+    values, errors = [], []
+    with contextlib.suppress(StopIteration):
+        while True:
+            try:
+                values.append(next(results))
+            except RuntimeError as exc:
+                errors.append(exc)
+    assert sorted(values) == got
+    assert [str(exc) for exc in errors] == ["I will not travel"]
+    assert "item 1 of the iterable" in errors[0].__notes__[0]
+    assert errors[0].__traceback__ is not None
+
+
+def test_an_error_goes_when_it_has_been_dealt_with(pool):
+    """Not only when a collection comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        for items in (raising(), [1]):
+            with pytest.raises(RefusedError) as caught:
+                next(pool.imap(refuse, items))
+            gone = weakref.ref(caught.value)
+            del caught
+            assert gone() is None
+    finally:
+        gc.enable()
+
+
+class RefusedError(Exception):
+    pass
+
+
+def raising():
+    raise RefusedError
+    yield
+
+
+def refuse(x):
+    raise RefusedError
+
+
+class AlarmError(Exception):
+    """What a signal handler of the user's raises."""
+
+
+@pytest.fixture
+def on_alarm():
+    """Sets the handler of SIGALRM, for the test."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield lambda handler: signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def alarmed(signum, frame):
+    raise AlarmError
+
+
+class Struck:
+    """An input that a signal interrupts before its item number `at`, once."""
+
+    def __init__(self, count, at):
+        self.items = iter(range(count))
+        self.at = at
+        self.given = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.given == self.at:
+            self.at = None
+            signal.raise_signal(signal.SIGALRM)
+        item = next(self.items)
+        self.given += 1
+        return item
+
+
+@BOTH
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_what_a_handler_raises_while_the_input_is_read_is_no_error_of_the_input(pool, on_alarm, how, chunksize):
+    on_alarm(alarmed)
+    items = Struck(60, 10 * chunksize)  # eight chunks are taken at once, the others as results are fetched
+    results, got = getattr(pool, how)(t.echo, items, chunksize), []
+    with pytest.raises(AlarmError):
+        while True:
+            got.append(results.next(WITHIN_S))
+    assert len(got) < items.given, "it was told after everything else"
+    got += [*results]
+    assert sorted(got) == list(range(60))
+
+
+@BOTH
+@pytest.mark.parametrize("chunksize", [1, 7])
+@pytest.mark.parametrize("threads", [False, True], ids=["caller alone", "with a supervisor"])
+def test_a_storm_of_signals_loses_no_result(make_pool, on_alarm, how, chunksize, threads):
+    """Wherever in `next` it strikes; `tests/faults/strikes.py` tries each place."""
+    pool, struck, rounds = make_pool(2, threads=threads), 0, 0
+
+    def strike(signum, frame):
+        nonlocal struck
+        while frame is not None:
+            if frame.f_code is IMapIterator.next.__code__:  # elsewhere it would hit the test itself
+                struck += 1
+                raise AlarmError
+            frame = frame.f_back
+
+    on_alarm(strike)
+    items = range(2000)
+    # what is raised in a finalizer is swallowed by the interpreter, as it must be
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        end = time.monotonic() + WITHIN_S
+        while struck < 100 or rounds < 5:
+            assert time.monotonic() < end, f"struck {struck} times in {rounds} rounds"
+            results, got, ended = getattr(pool, how)(t.echo, items, chunksize), [], False
+            signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+            while not ended:
+                try:
+                    got.append(results.next(10))
+                except AlarmError:
+                    pass
+                except StopIteration:
+                    ended = True
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            rounds += 1
+            assert (got if how == "imap" else sorted(got)) == list(items)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
+
+
+@BOTH
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_one_iterator_in_several_threads(pool, how, chunksize):
+    results, got, errors = getattr(pool, how)(nap_a_little, range(600), chunksize), [], []
+
+    def fetch():
+        try:
+            got.extend(results)
+        except Exception as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=fetch, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WITHIN_S)
+    assert not errors
+    assert not any(thread.is_alive() for thread in threads), "waits for ever"
+    assert sorted(got) == list(range(600))
+
+
+def nap_a_little(x):
+    time.sleep(0.0005)
+    return x
+
+
+@BOTH
+def test_all_who_wait_are_told_of_the_end(make_pool, how, tmp_path):
+    """Three threads wait for the one result: one gets it, the others the end."""
+    pool, got = make_pool(1), []
+    go = tmp_path / "go"
+    results = getattr(pool, how)(wait_for, [str(go)])
+    threads = [threading.Thread(target=lambda: got.append([*results]), daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(pool._engine.waiting_callers) == 2)  # ... and one drives
+    go.touch()
+    for thread in threads:
+        thread.join(WITHIN_S)
+    assert sorted(got) == [[], [], ["there"]]
+
+
+def wait_for(path):
+    while not t.Path(path).exists():
+        time.sleep(0.001)
+    return "there"
+
+
+@BOTH
+def test_an_input_may_ask_for_results_while_there_are_any(pool, how):
+    """And so may a signal's handler that interrupted it. What it would have to wait for without end is refused."""
+    refused = []
+
+    def items():
+        yield from range(8)
+        with contextlib.suppress(StopIteration):
+            while True:
+                try:
+                    got.append(next(results))
+                except RuntimeError as exc:
+                    refused.append(str(exc))
+                    break
+        yield from range(8, 20)
+
+    got = []
+    results = getattr(pool, how)(t.echo, items())
+    got += results
+    assert sorted(got) == list(range(20))
+    (said,) = refused
+    assert "took from its input" in said
+
+
+def test_a_handler_that_fetches_while_next_waits(make_pool, on_alarm):
+    """Each result goes to one of the two."""
+    pool = make_pool(2)
+    results = pool.imap(nap_a_little, range(400))
+    got, told = [], []
+
+    def fetch(signum, frame):
+        with contextlib.suppress(RuntimeError):  # the pool was interrupted in the middle of its work, and cannot be waited for
+            told.extend(itertools.islice(results, 1))
+
+    on_alarm(fetch)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    got += [*results]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert told
+    assert collections.Counter([*got, *told]) == dict.fromkeys(range(400), 1)

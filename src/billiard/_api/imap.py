@@ -1,19 +1,29 @@
 """Lazy maps: `imap` and `imap_unordered`.
 
-The input is advanced only in the thread that calls `next`, and only as far as a bounded number of items
+The input is advanced only in a thread that calls `next`, and only as far as a bounded number of items
 (inputs under way and results not fetched together) allows. So endless inputs are fine, a slow consumer slows the
 producer down, and an input that raises raises in the caller.
+
+A signal's handler may raise at the end of any call, when a function is entered and where a loop turns; there, too, another
+thread may come between. Nothing is lost: items of the input lie in an attribute until they are in a chunk, that until it is
+submitted, and one that has ended until its value is returned. Taking it from there are plain statements, with no call
+between them and the `return`.
 """
 
 from __future__ import annotations
 
+import itertools
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from .._supervisor.driver import moment_in
 from .._typing import TYPE_CHECKING, Any, Final
-from .._wire import frames, pickling
+from .._wire import errors, frames, pickling
 from ..exceptions import TimeoutError
-from .map_results import Chunk
+from . import outcome
+from .map_results import Chunk, rest_until
 from .results import job_counter
 
 if TYPE_CHECKING:
@@ -25,30 +35,116 @@ AHEAD_MIN: Final = 4  # chunks for each worker
 AHEAD_MAX: Final = 512
 
 
+class Input:
+    """The items of an `imap`, as chunks. In one thread at a time; after an exception it goes on where it was.
+
+    Hence no generator, which an exception of a signal's handler would end, and the iteration with it.
+    """
+
+    def __init__(self, items: Iterator[Any], size: int, make: Callable[[IMapIterator, Any, int], Chunk]) -> None:
+        """`make(iterator, items, index of the first)` a chunk of up to `size` items."""
+        self._items = items
+        self._size = size
+        self._make = make
+        self._taken: Any = []  # items that are in no chunk that was dropped
+        self._chunk: Chunk | None = None  # the one that was made of them
+        self._ended = False
+        self.given = 0  # chunks that were dropped
+        self.error: Exception | None = None  # what the input raised, until it is told
+
+    def peek(self, iterator: IMapIterator) -> Chunk | None:
+        """The next chunk, the same one until it is dropped; None at the end of the input."""
+        if self._chunk is not None:
+            return self._chunk
+        taken, size = self._taken, self._size
+        if not taken or len(taken) < size:
+            self._take()
+            taken = self._taken
+            if not taken:
+                return None
+        first = self.given * size
+        try:
+            chunk = self._make(iterator, taken, first)
+        except Exception as exc:
+            # an item that cannot be pickled is a call that has failed: the iteration goes on behind it
+            chunk = _failed(iterator, pickling.own_error(exc, self._make, iterator, taken, first))
+        self._chunk = chunk
+        return chunk
+
+    def drop(self) -> None:
+        """The chunk has been submitted."""
+        self._chunk, self._taken, self.given = None, [], self.given + 1
+
+    def _take(self) -> None:
+        if self._ended:
+            return
+        one = self._size == 1
+        more = None if one else itertools.islice(self._items, self._size - len(self._taken))
+        try:
+            # No call, and no loop that turns: no handler runs but in the input's own code. So what is raised here was raised
+            # there, and the items that came before it are stored.
+            if one:
+                for item in self._items:
+                    self._taken = (item,)
+                    return
+            else:
+                self._taken += more
+        except Exception as exc:
+            self._ended, self.error = True, exc  # it is told after the results of what the input gave before
+            if _raised_by_a_handler(exc):
+                self._ended, self.error = False, None  # not the input's error, and meant for now
+                raise
+        else:
+            self._ended = len(self._taken) < self._size
+
+
+def _failed(iterator: IMapIterator, error: Exception) -> Chunk:
+    chunk = Chunk(iterator, frames.CALL, 0, None, 0, 0)
+    tb = error.__traceback__
+    chunk.body, chunk.state = errors.parent_made(error, error.__cause__), outcome.FAILURE
+    error.__traceback__ = tb  # it leads to the method that would not pickle
+    return chunk
+
+
+def _raised_by_a_handler(exc: BaseException) -> bool:
+    """Whether a signal's handler did, which interrupted the input's own code."""
+    codes = {getattr(signal.getsignal(signum), "__code__", None) for signum in signal.valid_signals()}
+    tb = exc.__traceback__
+    while tb is not None:
+        if tb.tb_frame.f_code in codes:
+            return True
+        tb = tb.tb_next
+    return False
+
+
 class IMapIterator:
-    """The results in the order of the input; `next(timeout)` waits for at most so many seconds."""
+    """The results in the order of the input; `next(timeout)` waits for at most so many seconds.
+
+    Several threads may call `next`: each result goes to one of them.
+    """
 
     _job: int
     _forget = 0
     told_of_chunks = False  # results are waited for one by one
 
-    def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int) -> None:
+    def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
         """`forget`: number of a function that travels for this iteration alone, or 0."""
         self._forget = forget
         self._pool = pool
         self._func = func
         self._job = next(job_counter)
         self._function_id = function_id
-        self._input: Iterator[Chunk] | None = None
-        self._input_error: BaseException | None = None
-        self._pending = 0  # chunks submitted and not fetched
-        self._low = 0  # so few pending: take more of the input
-        self._values: Iterator[Any] | None = None  # what is left of the chunk fetched last
-        self._queue: deque[Chunk] = deque()
+        self._input = items
+        self._input_ended = False
+        self._fetched = 0  # chunks
+        self._low = 0  # so few given and not fetched: take more of the input; -1: there is no more
+        self._queue: deque[Chunk] = deque()  # given and not fetched; of unordered results, those that have ended
+        self._rest: tuple[Any, Any] | None = None  # of the chunk fetched last: (next value, rest of the same kind)
+        self._lock = threading.RLock()  # held by who takes from the input
+        self._advancing = False  # somebody does
 
-    def begin(self, chunks: Iterator[Chunk]) -> None:
-        """Take the input, and submit its first chunks."""
-        self._input = chunks
+    def begin(self) -> None:
+        """Submit the first chunks."""
         self._advance()
 
     def __iter__(self) -> IMapIterator:
@@ -60,37 +156,70 @@ class IMapIterator:
         Raises StopIteration at the end, `billiard.TimeoutError` after `timeout` seconds, and what the call raised; after
         an error the iteration goes on behind the failed item (with `chunksize` > 1: behind its chunk).
         """
-        if self._values is not None:
-            for value in self._values:
+        deadline = None
+        items, queue = self._input, self._queue
+        while True:
+            if self._rest is not None:
+                value, self._rest = self._rest
                 return value
-            self._values = None
-        if self._pending <= self._low:
-            self._advance()
-        if not self._pending:
-            error, self._input_error = self._input_error, None
-            raise StopIteration if error is None else error
-        chunk = self._fetch(timeout)
-        if chunk is None:
-            raise TimeoutError(f"no result within {timeout}s")
-        self._pending -= 1
-        if chunk.state == frames.RESULT and chunk.kind == frames.CALL:
-            # one plain value, the usual case, at half the price; what fails is told below
-            try:
-                return _read(chunk.body)
-            except Exception as exc:
-                pickling.own_error(exc, _read, chunk.body)
-        if not chunk.resolve():
-            try:
-                raise chunk.body.exception
-            finally:
-                del chunk  # the error's traceback keeps this frame, which would keep the error
-        if chunk.is_one_item:
-            return chunk.body
-        values = iter(chunk.body)
-        self._values = values
-        return next(values)
+            if items.given - self._fetched <= self._low:
+                self._advance()
+            chunk = queue[0] if queue else None
+            if chunk is None or not chunk.state:
+                if items.given > self._fetched:
+                    if timeout is not None and deadline is None:
+                        deadline = moment_in(timeout)
+                    if not self._wait(chunk, deadline):
+                        raise TimeoutError(f"no result within {timeout}s")
+                elif self._input_ended:
+                    error, items.error = items.error, None
+                    try:
+                        raise StopIteration if error is None else error
+                    finally:
+                        del error  # the error's traceback keeps this frame, which would keep the error
+                continue  # also if other threads were faster
+            if chunk.fetched:
+                del queue[0]  # queued twice
+                continue
+            if chunk.state == frames.RESULT and chunk.kind == frames.CALL:
+                # one plain value, the usual case, at half the price; what fails is told below
+                body = chunk.body
+                try:
+                    value = _read(body)
+                except Exception as exc:
+                    pickling.own_error(exc, _read, body)
+                else:
+                    if not chunk.fetched:  # else by another thread, or in a signal's handler
+                        chunk.fetched = True
+                        self._fetched += 1
+                        del queue[0]
+                        return value
+                    continue
+            rest: Any = None
+            failed, one = not chunk.resolve(), chunk.is_one_item
+            body = chunk.body
+            if not (failed or one):
+                for value in reversed(body):
+                    rest = value, rest
+            if chunk.fetched or self._rest is not None:
+                continue
+            chunk.fetched = True
+            self._fetched += 1
+            del queue[0]
+            self._rest = rest
+            if failed:
+                try:
+                    raise body.exception
+                finally:
+                    del chunk, body  # as above
+            if one:
+                return body
 
     __next__ = next  # noqa: A003 - the method above, spared one call
+
+    def _wait(self, chunk: Chunk | None, deadline: float | None) -> bool:
+        """Wait for the end of `chunk`, the first of the queue. False when the time is up."""
+        return chunk is None or self._pool._engine.wait(chunk, rest_until(deadline))
 
     def _bound(self) -> int:
         run_s = self._pool._engine.core.dispatch.run_time_s(self._function_id)
@@ -98,31 +227,41 @@ class IMapIterator:
         return min(max(ahead, AHEAD_MIN), AHEAD_MAX) * self._pool._processes
 
     def _advance(self) -> None:
+        """Have more of the input submitted, in one thread at a time."""
+        if self._advancing and self._input.given > self._fetched:
+            return  # somebody is at it, and results are under way
+        with self._lock:
+            if not self._advancing:
+                self._advancing = True
+                try:
+                    self._submit_more()
+                finally:
+                    self._advancing = False
+            elif self._input.given <= self._fetched:  # we hold the lock, so this very thread is at it
+                raise RuntimeError(
+                    "next() of an imap's results was called while it took from its input, in the input itself or in a signal"
+                    " handler, and no results are under way that it could wait for"
+                )
+
+    def _submit_more(self) -> None:
+        """With the lock held. After an exception the same chunk comes again, and everything done with it may be done twice."""
+        items, engine = self._input, self._pool._engine
         bound = self._bound()
-        self._low = bound // 2 if self._input is not None else -1
-        while self._input is not None and self._pending < bound:
-            try:
-                chunk = next(self._input)
-            except StopIteration:
-                self._input = None
-            except Exception as exc:
-                # the input's error comes after the results of what it gave before
-                self._input, self._input_error = None, exc
-            else:
-                self._enqueue(chunk)
-                self._pending += 1
-                self._pool._engine.submit(chunk)
-                if chunk.kind & frames.LARGE:
-                    self._pool._own(chunk)  # the input may fill the same array anew
+        self._low = bound // 2
+        for _ in range(items.given - self._fetched, bound):
+            chunk = items.peek(self)
+            if chunk is None:
+                self._input_ended, self._low = True, -1
+                return
+            if not chunk.state:
+                engine.submit(chunk)
+            self._enqueue(chunk)
+            if chunk.kind & frames.LARGE:
+                self._pool._own(chunk)  # the input may fill the same array anew
+            items.drop()
 
     def _enqueue(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
-
-    def _fetch(self, timeout: float | None) -> Chunk | None:
-        chunk = self._queue[0]
-        if not chunk.state and not self._pool._engine.wait(chunk, timeout):
-            return None
-        return self._queue.popleft()
 
     def chunk_settled(self, chunk: Chunk) -> None:
         """Under the engine's lock; whoever waits for this chunk was woken by the chunk."""
@@ -133,41 +272,43 @@ class IMapIterator:
             self._pool._engine.functions.unneeded.append(self._forget)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self._job} pending:{self._pending}>"
+        return f"<{type(self).__name__}: {self._job} pending:{self._input.given - self._fetched}>"
 
 
 class IMapUnorderedIterator(IMapIterator):
     """The results as they come."""
 
     told_of_chunks = True
-    _wakers: tuple[Callable[[], None], ...] = ()
+    _wakers: tuple[Callable[[], None], ...] = ()  # of threads that wait for any of them
 
     def _enqueue(self, chunk: Chunk) -> None:
-        pass  # watched: it comes into the queue when it has ended
+        # watched: it comes into the queue when it has ended, unless it has failed here already
+        if chunk.state and not chunk.queued:
+            self._queue.append(chunk)
 
     def chunk_settled(self, chunk: Chunk) -> None:
         if not chunk.queued:
             # appended first: cut short in between, it is appended twice, and the second is dropped when met
             self._queue.append(chunk)
             chunk.queued = True
-        for wake in self._wakers:
-            wake()
+        wakers = self._wakers
+        if wakers:
+            for wake in wakers:
+                wake()
+            # not before: cut short, this is repeated. And no others: another thread may have come meanwhile
+            count = len(wakers)
+            self._wakers = self._wakers[count:]
 
     @property
     def state(self) -> int:
-        return len(self._queue)
+        """Whether there is something to do for one who waits for a result: take one, or see that all are taken."""
+        return len(self._queue) or int(self._input.given <= self._fetched)
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when there is a result; at once if there is one."""
-        self._wakers = (wake,)
-        if self._queue:
+        self._wakers = (*self._wakers, wake)
+        if self.state:
             wake()
 
-    def _fetch(self, timeout: float | None) -> Chunk | None:
-        while True:
-            if not self._queue and not self._pool._engine.wait(self, timeout):
-                return None
-            chunk = self._queue.popleft()
-            if not chunk.fetched:
-                chunk.fetched = True
-                return chunk
+    def _wait(self, chunk: Chunk | None, deadline: float | None) -> bool:
+        return self._pool._engine.wait(self, rest_until(deadline))

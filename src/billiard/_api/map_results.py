@@ -59,26 +59,35 @@ share_keys(Chunk, "group", "kind", "function_id", "call", "size", "first", "queu
 class MapResult(Handle):
     """All calls of one map. `get` returns the list of their values; if any failed, the first error in input order."""
 
-    def __init__(self, pool: Any, func: Any, forget: int, callbacks: Callbacks | None) -> None:
+    def __init__(self, pool: Any, func: Any, function_id: int, forget: int, callbacks: Callbacks | None) -> None:
         """`forget`: number of a function that travels for this map alone, or 0."""
         self._pool = pool
         self._func = func
+        self._function_id = function_id
         self._forget = forget
         self._job = next(job_counter)
         self._state = PENDING
         self._chunks: list[Chunk] = []
         self._open = 0  # chunks before this index have ended
-        self._submitted = False
         self.callbacks = callbacks
         # Usually nobody needs to know of the last chunk's end before they ask, and then it is enough to look. Telling
         # the map of each chunk would cost a tenth of a tiny call.
         self.told_of_chunks = callbacks is not None or forget != 0
 
     def begin(self, chunks: list[Chunk]) -> None:
-        """These are its calls, and they are submitted."""
-        self._chunks, self._submitted = chunks, True
-        if self._over:
-            self._finish()
+        """These are its calls, about to be submitted: later, the last of them might end unnoticed."""
+        self._chunks = chunks
+        if not chunks:
+            # no call's end leads to the turn in which it is told, and only under the lock is nothing lost that is to be told
+            self.body, self._state = None, frames.RESULT
+            self._pool._engine.change(self._finish)
+            self._pool._engine.wake()
+
+    def forget_function(self) -> None:
+        """No further call of this map will name its function."""
+        if self._forget:
+            self._pool._engine.functions.unneeded.append(self._forget)
+            self._forget = 0
 
     @property
     def state(self) -> int:
@@ -97,7 +106,7 @@ class MapResult(Handle):
         while index < len(chunks) and chunks[index].state:
             index += 1
         self._open = index
-        return self._submitted and index >= len(chunks)
+        return index >= len(chunks)
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when all calls have ended; at once if they have."""
@@ -115,9 +124,7 @@ class MapResult(Handle):
             self._finish()
 
     def _finish(self) -> None:
-        if self._forget:
-            self._pool._engine.functions.unneeded.append(self._forget)
-            self._forget = 0
+        self.forget_function()
         if not self._state:
             self.body, self._state = None, frames.RESULT
         self.announce()
@@ -127,14 +134,14 @@ class MapResult(Handle):
         deadline = None if timeout is None else moment_in(timeout)
         self._read_large_chunks(deadline)
         try:
-            return super().get(_rest(deadline))
+            return super().get(rest_until(deadline))
         finally:
             del self  # as in `Handle.get`
 
     def _read_large_chunks(self, deadline: float | None) -> None:
         """Read them while the workers are on the next. Small ones are read at the end, at half the price."""
         for chunk in list(self._chunks):
-            if chunk.is_one_item or not (chunk.state or self._pool._engine.wait(chunk, _rest(deadline))):
+            if chunk.is_one_item or not (chunk.state or self._pool._engine.wait(chunk, rest_until(deadline))):
                 break
             chunk.resolve()
 
@@ -187,5 +194,6 @@ class MapResult(Handle):
         return f"<{type(self).__name__}: {self._job} chunks left:{len(self._chunks) - self._open} ready:{self.ready()}>"
 
 
-def _rest(deadline: float | None) -> float | None:
+def rest_until(deadline: float | None) -> float | None:
+    """The seconds that are left, none if it has passed."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())

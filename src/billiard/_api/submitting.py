@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import marshal
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from .._supervisor.engine import Engine
 from .._typing import Any, Final
 from .._wire import frames, pickling
 from . import story, validate
-from .imap import IMapIterator, IMapUnorderedIterator
+from .imap import IMapIterator, IMapUnorderedIterator, Input
 from .map_results import Chunk, MapResult
 from .results import ApplyResult, Callbacks
 
@@ -98,15 +98,15 @@ class Submitting:
             self._refuse()
         job = self._job(func, args, kwds)
         if (
-            error_callback or accept_callback or timeout_callback or waitforslot or soft_timeout is not None
-            or timeout is not None or lost_worker_timeout is not None or callbacks_propagate or correlation_id is not None
-            or self._has_defaults
+            error_callback is not None or accept_callback is not None or timeout_callback is not None or waitforslot
+            or soft_timeout is not None or timeout is not None or lost_worker_timeout is not None
+            or callbacks_propagate is not None or correlation_id is not None or self._has_defaults
         ):  # fmt: skip
             self._set_options(
                 job, callback, error_callback, accept_callback, timeout_callback, waitforslot, soft_timeout, timeout,
                 lost_worker_timeout, callbacks_propagate, correlation_id,
             )  # fmt: skip
-        elif callback:
+        elif callback is not None:
             # the most common option, for half of what all of them cost
             validate.callable_or_none("callback", callback)
             job.callbacks, job.watched = Callbacks(callback), True
@@ -128,10 +128,13 @@ class Submitting:
         lost_worker_timeout: Any = None, callbacks_propagate: Any = None, correlation_id: Any = None,
     ) -> None:  # fmt: skip
         hooks = (callback, error_callback, accept_callback, timeout_callback)
+        told = False
         for hook in hooks:
-            if hook is not None and not callable(hook):
-                for name, given in zip(_HOOKS, hooks, strict=True):
-                    validate.callable_or_none(name, given)
+            if hook is not None:
+                told = True
+                if not callable(hook):
+                    for name, given in zip(_HOOKS, hooks, strict=True):
+                        validate.callable_or_none(name, given)
         if lost_worker_timeout is not None:
             validate.number("lost_worker_timeout", lost_worker_timeout)
         soft_s, hard_s = self.soft_timeout, self.timeout
@@ -148,10 +151,10 @@ class Submitting:
         if accept_callback is not None or hooked or self.synack:
             job.kind |= frames.ACCEPT | (frames.SYNACK if self.synack else 0)
             self._engine.accepting = True
-        if wanted or hooked or callbacks_propagate or any(hooks):
+        if wanted or hooked or told or callbacks_propagate is not None:
             callbacks = Callbacks(*hooks)
-            if callbacks_propagate:
-                callbacks.propagate = tuple(validate.items("callbacks_propagate", callbacks_propagate))
+            if callbacks_propagate is not None:
+                callbacks.propagate = validate.exception_classes("callbacks_propagate", callbacks_propagate)
             job.callbacks, job.watched = callbacks, True
             if wanted:
                 self._acquire_slot()
@@ -179,35 +182,33 @@ class Submitting:
             payload = (args, validate.mapping("kwds", kwds))
         else:
             kind = frames.CALL
-        call, size, large = self._packed(payload, func, pure and payload is args)
+        try:
+            call, size, large = self._packed(payload, pure and payload is args)
+        except Exception as exc:
+            named = [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *dict(kwds or ()).items()]
+            self._explain(exc, func, [(f"argument {name}", value) for name, value in named])
+            raise
         return ApplyResult(self, func, kind | large, function_id, call, size)
 
-    def _packed(self, payload: Any, func: Any, pure: bool = False) -> tuple[Any, int, int]:
+    def _packed(self, payload: Any, pure: bool = False) -> tuple[Any, int, int]:
         """The body of a call, its size, and LARGE if buffers lie beside the pickle."""
-        pickled, buffers = pickling.dumps_pure(payload) if pure else self._pickle(payload, func)
+        pickled, buffers = pickling.dumps_pure(payload) if pure else pickling.dumps(payload, self._snapshot)
         if buffers is None:
             return pickled, len(pickled), 0
         return *frames.pack_large(pickled, buffers), frames.LARGE
 
-    def _pickle(self, payload: Any, func: Any) -> tuple[bytes, Any]:
-        try:
-            return pickling.dumps(payload, self._snapshot)
-        except Exception as exc:
-            exc.add_note(f"while pickling {self._unpicklable(payload)} of a call of {story.name_of(func)} for a worker")
-            raise
+    def _explain(self, exc: Exception, func: Any, parts: Iterable[tuple[str, Any]]) -> None:
+        """Add a note that says which part of a call could not be pickled. `parts`: their names and values."""
+        which = next((f"{name} for " for name, value in (*parts, ("the function", func)) if not self._can_travel(value)), "")
+        exc.add_note(f"while pickling {which}a call of {story.name_of(func)} in a worker")
 
-    def _unpicklable(self, payload: Any) -> str:
-        """Which argument it is that cannot be pickled."""
-        args, kwds = payload, {}
-        if isinstance(payload, tuple) and len(payload) >= 2 and isinstance(payload[-1], dict):
-            args, kwds = payload[-2:]
-        named = [*enumerate(args)] if isinstance(args, list | tuple) else []
-        for name, value in [*((f"args[{i}]", arg) for i, arg in named), *kwds.items()]:
-            try:
-                pickling.dumps(value, self._snapshot)
-            except Exception:
-                return f"argument {name}"
-        return "the function"
+    def _can_travel(self, value: Any) -> bool:
+        try:
+            pickling.dumps(value, self._snapshot)
+        except Exception as exc:
+            pickling.own_error(exc, pickling.dumps, value, self._snapshot)
+            return False
+        return True
 
     def _function_id(self, func: Any) -> int:
         """The number that calls name `func` by, or 0 when each call must carry it."""
@@ -286,62 +287,70 @@ class Submitting:
             chunksize = max(1, -(-len(items) // (4 * max(self._processes, 1))))
         function_id = self._map_function_id(func)
         callbacks = None
-        if callback or error_callback:
+        if callback is not None or error_callback is not None:
             callbacks = Callbacks(callback, error_callback)
-        result = MapResult(self, func, function_id if id(func) not in self._function_ids else 0, callbacks)
-        chunks: list[Chunk] = []
+        forget = function_id if id(func) not in self._function_ids else 0
+        result = MapResult(self, func, function_id, forget, callbacks)
         # pickled before the first is submitted: an item that cannot be pickled leaves nothing behind
         try:
-            if chunksize == 1:
-                chunks += self._single_chunks(result, func, function_id, items, kind)
+            if chunksize > 1:
+                starts = range(0, len(items), chunksize)
+                chunks = [self._several(result, items[at : at + chunksize], at, kind) for at in starts]
+            elif kind == frames.STARMAP:
+                unpacked = itertools.starmap(_arguments, enumerate(items))
+                chunks = [self._single(result, args, at) for at, args in enumerate(unpacked)]
             else:
-                chunks += self._chunks(result, func, function_id, _sliced(items, chunksize), kind)
+                chunks = [self._single(result, (item,), at) for at, item in enumerate(items)]
         except BaseException:
-            result.begin([])  # nobody will hear of it, but the function's number is given up
+            result.forget_function()
             raise
-        self._engine.submit_all(chunks)
         result.begin(chunks)
+        self._engine.submit_all(chunks)
         return result
 
-    def _single_chunks(self, group: Any, func: Any, function_id: int, items: Iterable[Any], kind: int) -> Iterator[Chunk]:
-        """A `Chunk` for each item, sent as a plain call."""
-        limited = bool(self.soft_timeout or self.timeout)
-        starred = kind == frames.STARMAP
-        for first, item in enumerate(items):
+    def _single(self, group: Any, args: tuple[Any, ...], first: int) -> Chunk:
+        """A `Chunk` for item number `first`, sent as a plain call."""
+        if call := _plainly(args):
             # the hot path of a map: an argument that refers to nothing
-            if not starred and (call := _plainly((item,))):
-                chunk = Chunk(group, frames.CALL, function_id, call, len(call), first)
-            else:
-                args, pure = pickling.lighten_all(tuple(item) if starred else (item,))
-                chunk = self._chunk(group, func, frames.CALL, function_id, args, first, pure)
-            if limited:
-                chunk.limit(self.soft_timeout, self.timeout)
-            yield chunk
+            chunk = Chunk(group, frames.CALL, group._function_id, call, len(call), first)
+        else:
+            args, pure = pickling.lighten_all(args)
+            try:
+                call, size, large = self._packed(args, pure)
+            except Exception as exc:
+                self._explain(exc, group._func, [(_ITEM.format(first), args)])
+                raise
+            chunk = Chunk(group, frames.CALL | large, group._function_id, call, size, first)
+        if self.soft_timeout or self.timeout:
+            chunk.limit(self.soft_timeout, self.timeout)
+        return chunk
 
-    def _chunks(self, group: Any, func: Any, function_id: int, slices: Iterable[Any], kind: int) -> Iterator[Chunk]:
-        """A `Chunk` for each slice of the items."""
-        limited = bool(self.soft_timeout or self.timeout)
+    def _several(self, group: Any, items: Any, first: int, kind: int = frames.MAP) -> Chunk:
+        """A `Chunk` for some items, the first of which is number `first`."""
+        if kind == frames.STARMAP and not _UNPACKED.issuperset(map(type, items)):
+            for at, item in enumerate(items, first):
+                validate.arguments(at, item)
+        limited = self.soft_timeout or self.timeout
+        try:
+            call, size, large = self._packed(items)
+        except Exception as exc:
+            self._explain(exc, group._func, [(_ITEM.format(at), item) for at, item in enumerate(items, first)])
+            raise
+        kind |= large | (frames.TIMED if limited else 0)
+        chunk = Chunk(group, kind, group._function_id, call, size, first)
         if limited:
-            kind |= frames.TIMED
-        first = 0
-        for items in slices:
-            chunk = self._chunk(group, func, kind, function_id, items, first)
-            if limited:
-                chunk.limit(self.soft_timeout, self.timeout)
-            first += len(items)
-            yield chunk
-
-    def _chunk(
-        self, group: Any, func: Any, kind: int, function_id: int, payload: Any, first: int, pure: bool = False
-    ) -> Chunk:
-        call, size, large = self._packed(payload, func, pure)
-        return Chunk(group, kind | large, function_id, call, size, first)
+            chunk.limit(self.soft_timeout, self.timeout)
+        return chunk
 
     def _map_function_id(self, func: Any) -> int:
         """A number for this map: a function that travels by value is pickled once for all its calls."""
         function_id = self._function_id(func)
         if not function_id:
-            pickled, buffers = self._pickle(func, func)
+            try:
+                pickled, buffers = pickling.dumps(func, self._snapshot)
+            except Exception as exc:
+                self._explain(exc, func, [])
+                raise
             if buffers is not None:
                 pickled = pickle.dumps(pickle.loads(pickled, buffers=buffers), 5)
             function_id = self._engine.functions.add(func, pickled, remember=False)
@@ -369,13 +378,12 @@ class Submitting:
         self._check_running()
         validate.function(func)
         validate.number("lost_worker_timeout", lost_worker_timeout)
-        function_id = self._map_function_id(func)
-        result = kind(self, func, function_id, function_id if id(func) not in self._function_ids else 0)
         items = iter(validate.items("iterable", iterable))
-        if chunksize == 1:
-            result.begin(self._single_chunks(result, func, function_id, items, frames.MAP))
-        else:
-            result.begin(self._chunks(result, func, function_id, _batched(items, chunksize), frames.MAP))
+        function_id = self._map_function_id(func)
+        forget = function_id if id(func) not in self._function_ids else 0
+        make = self._single if chunksize == 1 else self._several
+        result = kind(self, func, function_id, forget, Input(items, chunksize, make))
+        result.begin()
         return result
 
 
@@ -383,6 +391,8 @@ _pickled: Final = pickle.dumps
 _marshalled: Final = marshal.dumps
 _FORMAT: Final = pickling.MARSHAL
 _NUMBERS: Final = pickling.PLAIN
+_ITEM: Final = "item {} of the iterable"
+_UNPACKED: Final = frozenset((tuple, list))
 _HOOKS: Final = ("callback", "error_callback", "accept_callback", "timeout_callback")
 
 
@@ -398,11 +408,8 @@ def _plainly(args: tuple[Any, ...]) -> bytes | None:
     return _marshalled(args, _FORMAT) if short else _pickled(args, 5)
 
 
-def _sliced(items: Any, size: int) -> Iterator[Any]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
+def _arguments(at: int, item: Any) -> tuple[Any, ...]:
+    """What item number `at` of a starmap unpacks to."""
+    if type(item) is not tuple:
+        validate.arguments(at, item)
+    return tuple(item)

@@ -110,9 +110,9 @@ def arguments(index: int, item: Any) -> None:
 
 def exception_classes(name: str, value: Any) -> tuple[type[BaseException], ...]:
     """Classes of exceptions."""
-    if isinstance(value, str):
+    if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a tuple of exception classes, not {type(value).__name__}: {value!r}")
-    classes = tuple(items(name, value))
+    classes = tuple(value)
     for given in classes:
         if not (isinstance(given, type) and issubclass(given, BaseException)):
             raise TypeError(f"{name} must be a tuple of exception classes, and {given!r} is none")
