@@ -401,3 +401,61 @@ def test_a_handler_that_fetches_while_next_waits(make_pool, on_alarm):
     signal.setitimer(signal.ITIMER_REAL, 0)
     assert told
     assert collections.Counter([*got, *told]) == dict.fromkeys(range(400), 1)
+
+
+@BOTH
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_closed_pool_goes_on_reading(make_pool, how, threads):
+    """`imap`, `close`, take the results as they are needed: the pool does not end between two looks at the input."""
+    pool = make_pool(2, threads=threads)
+    results = getattr(pool, how)(t.square, range(1000))
+    pool.close()
+    first = [next(results) for _ in range(5)]
+    wait_until(lambda: pool._engine.turn() or not pool._engine.core.staff._in_flight())
+    assert not pool._engine.core.staff.over
+    assert sorted([*first, *results]) == [i * i for i in range(1000)]
+    pool.join()
+
+
+@BOTH
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_join_reads_the_input_to_its_end(make_pool, how, chunksize):
+    pool = make_pool(2)
+    results = getattr(pool, how)(t.square, iter(range(1000)), chunksize)
+    pool.close()
+    pool.join()
+    assert sorted(results) == [i * i for i in range(1000)]
+
+
+@BOTH
+def test_a_forgotten_one_keeps_no_closed_pool(make_pool, how):
+    pool = make_pool(1)
+    results = getattr(pool, how)(t.square, range(1000))
+    next(results)
+    pool.close()
+    del results
+    wait_until(lambda: (gc.collect(), pool._engine.closed)[1])  # what was under way has to end first
+    pool.join()
+
+
+@BOTH
+def test_a_terminated_pool_reads_no_further(make_pool, how):
+    pool = make_pool(2)
+    items = Counted()
+    results = getattr(pool, how)(t.square, items)
+    next(results)
+    pool.terminate()
+    pool.join()
+    given = items.given
+    ended = []
+    while len(ended) <= given:
+        try:
+            next(results)
+        except StopIteration:
+            break
+        except (WorkerLostError, ValueError) as exc:
+            ended.append(exc)
+    assert items.given == given
+    assert "Pool not running: it was terminated" in str(ended[-1])
+    with pytest.raises(StopIteration):
+        next(results)

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from .._core.staff import Standing
 from .._supervisor.driver import moment_in
 from .._typing import TYPE_CHECKING, Any, Final
 from .._wire import errors, frames, pickling
@@ -70,6 +72,10 @@ class Input:
             chunk = _failed(iterator, pickling.own_error(exc, self._make, iterator, taken, first))
         self._chunk = chunk
         return chunk
+
+    def end(self, error: Exception) -> None:
+        """Take no more of it: `error` says why."""
+        self._ended, self.error, self._taken, self._chunk = True, error, [], None
 
     def drop(self) -> None:
         """The chunk has been submitted."""
@@ -125,6 +131,7 @@ class IMapIterator:
 
     _job: int
     _forget = 0
+    _begun = False
     told_of_chunks = False  # results are waited for one by one
 
     def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
@@ -144,8 +151,15 @@ class IMapIterator:
         self._advancing = False  # somebody does
 
     def begin(self) -> None:
-        """Submit the first chunks."""
-        self._advance()
+        """Submit the first chunks. Until the input has been read to its end the pool does not end, unless it is terminated."""
+        self._begun = True
+        self._pool._lazy_maps.add(self)
+        self._pool._engine.core.staff.reading.add(self._job)
+        self._advance(self._bound())
+
+    def read_on(self) -> None:
+        """Submit all that is left of the input, however much it is."""
+        self._advance(sys.maxsize)
 
     def __iter__(self) -> IMapIterator:
         return self
@@ -163,7 +177,7 @@ class IMapIterator:
                 value, self._rest = self._rest
                 return value
             if items.given - self._fetched <= self._low:
-                self._advance()
+                self._advance(self._bound())
             chunk = queue[0] if queue else None
             if chunk is None or not chunk.state:
                 if items.given > self._fetched:
@@ -226,32 +240,36 @@ class IMapIterator:
         ahead = AHEAD_MIN if run_s is None else int(AHEAD_S / (run_s + 1e-6))
         return min(max(ahead, AHEAD_MIN), AHEAD_MAX) * self._pool._processes
 
-    def _advance(self) -> None:
-        """Have more of the input submitted, in one thread at a time."""
-        if self._advancing and self._input.given > self._fetched:
+    def _advance(self, bound: int) -> None:
+        """Have more of the input submitted, in one thread at a time, until so many chunks are given and not fetched."""
+        if self._advancing and self._fetched < self._input.given < bound:
             return  # somebody is at it, and results are under way
         with self._lock:
             if not self._advancing:
                 self._advancing = True
                 try:
-                    self._submit_more()
+                    self._submit_more(bound)
                 finally:
                     self._advancing = False
-            elif self._input.given <= self._fetched:  # we hold the lock, so this very thread is at it
+            elif self._input.given <= self._fetched or bound == sys.maxsize:  # we hold the lock, so this very thread is at it
                 raise RuntimeError(
-                    "next() of an imap's results was called while it took from its input, in the input itself or in a signal"
-                    " handler, and no results are under way that it could wait for"
+                    "an imap's results, or its pool's end, were asked for while it took from its input, in that input itself or"
+                    " in a signal handler, and no results are under way that could be waited for"
                 )
 
-    def _submit_more(self) -> None:
+    def _submit_more(self, bound: int) -> None:
         """With the lock held. After an exception the same chunk comes again, and everything done with it may be done twice."""
         items, engine = self._input, self._pool._engine
-        bound = self._bound()
+        staff = engine.core.staff
         self._low = bound // 2
         for _ in range(items.given - self._fetched, bound):
+            if staff.standing > Standing.CLOSE and not self._input_ended:
+                # each item would be submitted only to fail, of an endless input for ever
+                items.end(self._pool._refusal())
             chunk = items.peek(self)
             if chunk is None:
                 self._input_ended, self._low = True, -1
+                self._let_end()
                 return
             if not chunk.state:
                 engine.submit(chunk)
@@ -259,6 +277,13 @@ class IMapIterator:
             if chunk.kind & frames.LARGE:
                 self._pool._own(chunk)  # the input may fill the same array anew
             items.drop()
+
+    def _let_end(self) -> None:
+        """The pool need not wait for this input any more."""
+        engine = self._pool._engine
+        engine.core.staff.reading.discard(self._job)
+        if engine.core.staff.standing:
+            engine.wake()
 
     def _enqueue(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
@@ -270,6 +295,8 @@ class IMapIterator:
         # every chunk under way holds us: there is none
         if self._forget:
             self._pool._engine.functions.unneeded.append(self._forget)
+        if self._begun:
+            self._let_end()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._job} pending:{self._input.given - self._fetched}>"

@@ -28,6 +28,7 @@ from .._wire import frames
 from .._worker.settings import WorkerSettings
 from . import story, validate
 from .handles import WorkerHandle
+from .imap import IMapIterator
 from .results import ApplyResult, Handle
 from .submitting import Submitting
 
@@ -120,6 +121,7 @@ class Pool(Submitting):
         self._putlock = semaphore if semaphore is not None else threading.Semaphore(max(processes, 1))
         self._down_with_status = _takes_two(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
+        self._lazy_maps: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
         settings = WorkerSettings(
             initializer, tuple(validate.items("initargs", initargs)), on_process_exit,
             memory_kb, memory_in_total=celery,
@@ -177,12 +179,15 @@ class Pool(Submitting):
             self._engine.turn_beside(0.01)
 
     def _refuse(self) -> None:
-        """Raise why nothing can be submitted."""
         self._engine.refuse_strangers()
+        super()._refuse()
+
+    def _refusal(self) -> Exception:
         staff = self._engine.core.staff
         if staff.standing is Standing.BROKEN and staff.broken_by is not None:
-            raise story.tell(staff.broken_by, None, None).exception
-        raise ValueError(f"Pool not running: it was {'closed' if staff.standing is Standing.CLOSE else 'terminated'}")
+            broken: Exception = story.tell(staff.broken_by, None, None).exception
+            return broken
+        return ValueError(f"Pool not running: it was {'closed' if staff.standing is Standing.CLOSE else 'terminated'}")
 
     def close(self) -> None:
         """Take no more calls. Those submitted are worked off, then the workers exit."""
@@ -206,6 +211,9 @@ class Pool(Submitting):
             raise NotClosedError("Pool is still running: call close() or terminate() before join()")
         if _must_not_wait(engine):
             return
+        if engine.core.staff.standing is Standing.CLOSE:
+            for results in list(self._lazy_maps):
+                results.read_on()  # what was begun is worked off, also if nobody takes the results meanwhile
         engine.wait(engine.end)
         engine.release()  # also of one that is closed: its callbacks may run yet, or an exception cut this short
         self._finalizer.cancel()

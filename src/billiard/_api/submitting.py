@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import marshal
 import pickle
+import weakref
 from collections.abc import Callable, Iterable
 
 from .._supervisor.engine import Engine
@@ -37,6 +38,7 @@ class Submitting:
     putlocks: bool
     synack: bool
     threads: bool
+    _lazy_maps: weakref.WeakSet[IMapIterator]
 
     def _check_running(self) -> None:
         if self._engine.core.staff.standing or self._engine.closed:
@@ -44,6 +46,9 @@ class Submitting:
 
     def _refuse(self) -> None:
         """Raise why nothing can be submitted."""
+        raise self._refusal()
+
+    def _refusal(self) -> Exception:
         raise NotImplementedError
 
     @property
