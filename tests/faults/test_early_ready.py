@@ -22,6 +22,7 @@ PID = 1 << 30  # nobody's
 
 class Scripted:
     method = "script"
+    starts_at_once = False
 
     def __init__(self, engine):
         self.read, self._write = os.pipe()
