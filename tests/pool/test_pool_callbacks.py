@@ -1,5 +1,6 @@
 """Callbacks and hooks: in order, out of the pool's way, whatever they raise."""
 
+import gc
 import select
 import threading
 import time
@@ -289,3 +290,35 @@ def test_billiards_timeout_error_is_multiprocessings(pool):
     with pytest.raises(multiprocessing.TimeoutError):
         pool.apply_async(t.nap, (0.2,)).get(0.01)
     assert billiard.TimeoutError is multiprocessing.TimeoutError
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_callback_may_wait_for_a_slot(make_pool, threads):
+    """The slot of the call that it is told of is free by then."""
+    pool = make_pool(2, putlocks=True, threads=threads)
+    values = []
+
+    def again(value):
+        for i in range(3):
+            pool.apply_async(t.add, (value, i), callback=values.append)
+
+    handles = [pool.apply_async(t.square, (i,), callback=again) for i in range(10)]
+    for handle in handles:
+        handle.get(WITHIN_S)
+    wait_until(lambda: (pool.turn(), len(values) == 30)[1])
+    assert sorted(values) == sorted(i * i + k for i in range(10) for k in range(3))
+
+
+def test_a_slot_is_given_back_once(make_pool):
+    pool = make_pool(1, putlocks=True)
+    pool.apply_async(t.square, (2,), callback=lambda value: None).get(WITHIN_S)
+    wait_until(lambda: pool._putlock._free.qsize() == 1)
+    handle = pool.apply_async(t.nap, (30,))
+    assert pool._putlock._free.qsize() == 0
+    handle.terminate(9)
+    handle.wait(WITHIN_S)
+    assert pool._putlock._free.qsize() == 1
+    with pytest.raises(TypeError):
+        pool.apply_async(lambda: None, callback="nothing")
+    gc.collect()
+    assert pool._putlock._free.qsize() == 1

@@ -378,3 +378,21 @@ def test_pools_shrunk_by_many_threads_at_once_keep_one_worker(make_pool):
     engine.change = change
     assert pool._processes == 1
     assert Pool.apply(pool, t.add, (1, 2)) == 3
+
+
+@pytest.mark.parametrize("make", [
+    lambda pool: pool.apply_async(t.nap, (30,)),
+    lambda pool: pool.map_async(t.nap, [30]),
+    lambda pool: pool.map_async(t.nap, [30], callback=print),
+], ids=["a call", "a map", "a map with a callback"])  # fmt: skip
+def test_who_looks_again_and_again_is_not_remembered_for_each_look(make_pool, make):
+    pool = make_pool(2)
+    driven, looked_at = pool.apply_async(t.nap, (30,)), make(pool)
+    driving = threading.Thread(target=lambda: driven.wait(WITHIN_S))
+    driving.start()
+    wait_until(lambda: pool._engine.driver._pilot.locked())
+    for _ in range(50):
+        looked_at.wait(0.001)
+    assert len(looked_at._wakers) <= 1
+    pool.terminate()
+    driving.join(WITHIN_S)

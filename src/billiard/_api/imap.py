@@ -12,6 +12,7 @@ between them and the `return`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import sys
@@ -306,7 +307,9 @@ class IMapUnorderedIterator(IMapIterator):
     """The results as they come."""
 
     told_of_chunks = True
-    _wakers: tuple[Callable[[], None], ...] = ()  # of threads that wait for any of them
+    def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
+        super().__init__(pool, func, function_id, forget, items)
+        self._wakers: list[Callable[[], None]] = []  # of threads that wait for any of them
 
     def _enqueue(self, chunk: Chunk) -> None:
         # watched: it comes into the queue when it has ended, unless it has failed here already
@@ -318,13 +321,13 @@ class IMapUnorderedIterator(IMapIterator):
             # appended first: cut short in between, it is appended twice, and the second is dropped when met
             self._queue.append(chunk)
             chunk.queued = True
-        wakers = self._wakers
-        if wakers:
+        if self._wakers:
+            wakers = tuple(self._wakers)
             for wake in wakers:
                 wake()
             # not before: cut short, this is repeated. And no others: another thread may have come meanwhile
-            count = len(wakers)
-            self._wakers = self._wakers[count:]
+            for wake in wakers:
+                self.unwatch(wake)
 
     @property
     def state(self) -> int:
@@ -333,9 +336,14 @@ class IMapUnorderedIterator(IMapIterator):
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when there is a result; at once if there is one."""
-        self._wakers = (*self._wakers, wake)
+        self._wakers.append(wake)
         if self.state:
             wake()
+
+    def unwatch(self, wake: Callable[[], None]) -> None:
+        """`wake` need not be called any more."""
+        with contextlib.suppress(ValueError):
+            self._wakers.remove(wake)
 
     def _wait(self, chunk: Chunk | None, deadline: float | None) -> bool:
         return self._pool._engine.wait(self, rest_until(deadline))

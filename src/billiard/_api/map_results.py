@@ -33,8 +33,8 @@ class Chunk(Awaited):
             self.watched = True
 
     def announce(self) -> None:
-        for wake in self._wakers:
-            wake()
+        if self._wakers is not None:
+            self._wake_all()
         self.group.chunk_settled(self)
 
     def resolve(self) -> bool:
@@ -110,7 +110,7 @@ class MapResult(Handle):
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when all calls have ended; at once if they have."""
-        self._wakers = (*self._wakers, wake)
+        self._add_waker(wake)
         self.told_of_chunks = True
         for chunk in self._chunks[self._open :]:
             chunk.watched = True

@@ -30,6 +30,7 @@ from . import story, validate
 from .handles import WorkerHandle
 from .imap import IMapIterator
 from .results import ApplyResult, Handle
+from .slots import Slots
 from .submitting import Submitting
 
 RUN: Final = 0
@@ -118,7 +119,7 @@ class Pool(Submitting):
         self.max_restarts, self.max_restart_freq = max_restarts, max_restart_freq
         self.threads, self.putlocks, self.allow_restart, self.synack = bool(threads), putlocks, allow_restart, bool(synack)
         self._maxtasksperchild, self._max_memory_per_child = quota, max_memory_per_child
-        self._putlock = semaphore if semaphore is not None else threading.Semaphore(max(processes, 1))
+        self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
         self._down_with_status = _takes_two(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
         self._lazy_maps: weakref.WeakSet[IMapIterator] = weakref.WeakSet()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from .._wire import frames
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError
 from . import outcome
+from .slots import Slot
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -35,7 +37,7 @@ class Callbacks:
     accept: Callable[[int, float], Any] | None = None
     timeout: Callable[..., Any] | None = None
     propagate: tuple[type[BaseException], ...] = ()
-    slot: Any = None  # the semaphore to release at the end
+    slot: Any = None  # to release at the end: our own at once, a user's semaphore where user code runs
     told = False
 
     def __init__(self, success: Any = None, error: Any = None, accept: Any = None, timeout: Any = None) -> None:
@@ -52,13 +54,29 @@ class Callbacks:
 class Awaited(Job):
     """A job whose end somebody may wait for. What tells of it runs under the engine's lock: repeatable, and no user code."""
 
-    _wakers: tuple[Callable[[], None], ...] = ()
+    _wakers: list[Callable[[], None]] | None = None
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when it has ended; at once if it has."""
-        self._wakers = (*self._wakers, wake)
+        self._add_waker(wake)
         self.watched = True
         if self.state:
+            wake()
+
+    def _add_waker(self, wake: Callable[[], None]) -> None:
+        # no call between the look and the store, so no other thread either: two lists, and one waker would be lost
+        if self._wakers is None:
+            self._wakers = []
+        self._wakers.append(wake)
+
+    def unwatch(self, wake: Callable[[], None]) -> None:
+        """Who asked for `wake` waits no more. Kept, it would be one for each look of a caller who looks again and again."""
+        if self._wakers is not None:
+            with contextlib.suppress(ValueError):
+                self._wakers.remove(wake)
+
+    def _wake_all(self) -> None:
+        for wake in tuple(self._wakers or ()):
             wake()
 
 
@@ -109,9 +127,11 @@ class Handle(Awaited):
     # -- the engine's side: see Awaited
 
     def announce(self) -> None:
-        for wake in self._wakers:
-            wake()
+        if self._wakers is not None:
+            self._wake_all()
         if self.callbacks is not None:
+            if self.callbacks.slot.__class__ is Slot:
+                self.callbacks.slot.release()  # a callback may wait for one
             self._pool._engine.announcer.pending.append(self)  # not `add`: it is its own guard against a second time
 
     # -- where user code runs

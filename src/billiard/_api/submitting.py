@@ -19,6 +19,7 @@ from . import story, validate
 from .imap import IMapIterator, IMapUnorderedIterator, Input
 from .map_results import Chunk, MapResult
 from .results import ApplyResult, Callbacks
+from .slots import Slot, Slots
 
 
 class Submitting:
@@ -162,11 +163,11 @@ class Submitting:
                 callbacks.propagate = validate.exception_classes("callbacks_propagate", callbacks_propagate)
             job.callbacks, job.watched = callbacks, True
             if wanted:
-                self._acquire_slot()
-                callbacks.slot = self._putlock
+                slot = Slot(self._putlock) if type(self._putlock) is Slots else self._putlock
+                self._acquire_slot(slot)
+                callbacks.slot = slot
 
-    def _acquire_slot(self) -> None:
-        slot = self._putlock
+    def _acquire_slot(self, slot: Any) -> None:
         if not self.threads:
             while not slot.acquire(False):
                 self._engine.turn(-1.0)

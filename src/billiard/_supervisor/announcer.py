@@ -60,8 +60,10 @@ class Announcer:
         """Let the thread run what was added. One hand-over a turn, however many results it brought. Under the pool's lock."""
         if not self._threaded:
             return
-        self._queue.put(list(self.pending))
-        self.pending.clear()
+        batch = list(self.pending)
+        self._queue.put(batch)
+        for _ in batch:  # no others: a map that its caller found to be over is added without the lock
+            self.pending.popleft()
         if self._thread is None:
             # stored when it has started, here and by itself: cut short in between, one that never started would be trusted
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)

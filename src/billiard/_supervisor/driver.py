@@ -34,6 +34,9 @@ class Target(Protocol):
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when `state` is no longer 0; at once if it is so already."""
 
+    def unwatch(self, wake: Callable[[], None]) -> None:
+        """`wake` need not be called any more."""
+
 
 class Machine(Protocol):
     """What is driven."""
@@ -154,9 +157,13 @@ class Driver:
         lock = threading.Lock()
         lock.acquire()
         stays = False
+
+        def wake() -> None:
+            _release(lock)
+
         try:
             self._waiting[key] = lock
-            target.watch(lambda: _release(lock))
+            target.watch(wake)
             in_time = True
             if not target.state and self._pilot.locked():
                 if deadline is None:
@@ -169,6 +176,7 @@ class Driver:
         finally:
             try:
                 self._waiting.pop(key, None)
+                target.unwatch(wake)
                 if not stays and not self._pilot.locked():
                     # the pilot may have left it to us, and we leave too; the supervisor may be parked, and would be for ever
                     self._hand_over()

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -39,6 +40,10 @@ class _End:
         self.wakers.append(wake)
         if self.state:
             wake()
+
+    def unwatch(self, wake: Callable[[], None]) -> None:
+        with contextlib.suppress(ValueError):
+            self.wakers.remove(wake)
 
 
 class Ending(Waiting):

@@ -286,7 +286,7 @@ class Engine(Ending):
         if self.announcer.pending:
             self.announcer.release()
         if self.end.wakers and self.end.state:
-            for wake in self.end.wakers:
+            for wake in tuple(self.end.wakers):
                 wake()
         if self.driver.pilot_elsewhere:
             self.wake()
