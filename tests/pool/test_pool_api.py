@@ -272,6 +272,11 @@ def test_fileno_and_next_deadline(make_pool):
     assert pool.next_deadline() is None
     pool.apply_async(t.nap, (0.2,), timeout=5)
     assert pool.next_deadline() is not None
+    pool.terminate()
+    pool.join()
+    assert pool.next_deadline() is None
+    with pytest.raises(ValueError, match="the pool has ended"):
+        pool.fileno()
 
 
 def test_on_job_ready_and_send_ack_are_there(pool):

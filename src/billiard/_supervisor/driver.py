@@ -4,6 +4,8 @@
                         to fight for the interpreter. It is back 20 ms after the last caller left, or at the next deadline.
     a blocked caller    (`get`, `join`, ...) drives until it has what it waits for, so `apply` costs no change of thread.
                         A second caller waits on a lock of its own and takes over when the first leaves.
+    ... inside another  A signal handler, or a callback in `turn`: the wait that it interrupted goes on only when it is through. It
+                        drives beside whoever does.
     an outer loop       (``threads=False``) calls `turn` when `fileno()` is readable or `next_deadline()` has come.
 
 The lock (`crank`) is held only while events are applied, never while polling. Submitters do not wait for it: they append
@@ -18,10 +20,10 @@ import time
 from collections.abc import Callable
 
 from .._typing import Any, Final, Protocol
+from .poll_set import LONGEST_S
 
 CALLERS_GONE_S: Final = 0.020
-NESTED_S: Final = 0.020
-LONGEST_S: Final = 1e6  # what a lock or a poll set can wait for at once; whoever wants more waits again
+LOOK_INSIDE_S: Final = 0.020  # a caller inside another looks so often whether it has what it waits for
 _FOREVER: Final = -1.0
 
 
@@ -119,7 +121,7 @@ class Driver:
                     "a signal handler has interrupted the pool in the middle of its work, which can go on only when the handler"
                     " returns: it cannot wait for the pool"
                 )
-            rest = NESTED_S if deadline is None else min(NESTED_S, deadline - time.monotonic())
+            rest = LOOK_INSIDE_S if deadline is None else min(LOOK_INSIDE_S, deadline - time.monotonic())
             machine.turn_beside(max(rest, 0.0))
             if rest <= 0:
                 return bool(target.state)

@@ -74,6 +74,8 @@ class Engine(Ending):
 
     def next_deadline(self) -> float | None:
         """When `turn` must be called at the latest, in seconds of the monotonic clock; None: no such time."""
+        if self.closed:
+            return None
         if self._unfinished or (self.announcer.pending and not self.threaded):  # the latter: cut short before them
             return 0.0
         return self.core.next_deadline()

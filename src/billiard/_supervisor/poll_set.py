@@ -16,7 +16,7 @@ from .._wire.closing import close_all
 IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
 OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
 Events = list[tuple[int, int]]
-_LONGEST_S: Final = 1e6  # of what epoll can wait for at once, which is 2 ** 31 ms
+LONGEST_S: Final = 1e6  # what epoll (2 ** 31 ms) and locks can wait for at once; whoever wants more waits again
 _EVENTS: Final = 128  # at one look; what is ready beyond them is so at the next
 
 
@@ -56,6 +56,8 @@ class PollSet:
 
     def fileno(self) -> int:
         """A descriptor that is readable when `turn` has something to do."""
+        if self.closed:
+            raise ValueError("the pool has ended, and has no descriptor any more")
         return self._poll.fileno() if self._poll is not None else -1
 
     def _look(self) -> Events:
@@ -73,7 +75,7 @@ class PollSet:
 
     def _poll_for(self, timeout: float) -> Events:
         """What is ready within `timeout` seconds (-1: whenever it is). Raises ValueError when the set is closed."""
-        events: Events = self._poll.poll(min(timeout, _LONGEST_S))
+        events: Events = self._poll.poll(min(timeout, LONGEST_S))
         return events
 
     def wake(self) -> None:
