@@ -4,8 +4,8 @@
                         to fight for the interpreter. It is back 20 ms after the last caller left, or at the next deadline.
     a blocked caller    (`get`, `join`, ...) drives until it has what it waits for, so `apply` costs no change of thread.
                         A second caller waits on a lock of its own and takes over when the first leaves.
-    ... inside another  A signal handler, or a callback in `turn`: the wait that it interrupted goes on only when it is through. It
-                        drives beside whoever does.
+    ... inside another  A signal handler, or a callback in `turn`: the wait that it interrupted goes on only when it is
+                        through. It drives beside whoever does.
     an outer loop       (``threads=False``) calls `turn` when `fileno()` is readable or `next_deadline()` has come.
 
 The lock (`crank`) is held only while events are applied, never while polling. Submitters do not wait for it: they append
