@@ -101,6 +101,7 @@ class Input:
             if _raised_by_a_handler(exc):
                 self._ended, self.error = False, None  # not the input's error, and meant for now
                 raise
+            self._taken = []  # as in multiprocessing: the error stands for the chunk in which it was raised
         else:
             self._ended = len(self._taken) < self._size
 
