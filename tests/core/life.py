@@ -137,7 +137,7 @@ class Life(World):
             self.jobs.append(job)
             self.queued[job] = self.unended[job] = None
             dispatch.backlog.append(job)
-            if dispatch.idle or dispatch.open or dispatch.starting:
+            if dispatch.idle or dispatch.open:
                 self.driver.kick()
             else:
                 self.driver.readable = True

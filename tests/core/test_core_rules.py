@@ -693,6 +693,20 @@ class TestBreakdown:
         bench.core.staff.exited(bench.worker, status, 0.0)
         assert bench.core.staff.standing is Standing.RUN
 
+    def test_what_it_let_be_is_not_what_it_was_reading(self):
+        bench = Bench()
+        bench.warm()
+        running, skipped, unread = bench.submit(*jobs(3))
+        bench.board.on(1)
+        bench.core.blows.recall(bench.worker, 2, 1.0)
+        bench.result(bench.worker, 1)
+        bench.board.on(2)
+        bench.board.skipped_from = 2
+        bench.core.staff.exited(bench.worker, -9, 2.0)
+        assert running.state == RESULT
+        assert (skipped.deaths, unread.deaths) == (0, 1)
+        assert list(bench.core.dispatch.backlog) == [skipped, unread]
+
     def test_what_ran_when_the_pool_gave_up_had_started(self):
         bench = Bench(2, restarts=RestartIntensity(0, 10.0))
         running, waiting, fatal = bench.submit(job(), job(), job())
@@ -740,129 +754,6 @@ class TestBreakdown:
         bench.core.decide(0.0)
         assert bench.core.staff.over
         assert not bench.orders(core_staff.SPAWN)
-
-
-class TestAhead:
-    """Calls for workers that are not ready yet."""
-
-    def starting(self, size=1, **options):
-        bench = Bench.__new__(Bench)
-        bench.core, bench.boards = Core(size, **options), {}
-        bench.core.decide(0.0)
-        return bench, [self.start(bench, worker) for _, worker, _ in bench.orders(core_staff.SPAWN)]
-
-    def start(self, bench, worker):
-        worker.board, worker.pid = FakeBoard(), worker.ident
-        bench.core.staff.started(worker)
-        return worker
-
-    def test_one_each_and_only_when_nobody_else_has_room(self):
-        bench, (first, second) = self.starting(2)
-        bench.warm()
-        bench.core.staff.ready(first)
-        one, *others = bench.submit(*jobs(4))
-        assert one.holder is first
-        assert [job.holder for job in others] == [first] * 3
-        bench, (first, second) = self.starting(2)
-        waiting = bench.submit(*jobs(4))
-        assert [job.holder for job in waiting] == [first, second, None, None]
-
-    def test_not_twice(self):
-        bench, (worker,) = self.starting()
-        bench.warm()
-        one = bench.submit(job())
-        bench.core.staff.started(worker)
-        bench.core.dispatch.starting[worker] = None  # an exception came before it was taken out
-        another = bench.submit(job())
-        assert one.holder is worker
-        assert another.holder is None
-
-    def test_not_a_large_one(self):
-        bench, _ = self.starting()
-        assert bench.submit(job(size=ALONE_FROM + 1)).holder is None
-
-    def test_it_runs_as_soon_as_the_worker_is_ready(self):
-        bench, (worker,) = self.starting()
-        one, two = bench.submit(*jobs(2))
-        bench.core.staff.ready(worker)
-        bench.result(worker, 1)
-        bench.core.decide(0.0)
-        assert one.state == RESULT
-        assert two.holder is worker
-
-    def test_a_result_that_comes_with_the_news_of_readiness(self):
-        bench, (worker,) = self.starting()
-        bench.submit(job())
-        bench.result(worker, 1)
-        bench.core.staff.ready(worker)
-        assert worker in bench.core.dispatch.idle
-
-    def test_it_is_taken_back_from_a_slow_start(self):
-        bench, (slow, quick) = self.starting(2)
-        one, _ = bench.submit(*jobs(2))
-        bench.core.staff.ready(quick)
-        bench.result(quick, 1)
-        bench.run_timers(STALL_S)
-        assert slow.board.recalled == [1]
-        bench.fence(STALL_S)
-        assert one.holder is quick
-        bench.core.staff.ready(slow)
-        assert slow in bench.core.dispatch.idle
-        assert slow.resume == 1
-
-    def test_the_last_call_of_a_quota_retires_it_when_it_is_ready(self):
-        bench, (worker,) = self.starting(max_tasks_per_child=1)
-        bench.submit(job())
-        assert worker.phase is Phase.STARTING
-        bench.core.staff.ready(worker)
-        bench.core.decide(0.0)
-        assert worker.phase is Phase.RETIRING
-        assert worker.retire_status == EX_RECYCLE
-
-    def test_who_dies_before_it_is_ready_has_read_nothing(self):
-        bench, workers = self.starting(max_tasks_per_child=1)
-        one = bench.submit(job())
-        for _ in range(fates.MAX_DEATHS_AT_RECEIPT):
-            bench.core.staff.exited(workers[-1], -9, 0.0)
-            assert one.holder is None
-            bench.core.decide(0.0)
-            workers += [self.start(bench, worker) for _, worker, _ in bench.orders(core_staff.SPAWN)]
-            bench.core.decide(0.0)
-            assert one.holder is workers[-1]
-        assert not one.deaths
-        assert not one.state
-
-    @pytest.mark.parametrize("busy", [False, True], ids=["holds nothing", "holds a call"])
-    def test_its_seat_goes_to_one_that_is_ready(self, busy):
-        bench, (leaving, slow) = self.starting(2)
-        bench.core.dispatch.starting.clear()
-        bench.core.staff.ready(leaving)
-        on = bench.submit(job())
-        assert on.holder is leaving
-        if busy:
-            bench.core.dispatch.starting[slow] = None
-            bench.submit(job())
-            assert slow.inflight
-        bench.core.staff.retire(leaving, EX_RECYCLE)
-        bench.core.decide(0.0)
-        ((_, replacement, _),) = bench.orders(core_staff.SPAWN)
-        self.start(bench, replacement)
-        assert not replacement.seated  # the one that leaves and the one that starts have them
-        bench.core.staff.ready(replacement)
-        bench.core.decide(0.0)
-        if busy:
-            assert not replacement.seated
-            bench.run_timers(STALL_S)
-            bench.fence(STALL_S)
-        assert replacement.seated
-        assert not slow.seated
-        assert bench.submit(job(function_id=2)).holder is not slow
-        bench.core.staff.ready(slow)
-        bench.core.decide(0.0)
-        assert not slow.seated
-        bench.result(leaving, 1)
-        bench.core.staff.emptied(leaving)
-        assert slow.seated
 
 
 class TestStall:
@@ -1116,6 +1007,23 @@ class TestTerminate:
         assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, SIGKILL)]
         bench.core.staff.exited(worker, -9, 1.0)
         assert (victim.body.cause, victim.body.started) == (Cause.TERMINATED, True)
+
+    def test_ended_by_a_taking_back_that_was_cut_short(self):
+        """It was settled, an exception came before it was out of flight, and the worker has come to it since and let it be."""
+        bench = Bench()
+        bench.warm()
+        _, victim, other = bench.submit(*jobs(3))
+        worker, board = bench.worker, bench.board
+        board.on(1)
+        bench.core.blows.terminate(victim, 15, 0.0)
+        bench.core.dispatch.settle(victim, None)
+        bench.result(worker, 1)
+        board.on(2)
+        board.skipped_from = 2
+        bench.fence(0.0)
+        assert victim not in worker.inflight.values()
+        assert other.state == 0
+        assert not bench.orders(core_blows.KILL)
 
     def test_wanted_while_another_blow_is_under_way(self):
         bench = Bench()

@@ -56,8 +56,6 @@ LIMIT_LATE_S = 0.050  # no limit is enforced later than this
 GRACE_S = 60.0  # virtual seconds in which the healthy phase must come to rest
 SIGKILL, SIGTERM, SIGUSR1 = 9, 15, 10
 SYNACK_FLAG, ACCEPT_FLAG = 2, 1
-STRIDE = 10_000_000  # lives of one seed; the seed times this, plus the life's index, is its number
-AHEAD_FROM = STRIDE // 2  # from this index on, workers that start are given calls ahead
 
 
 _CELLS = {RECALLED: "recalled", SOFT_NUMBER: "soft number", SOFT_ITEM: "soft item"}
@@ -523,7 +521,7 @@ class Driver:
             process.settle_parent()  # the poll was a system call
         self.process(world.now)
         dispatch = self.core.dispatch
-        if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
+        if dispatch.backlog and (dispatch.idle or dispatch.open):
             self.kick()
 
     def kick(self) -> None:
@@ -539,7 +537,7 @@ class Driver:
             finally:
                 if dispatch.unwritten:
                     self.readable = True
-            if not (dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting)):
+            if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
                 return
         raise Violation("the kick does not come to an end")
 
@@ -637,7 +635,7 @@ class Driver:
         self.carry_out(self.world.now)
         self.unfinished = rest
         dispatch = self.core.dispatch
-        if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
+        if dispatch.backlog and (dispatch.idle or dispatch.open):
             self.kick()
 
     def _write_all(self) -> None:
@@ -817,8 +815,6 @@ class Driver:
         hands = worker.hands
         if what == "started":
             worker.pid = value
-            if self.world.ahead:
-                self.core.staff.started(worker)
             if hands.kill_on_start:
                 self._kill(worker, hands.kill_on_start)
         elif what == "exited":
@@ -910,7 +906,6 @@ class World:
 
     def __init__(self, seed: int, log: list[str] | None = None) -> None:
         self.seed = seed
-        self.ahead = seed % STRIDE >= AHEAD_FROM
         self.log = log
         self.rng = rng = random.Random(seed)
         self.chance_ = rng.random
@@ -951,7 +946,6 @@ class World:
         self.synack = rng.random() < 0.08
         self.window = 1 if self.synack else rng.choice((1, 3, 64, 4096))
         self.max_restarts = some(0.15, rng.randint(0, 4), None)
-        self.slow_starts = some(0.3, rng.choice((0.1, 0.5)), 0.0) if self.ahead else 0.0
         self.known = some(0.6, {1: rng.choice((0.5, 20.0, 900.0)), 2: rng.choice((5.0, 400.0))}, {})
         self.pipe = rng.choice((1, 3, 1000, 1000))
         self.preempt = rng.choice((0.0, 0.05, 0.3))
@@ -988,8 +982,6 @@ class World:
         return draw * 4e-6
 
     def start_s(self) -> float:
-        if self.slow_starts and self.chance(self.slow_starts):
-            return self.chance_() * 0.3
         return self.chance_() * 0.003
 
     def note(self, text: str) -> None:
@@ -1199,6 +1191,6 @@ class World:
                 holder = job.holder
                 if holder is not None:
                     first = next(iter(holder.inflight), 0)
-                    if (first == job.number and holder.phase is not Phase.STARTING) or holder.ident in self.stopped:
+                    if first == job.number or holder.ident in self.stopped:
                         continue  # it is next, or at the door
                 raise Violation(f"{job} waits while {who} is idle since {(bound + RESCUE_S - idle_from) * 1e3:.1f} ms")

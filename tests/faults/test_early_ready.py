@@ -22,7 +22,6 @@ PID = 1 << 30  # nobody's
 
 class Scripted:
     method = "script"
-    starts_at_once = False
 
     def __init__(self, engine):
         self.read, self._write = os.pipe()

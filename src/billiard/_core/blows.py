@@ -56,20 +56,17 @@ class Blows:
         self._timers = timers
         self.orders: deque[tuple[str, Worker, int]] = deque()
         self._suspensions: deque[tuple[float, float]] = deque(maxlen=256)  # from, until
-        self.disturb: Callable[[], None] = _nothing  # called when the staff must look again: at a worker struck, a seat free
+        self.doomed: Callable[[], None] = _nothing  # told when a worker is struck: it needs a replacement
         self.notices: deque[tuple[str, Any, Any]] = deque()
 
     # -- arming
 
     def given(self, worker: Worker, now: float) -> None:
-        """`worker` was given calls: watch it for a stall, behind a slow call or a slow start."""
-        if len(worker.inflight) >= _stalled_from(worker) and STALL not in worker.due:
+        """`worker` was given calls: watch it for a stall behind a slow one, and for the limits of what it holds."""
+        inflight = worker.inflight
+        if len(inflight) > 1 and STALL not in worker.due:
             worker.stalled_at = 0
             self._timers.set(worker, STALL, now + STALL_S)
-
-    def ready(self, worker: Worker) -> None:
-        """Its start was not slow: what it was given ahead need not be watched for that any more."""
-        self._timers.clear(worker, STALL)
 
     def given_limited(self, worker: Worker, least_s: float, now: float) -> None:
         """... the least of their time limits is `least_s`."""
@@ -97,15 +94,14 @@ class Blows:
             self.orders.append((KILL, worker, SIGKILL))
 
     def _check_stall(self, worker: Worker, sight: Sight, now: float) -> None:
-        if len(worker.inflight) < _stalled_from(worker):
+        if len(worker.inflight) < 2:
             return
         if worker.recalled:
             if MARK not in worker.due and worker.due.get(FENCE, NEVER_S) == NEVER_S:
                 self.recall(worker, worker.recalled, now)  # it was cut short before the fence
             return
         current = sight.current
-        stalls = current in worker.inflight and (worker.stalled_at == current or self._hoards(worker, current))
-        if stalls or worker.phase is Phase.STARTING:
+        if current in worker.inflight and (worker.stalled_at == current or self._hoards(worker, current)):
             self.recall(worker, current + 1, now)
         else:
             worker.stalled_at, worker.held_to = current, worker.next_number
@@ -184,7 +180,6 @@ class Blows:
             worker.recalled = max(number, worker.since)  # beyond every earlier recall, or the worker would not heed it
             self._dispatch.open.pop(worker, None)
             self._dispatch.idle.pop(worker, None)
-            self._dispatch.starting.pop(worker, None)
         worker.board.recall(worker.recalled)
         self._fence(worker, now)
 
@@ -205,8 +200,6 @@ class Blows:
         behind = [(number, job) for number, job in worker.inflight.items() if number > current or job.state == FATE]
         if behind:
             worker.suspect = behind[0][1]
-            if worker.phase is Phase.STARTING:
-                self.disturb()  # its seat is free for one that is ready
         # first into the backlog, then out of flight: interrupted in between, a job is found in both, and dropped from one
         self._dispatch.requeue(job for _, job in behind if job.holder is worker or job.holder is None)
         inflight = worker.inflight
@@ -254,7 +247,7 @@ class Blows:
         self.recall(worker, blow.number + 1, now)
 
     def _land(self, worker: Worker, blow: Blow, now: float) -> None:
-        self.disturb()
+        self.doomed()
         if blow.signum != SIGKILL:
             self._timers.set(worker, ESCALATE, now + TERM_GRACE_S)
         job = worker.inflight.get(blow.number)
@@ -294,8 +287,3 @@ class Blows:
         else:
             self.strike(worker, Blow(job.number, 0, signum, Cause.TERMINATED), now)
 
-
-
-def _stalled_from(worker: Worker) -> int:
-    """With how many calls a worker that does not get on keeps one from being run elsewhere."""
-    return 1 if worker.phase is Phase.STARTING else 2

@@ -4,9 +4,6 @@ A worker may hold several calls at once, or the pool would wait for a round trip
 *window*: the one it is on, and about four turns' worth of the function's run time. One never seen has a window of one,
 and whatever is prefetched behind a call that proves slow is taken back (see billiard._core.blows).
 
-A worker that is about to be ready may be given its first call ahead, and finds it when it is. Only one that is small, only
-when nobody else has room, and if it is not ready soon the call is taken back like any other that has not started.
-
 Everything here may be interrupted by an exception between any two steps and is safe to repeat: the
 statements that move a job are single assignments of several targets, in which no signal handler can run.
 """
@@ -38,7 +35,6 @@ class Dispatch:
         self.backlog: deque[Job] = deque()
         self.idle: dict[Worker, None] = {}  # seated workers that hold nothing (an ordered set)
         self.open: dict[Worker, None] = {}  # ... that hold something and perhaps have room
-        self.starting: dict[Worker, None] = {}  # ... that are not ready yet, and hold nothing
         self.settled: deque[Job] = deque()  # watched jobs that reached their end, for the driver to announce
         self.unwritten: dict[Worker, None] = {}  # given calls that the driver has not written yet
         self.limited: dict[Worker, float] = {}  # ... some of them limited: the least limit
@@ -114,24 +110,15 @@ class Dispatch:
                 self._oldest_picked = self.last_turn
             worker = worker or next(iter(open_), None)
             if worker is None:
-                if not self.starting:
-                    return
-                self._give_ahead(next(iter(self.starting)))
-                continue
+                return
             if worker.phase is not Phase.UP:
-                # condemned while it had nothing to do, or room: what it was given now would start, and be lost. Or not ready
-                # yet, with the one call it was given ahead.
+                # condemned while it had nothing to do, or room: what it was given now would start, and be lost
                 idle.pop(worker, None)
                 open_.pop(worker, None)
                 continue
             # ceil: the last idle worker must not be left without its share
             share = -(-len(backlog) // (len(idle) + len(open_)))
             self._fill(worker, share)
-
-    def _give_ahead(self, worker: Worker) -> None:
-        if worker.phase is Phase.STARTING and worker.next_number == 1 and self.backlog[0].size <= ALONE_FROM:
-            self._fill(worker, 1)
-        self.starting.pop(worker, None)
 
     def _fill(self, worker: Worker, share: int) -> None:
         """Give `worker` up to `share` jobs; afterwards it is in `open` only if it has room left."""

@@ -4,8 +4,7 @@ The rule is a level, not a reaction: `staff` compares what there is with what th
 so an interrupted or repeated call does no harm. A worker counts towards the size while it starts and while it is up;
 one that was told to leave, or struck, does not, so its replacement starts at once. To keep the pool's size a promise
 about *concurrency* all the same, a worker works only on a *seat*: there are as many seats as the pool is large, and a
-leaving worker keeps its own until it has nothing in flight. One that starts may have a seat ahead, and with it a call,
-but gives it up to any that is ready and has none.
+leaving worker keeps its own until it has nothing in flight.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Staff:
         self._failed_spawns = 0
         self.respawn_at = 0.0  # no process is to be made before, since the last could not be
         self._bench: deque[Worker] = deque()  # up, but without a seat
-        blows.disturb = self.disturb
+        blows.doomed = self.disturb
 
     def disturb(self) -> None:
         """Have `staff` look again."""
@@ -131,59 +130,28 @@ class Staff:
         self.retire(worker, fates.EX_OK)
 
     def _seat(self) -> None:
-        free = self._free_seats()
-        while self._bench:
+        free = self.size - sum(1 for worker in self.workers.values() if worker.seated)
+        while self._bench and (free > 0 or self._bench[0].seated):
             worker = self._bench[0]
             if worker.phase is Phase.UP:
                 if not worker.seated:
-                    if free <= 0:
-                        free += self._unseat_starting()
-                    if free <= 0:
-                        return
                     worker.seated = True
                     free -= 1
                 self._dispatch.released(worker)  # also again: the last time may have been cut short before it
             self._bench.popleft()
 
-    def _free_seats(self) -> int:
-        return self.size - sum(1 for worker in self.workers.values() if worker.seated)
-
-    def _unseat_starting(self) -> int:
-        """Have those give up their seats that are not ready and hold nothing. Returns how many."""
-        given_up = 0
-        for worker in self.workers.values():
-            if worker.seated and worker.phase is Phase.STARTING and not worker.inflight:
-                self._dispatch.starting.pop(worker, None)
-                worker.seated = False
-                given_up += 1
-        return given_up
-
     # -- a worker's life
-
-    def started(self, worker: Worker) -> None:
-        """There is a process, which will soon be ready: it may be given its first call."""
-        if worker.phase is Phase.STARTING and worker.next_number == 1 and not worker.seated and self._free_seats() > 0:
-            worker.seated = True
-        if worker.phase is Phase.STARTING and worker.next_number == 1 and worker.seated:
-            self._dispatch.starting[worker] = None
 
     def ready(self, worker: Worker) -> None:
         """The worker is initialised."""
         self.restless = True
         if worker.phase is Phase.STARTING:
-            self._dispatch.starting.pop(worker, None)
-            self._blows.ready(worker)
-            if worker.quota == 0:
-                self._dispatch.unwritten[worker] = None  # the call it was given ahead is its last, see `Core.assign`
             worker.phase = Phase.UP
             self._failed_starts, self._failed_spawns = 0.0, 0
             self._blows.notices.append((UP, worker, None))
         if worker.phase is Phase.UP and worker not in self._bench:
-            if worker.seated:
-                self._dispatch.released(worker)
-            else:
-                self._bench.append(worker)
-                self._seat()
+            self._bench.append(worker)
+            self._seat()
 
     def not_spawned(self, worker: Worker, error: OSError, now: float) -> float:
         """No process could be made (EAGAIN, EMFILE, ENOMEM). Returns when to try again: soon, then less often."""
@@ -200,15 +168,13 @@ class Staff:
         """Let `worker` finish the calls it holds, and leave with `status`."""
         if worker.phase in (Phase.STARTING, Phase.UP):
             self.restless = True
-            idle, open_, starting = self._dispatch.idle, self._dispatch.open, self._dispatch.starting
+            idle, open_ = self._dispatch.idle, self._dispatch.open
             # no call from here on: what is RETIRING was told so and is given nothing, and what is UP is
             self.orders += ((RETIRE, worker, status),)
             if worker in idle:
                 del idle[worker]
             if worker in open_:
                 del open_[worker]
-            if worker in starting:
-                del starting[worker]
             worker.retire_status = status
             worker.phase = Phase.RETIRING
 
@@ -224,7 +190,6 @@ class Staff:
             worker.phase = Phase.RETIRING
         self._dispatch.idle.pop(worker, None)
         self._dispatch.open.pop(worker, None)
-        self._dispatch.starting.pop(worker, None)
         self._blows._take_back(worker, number)
 
     def emptied(self, worker: Worker) -> None:
@@ -245,7 +210,6 @@ class Staff:
         self._settle_calls(worker, status, now)
         self._dispatch.idle.pop(worker, None)
         self._dispatch.open.pop(worker, None)
-        self._dispatch.starting.pop(worker, None)
         ordered = worker.phase in (Phase.RETIRING, Phase.DOOMED) or worker.leaving_from is not None
         failed_start = worker.phase is Phase.STARTING
         if not ordered:
@@ -291,8 +255,6 @@ class Staff:
         left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
         # what it let be, it had read
         suspect = next((job for number, job in unstarted.items() if number > read), None) if unstarted else worker.suspect
-        if worker.phase is Phase.STARTING:
-            suspect = None  # it was not ready to read anything
         if suspect is not None and not suspect.state and not left and not self._struck(worker):
             # it may have been reading this one when it died
             if not worker.blamed:  # one death counts once, however often this is cut short and repeated

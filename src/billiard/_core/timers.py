@@ -46,12 +46,6 @@ class Timers:
 
     def clear(self, worker: Worker, kind: str) -> None:
         worker.due.pop(kind, None)
-        self._drop_stale_first()
-
-    def _drop_stale_first(self) -> None:
-        heap = self._heap
-        while heap and not self._real(heap[0]):
-            heapq.heappop(heap)
 
     def next(self) -> float | None:
         """When the earliest entry comes up (it may prove stale then). Changes nothing."""
@@ -59,8 +53,9 @@ class Timers:
 
     def due(self, now: float) -> list[tuple[Worker, str]]:
         """The real deadlines that have passed, in order. They stay until `done`, so asking again is safe."""
-        self._drop_stale_first()
         heap = self._heap
+        while heap and heap[0][0] <= now and not self._real(heap[0]):
+            heapq.heappop(heap)
         if not heap or heap[0][0] > now:
             return []
         return [(entry[2], entry[3]) for entry in sorted(e for e in heap if e[0] <= now) if self._real(entry)]

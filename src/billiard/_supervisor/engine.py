@@ -87,7 +87,7 @@ class Engine(Ending):
         dispatch = self.core.dispatch
         dispatch.backlog.append(job)
         self._since_look += 1
-        if dispatch.idle or dispatch.starting:
+        if dispatch.idle:
             self.kick()
         elif self._since_look >= LOOK_EVERY:
             # Nobody is idle, so what was submitted can wait for company: one write for many calls. And what came back is
@@ -139,7 +139,7 @@ class Engine(Ending):
                     self.wake()  # needlessly, perhaps
                     raise
             # jobs may have come between our last look and our letting go
-            if not (dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting)):
+            if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
                 return
 
     def own(self, job: Job) -> None:
@@ -172,7 +172,7 @@ class Engine(Ending):
                 if held and held[0]:
                     self._crank.release()
             dispatch = self.core.dispatch
-            if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
+            if dispatch.backlog and (dispatch.idle or dispatch.open):
                 self.kick()
             self.rouse()
             self._tell_interrupted()
@@ -208,7 +208,7 @@ class Engine(Ending):
                 if not self.closed:  # else another thread saw the end first, and what was polled is stale
                     self._process(events, time.monotonic())
             dispatch = self.core.dispatch
-            if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
+            if dispatch.backlog and (dispatch.idle or dispatch.open):
                 self.kick()
         except BaseException:
             self.wake()  # cut short: whoever polls next must not wait for news
@@ -366,7 +366,7 @@ class Engine(Ending):
                 self.wake()
             self._tell_interrupted()
             dispatch = self.core.dispatch
-            if dispatch.backlog and (dispatch.idle or dispatch.open or dispatch.starting):
+            if dispatch.backlog and (dispatch.idle or dispatch.open):
                 self.kick()
         except BaseException:
             self.wake()

@@ -41,7 +41,6 @@ class Launcher(Protocol):
     """What the engine asks of a way to make processes."""
 
     method: str
-    starts_at_once: bool  # a worker is ready within milliseconds, and may be given a call ahead
 
     def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
         """Have a process made that serves `far_end`. Raises OSError when it cannot be."""
@@ -101,7 +100,6 @@ class TemplateLauncher:
         self._watch, self._unwatch = watch, unwatch
         self._serial = serial
         self.snapshot = MainSnapshot()
-        self.starts_at_once = settings.initializer is None
         self._pids: list[int] = []  # of the template, and of an earlier one that is not reaped yet
         self._control: socket.socket | None = None
         self._received: list[bytes] = []  # see rule 1 of billiard._wire.channel
@@ -225,8 +223,6 @@ class TemplateLauncher:
 
 class ContextLauncher:
     """Workers started by multiprocessing's own spawn or forkserver context."""
-
-    starts_at_once = False  # an interpreter comes first, or the import of the main module
 
     def __init__(
         self, context: BaseContext, settings: WorkerSettings, name_prefix: str, watch: Watch, unwatch: Watch,

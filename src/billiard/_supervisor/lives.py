@@ -105,8 +105,6 @@ class Lives(Traffic):
         elif what == STARTED:
             worker.pid = value
             hands.started()
-            if self.launcher.starts_at_once:
-                self.core.staff.started(worker)
             if hands.kill_on_start:
                 self._kill(worker, hands.kill_on_start)
             if hands.ready_early:
