@@ -12,7 +12,6 @@ between them and the `return`.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import signal
 import sys
@@ -310,7 +309,7 @@ class IMapUnorderedIterator(IMapIterator):
     told_of_chunks = True
     def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
         super().__init__(pool, func, function_id, forget, items)
-        self._wakers: list[Callable[[], None]] = []  # of threads that wait for any of them
+        self._wakers: dict[Callable[[], None], None] = {}  # of threads that wait for any of them
 
     def _enqueue(self, chunk: Chunk) -> None:
         # watched: it comes into the queue when it has ended, unless it has failed here already
@@ -337,14 +336,13 @@ class IMapUnorderedIterator(IMapIterator):
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when there is a result; at once if there is one."""
-        self._wakers.append(wake)
+        self._wakers[wake] = None
         if self.state:
             wake()
 
     def unwatch(self, wake: Callable[[], None]) -> None:
         """`wake` need not be called any more."""
-        with contextlib.suppress(ValueError):
-            self._wakers.remove(wake)
+        self._wakers.pop(wake, None)
 
     def _wait(self, chunk: Chunk | None, deadline: float | None) -> bool:
         return self._pool._engine.wait(self, rest_until(deadline))

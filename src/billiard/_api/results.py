@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable
 
@@ -54,7 +53,7 @@ class Callbacks:
 class Awaited(Job):
     """A job whose end somebody may wait for. What tells of it runs under the engine's lock: repeatable, and no user code."""
 
-    _wakers: list[Callable[[], None]] | None = None
+    _wakers: dict[Callable[[], None], None] | None = None
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when it has ended; at once if it has."""
@@ -64,16 +63,15 @@ class Awaited(Job):
             wake()
 
     def _add_waker(self, wake: Callable[[], None]) -> None:
-        # no call between the look and the store, so no other thread either: two lists, and one waker would be lost
+        # no call between the look and the store, so no other thread either: two of them, and one waker would be lost
         if self._wakers is None:
-            self._wakers = []
-        self._wakers.append(wake)
+            self._wakers = {}
+        self._wakers[wake] = None
 
     def unwatch(self, wake: Callable[[], None]) -> None:
         """Who asked for `wake` waits no more. Kept, it would be one for each look of a caller who looks again and again."""
         if self._wakers is not None:
-            with contextlib.suppress(ValueError):
-                self._wakers.remove(wake)
+            self._wakers.pop(wake, None)
 
     def _wake_all(self) -> None:
         for wake in tuple(self._wakers or ()):

@@ -1,8 +1,8 @@
-"""The engine, for a parent whose signal handlers end tasks and pools.
+"""The engine, for a parent whose signal handlers end whole pools.
 
 Celery's SIGQUIT handler terminates jobs and joins the pool, in the main thread, between any two bytecodes: also while that
-same thread is in the middle of a turn and holds the engine's lock. Waiting for the lock would wait for ever. What cannot
-have it is put down here, and done as soon as the interrupted frame is through.
+same thread is in the middle of a turn. The engine puts off by itself what changes the core. Ending a pool is more than that:
+it is put down here, and done as soon as the interrupted turn is through.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .._typing import Any
 
 
 class CeleryEngine(Engine):
-    """`Engine` whose blows may be ordered from a signal handler."""
+    """`Engine` whose pool may be ended from a signal handler that interrupted it."""
 
     def __init__(self, *args: Any) -> None:
         self.postponed: deque[Callable[[], Any]] = deque()
@@ -40,19 +40,11 @@ class CeleryEngine(Engine):
         while self.postponed:
             self.postponed.popleft()()
 
-    def terminate_job(self, job: Job, signum: int) -> None:
-        """End one job, queued or running, and no other."""
-        self.now_or_later(lambda: super(CeleryEngine, self).terminate_job(job, signum))
-
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on. A worker that is on none has finished it: there is nothing to end."""
-
-        def end_its_job() -> None:
-            job = worker.inflight.get(worker.board.see().current) if worker.board is not None else None
-            if job is not None:
-                super(CeleryEngine, self).terminate_job(job, signum)
-
-        self.now_or_later(end_its_job)
+        job = self._job_of(worker)
+        if job is not None:
+            self.terminate_job(job, signum)
 
     def withdraw(self) -> list[Job]:
         """Take back every job that no worker was given: it never starts, and nobody is told."""

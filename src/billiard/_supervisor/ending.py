@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -29,7 +28,7 @@ class _End:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.wakers: list[Callable[[], None]] = []
+        self.wakers: dict[Callable[[], None], None] = {}
 
     @property
     def state(self) -> int:
@@ -37,13 +36,12 @@ class _End:
         return int(core.staff.over and not (core.dispatch.backlog or core.dispatch.settled or core.blows.notices))
 
     def watch(self, wake: Callable[[], None]) -> None:
-        self.wakers.append(wake)
+        self.wakers[wake] = None
         if self.state:
             wake()
 
     def unwatch(self, wake: Callable[[], None]) -> None:
-        with contextlib.suppress(ValueError):
-            self.wakers.remove(wake)
+        self.wakers.pop(wake, None)
 
 
 class Ending(Waiting):

@@ -329,11 +329,16 @@ class Engine(Ending):
 
         self.change(decide)
 
+    @staticmethod
+    def _job_of(worker: Worker) -> Job | None:
+        """The job that `worker` is on."""
+        board = worker.board  # once: another thread may bury it
+        return worker.inflight.get(board.see().current) if board is not None else None
+
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on; if it is on none, the worker."""
         signum = _checked_signal(signum)
-        board = worker.board
-        job = worker.inflight.get(board.see().current) if board is not None else None
+        job = self._job_of(worker)
         if job is not None:
             self.terminate_job(job, signum)
             return
