@@ -430,6 +430,35 @@ def test_join_reads_the_input_to_its_end(make_pool, how, chunksize):
 
 
 @BOTH
+def test_join_reads_on_behind_a_thread_that_is_reading(make_pool, how):
+    """It is in the input when `join` comes to it, and takes no more than one result afterwards."""
+    pool = make_pool(2)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def items():
+        for i in range(1000):
+            if i == 8:  # so many are taken at once; this one is, when the first result is fetched
+                entered.set()
+                assert go_on.wait(WITHIN_S)
+            yield i
+
+    results = getattr(pool, how)(t.square, items())
+    got = []
+    reader = threading.Thread(target=lambda: got.extend(itertools.islice(results, 5)))
+    reader.start()
+    assert entered.wait(WITHIN_S)
+    pool.close()
+    joined = threading.Thread(target=pool.join)
+    joined.start()
+    joined.join(0.2)  # long enough to come to the iterator
+    go_on.set()
+    reader.join(WITHIN_S)
+    joined.join(WITHIN_S)
+    assert not joined.is_alive()
+    assert sorted([*got, *results]) == [i * i for i in range(1000)]
+
+
+@BOTH
 def test_a_forgotten_one_keeps_no_closed_pool(make_pool, how):
     pool = make_pool(1)
     results = getattr(pool, how)(t.square, range(1000))

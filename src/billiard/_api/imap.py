@@ -35,6 +35,7 @@ _read: Final = pickling.read
 AHEAD_S: Final = 0.020  # so much work is kept under way for each worker
 AHEAD_MIN: Final = 4  # chunks for each worker
 AHEAD_MAX: Final = 512
+_ALL: Final = sys.maxsize  # chunks: what is left of the input, however much it is
 
 
 class Input:
@@ -160,7 +161,7 @@ class IMapIterator:
 
     def read_on(self) -> None:
         """Submit all that is left of the input, however much it is."""
-        self._advance(sys.maxsize)
+        self._advance(_ALL)
 
     def __iter__(self) -> IMapIterator:
         return self
@@ -243,7 +244,7 @@ class IMapIterator:
 
     def _advance(self, bound: int) -> None:
         """Have more of the input submitted, in one thread at a time, until so many chunks are given and not fetched."""
-        if self._advancing and self._fetched < self._input.given < bound:
+        if self._advancing and self._input.given > self._fetched and bound != _ALL:
             return  # somebody is at it, and results are under way
         with self._lock:
             if not self._advancing:
@@ -252,7 +253,7 @@ class IMapIterator:
                     self._submit_more(bound)
                 finally:
                     self._advancing = False
-            elif self._input.given <= self._fetched or bound == sys.maxsize:  # we hold the lock, so this very thread is at it
+            elif self._input.given <= self._fetched or bound == _ALL:  # we hold the lock, so this very thread is at it
                 raise RuntimeError(
                     "an imap's results, or its pool's end, were asked for while it took from its input, in that input itself or"
                     " in a signal handler, and no results are under way that could be waited for"
