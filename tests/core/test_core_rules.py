@@ -9,9 +9,19 @@ import pytest
 from billiard._core import blows as core_blows
 from billiard._core import fates
 from billiard._core import staff as core_staff
-from billiard._core.blows import FENCE, FENCE_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
+from billiard._core.blows import FENCE, FENCE_S, HOARD, HOARD_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
 from billiard._core.core import Core
-from billiard._core.dispatch import ALONE_FROM, MAX_WINDOW_BYTES, OLDEST_EVERY, OLDEST_EVERY_S, REST_US, SLOW_TURNS_US, Dispatch
+from billiard._core.dispatch import (
+    ALONE_FROM,
+    MAX_WINDOW_BYTES,
+    OLDEST_EVERY,
+    OLDEST_EVERY_S,
+    OVERHEAD_US,
+    REST_US,
+    SLOW_TURNS_US,
+    WAKING_US,
+    Dispatch,
+)
 from billiard._core.fates import EX_OK, EX_RECYCLE, Ending
 from billiard._core.restarts import RestartIntensity
 from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, Standing
@@ -286,8 +296,8 @@ class TestWindow:
     def test_the_worker_that_was_busy_last_goes_first(self):
         bench = Bench(3)
         _, second, third = bench.core.dispatch.idle
-        assert bench.submit(job()).holder is third
-        assert bench.submit(job()).holder is second
+        assert bench.submit(job(1)).holder is third
+        assert bench.submit(job(2)).holder is second
         bench.result(third, 1)
         assert bench.submit(job()).holder is third
 
@@ -340,9 +350,35 @@ class TestWindow:
     def test_idle_workers_share(self):
         bench = Bench(2)
         bench.warm()
-        bench.submit(*jobs(7))
-        assert sum(len(worker.inflight) for worker in bench.workers) == 7
-        assert min(len(worker.inflight) for worker in bench.workers) >= 2
+        bench.submit(*jobs(70))
+        assert sum(len(worker.inflight) for worker in bench.workers) == 70
+        assert min(len(worker.inflight) for worker in bench.workers) >= 20
+
+    def test_brief_calls_go_to_one_who_is_idle_again_before_another_is_awake(self):
+        bench = Bench(3)
+        bench.warm()
+        first = bench.submit(job())
+        bench.boards[first.holder].on(first.number, since=1.0)
+        holders = [bench.submit(job(), now=1.0).holder for _ in range(8)]
+        ahead = holders.index(next(holder for holder in holders if holder is not first.holder)) + 1
+        assert ahead * (1.0 + OVERHEAD_US) >= WAKING_US > (ahead - 1) * (1.0 + OVERHEAD_US)
+        assert len(set(holders)) == 3
+
+    @pytest.mark.parametrize("before", ["unknown", "long", "late"])
+    def test_nothing_waits_for_one_who_will_not_soon_be_idle(self, before):
+        bench = Bench(2)
+        bench.warm()
+        bench.warm(2, run_us=50.0)
+        first = bench.submit(job({"unknown": 3, "long": 2, "late": 1}[before]))
+        bench.boards[first.holder].on(first.number, since=1.0)
+        late_s = 1.5 * WAKING_US / 1e6 if before == "late" else 0.0
+        assert bench.submit(job(), now=1.0 + late_s).holder is not first.holder
+
+    def test_a_call_that_is_not_known_as_brief_waits_for_nobody(self):
+        bench = Bench(2)
+        bench.warm()
+        first, second = bench.submit(job(1)), bench.submit(job(2))
+        assert first.holder is not second.holder
 
     def test_ended_and_taken_entries_of_the_backlog_are_dropped(self):
         bench = Bench()
@@ -428,7 +464,7 @@ class TestSeats:
         bench = Bench(1, max_tasks_per_child=1)
         worker = bench.worker
         bench.core.dispatch.submit(job(hard_s=1.0))
-        bench.core.dispatch.assign()  # and then an exception
+        bench.core.dispatch.assign(0.0)  # and then an exception
         bench.core.dispatch.limited.clear()
         bench.core.decide(0.0)
         assert worker.phase is Phase.RETIRING
@@ -515,7 +551,6 @@ class TestDeaths:
 
     def test_it_counts_when_another_worker_has_the_call_by_then(self):
         bench = Bench(2)
-        bench.warm()
         worker = list(bench.core.dispatch.idle)[-1]
         first = bench.submit(job())
         bench.core.blows._take_back(worker, 0)
@@ -851,6 +886,34 @@ class TestStall:
         bench.boards[busy].on(2)
         bench.run_timers(2 * STALL_S)
         assert bench.boards[busy].recalled == [3]
+
+    def test_calls_that_wait_for_one_who_was_thought_to_be_sooner_are_soon_taken_back(self):
+        bench = Bench(2)
+        bench.warm()
+        slow = bench.submit(job())
+        board = bench.boards[slow.holder]
+        behind = bench.submit(job())
+        assert behind.holder is slow.holder
+        board.on(slow.number, since=0.9 * HOARD_S)
+        assert bench.run_timers(HOARD_S) == [HOARD]
+        assert board.recalled == []  # it has only begun
+        assert bench.run_timers(2 * HOARD_S) == [HOARD]
+        assert board.recalled == [behind.number]
+        bench.fence(2 * HOARD_S)
+        assert behind.holder not in (slow.holder, None)
+        assert 2 * HOARD_S + FENCE_S < STALL_S
+
+    def test_calls_that_wait_while_nobody_is_idle_are_not(self):
+        bench = Bench(2)
+        bench.warm()
+        slow = bench.submit(job())
+        bench.boards[slow.holder].on(slow.number)
+        behind = bench.submit(job())
+        other = bench.submit(job(2), now=STALL_S / 10)
+        assert slow.holder is behind.holder is not other.holder
+        bench.run_timers(HOARD_S)
+        assert bench.boards[slow.holder].recalled == []
+        assert HOARD not in slow.holder.due
 
     def test_the_echo_of_a_recall_that_is_over_takes_nothing_back(self):
         bench = Bench()

@@ -206,6 +206,22 @@ def test_promise_8_no_task_waits_behind_a_slow_one(make_pool):
     assert results[0].get(10) == 0
 
 
+@pytest.mark.parametrize("waits", ["a caller", "a callback"])
+def test_promise_8_what_was_to_follow_a_brief_call_does_not_wait_when_it_proves_slow(make_pool, waits):
+    pool = make_pool(2)
+    pool.map(t.nap, [0] * 2000, chunksize=1)  # as above: the one who is soon idle is given the next, too
+    told = threading.Event()
+    slow = pool.apply_async(t.nap, (1.5,))
+    began = time.monotonic()
+    brief = pool.apply_async(t.nap, (0, "brief"), callback=lambda _: told.set())
+    if waits == "a caller":
+        assert brief.get(10) == "brief"
+    assert told.wait(10)
+    assert time.monotonic() - began < 0.05 * SLACK
+    assert not slow.ready()
+    slow.get(10)
+
+
 def test_promise_9_imap_over_an_endless_input(make_pool):
     pool, given = make_pool(2), 0
 

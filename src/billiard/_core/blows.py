@@ -28,12 +28,14 @@ from .timers import Timers
 
 FENCE_S: Final = 0.0015  # longer than any store stays invisible; see billiard._wire.board
 STALL_S: Final = 0.010  # on one call for this long with others behind it: take them back
+HOARD_S: Final = 0.002  # ... or for this long, if another worker has nothing to do and the call was taken for a brief one
 TERM_GRACE_S: Final = 0.5  # from a signal that may be caught to SIGKILL
 SIGKILL: Final = 9
 
 # timer kinds
 LIMIT: Final = "limit"
 STALL: Final = "stall"
+HOARD: Final = "hoard"
 MARK: Final = "mark"
 FENCE: Final = "fence"
 ESCALATE: Final = "escalate"
@@ -63,10 +65,13 @@ class Blows:
 
     def given(self, worker: Worker, now: float) -> None:
         """`worker` was given calls: watch it for a stall behind a slow one, and for the limits of what it holds."""
-        inflight = worker.inflight
-        if len(inflight) > 1 and STALL not in worker.due:
+        if len(worker.inflight) < 2:
+            return
+        if STALL not in worker.due:
             worker.stalled_at = 0
             self._timers.set(worker, STALL, now + STALL_S)
+        if self._dispatch.idle and HOARD not in worker.due:
+            self._timers.set(worker, HOARD, now + HOARD_S)
 
     def given_limited(self, worker: Worker, least_s: float, now: float) -> None:
         """... the least of their time limits is `least_s`."""
@@ -86,6 +91,8 @@ class Blows:
             self._check_limits(worker, worker.board.see(), now)
         elif kind == STALL:
             self._check_stall(worker, worker.board.see(), now)
+        elif kind == HOARD:
+            self._check_hoard(worker, worker.board.see(), now)
         elif kind == MARK:
             self._timers.set(worker, FENCE, now + FENCE_S)
         elif kind == FENCE:
@@ -113,6 +120,15 @@ class Blows:
         if not self._dispatch.idle:
             return False
         return any(current < number < worker.held_to for number in worker.inflight)
+
+    def _check_hoard(self, worker: Worker, sight: Sight, now: float) -> None:
+        """Calls were given to `worker` though another had nothing to do: it was thought to be sooner (see `Dispatch`)."""
+        if len(worker.inflight) < 2 or worker.recalled or not self._dispatch.idle:
+            return
+        if sight.current in worker.inflight and self.run_time(sight, now) >= HOARD_S / 2:
+            self.recall(worker, sight.current + 1, now)
+        else:
+            self._timers.set(worker, HOARD, now + HOARD_S)
 
     def _check_limits(self, worker: Worker, sight: Sight, now: float) -> None:
         job = worker.inflight.get(sight.current)

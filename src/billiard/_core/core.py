@@ -63,7 +63,7 @@ class Core:
         dispatch, blows = self.dispatch, self.blows
         if dispatch.idle:
             dispatch.last_turn = now  # while a worker had nothing to do, nobody was late for it
-        dispatch.assign()
+        dispatch.assign(now)
         for worker in dispatch.unwritten:
             blows.given(worker, now)
             if worker.quota == 0 and self.staff.used_up(worker):

@@ -2,7 +2,8 @@
 
 A worker may hold several calls at once, or the pool would wait for a round trip after each. How many is the
 *window*: the one it is on, and about four turns' worth of the function's run time. One never seen has a window of one,
-and whatever is prefetched behind a call that proves slow is taken back (see billiard._core.blows).
+and whatever is prefetched behind a call that proves slow is taken back (see billiard._core.blows). Idle workers go first, but
+for brief calls: a worker that is through in a few microseconds begins sooner than one that has to be woken.
 
 Everything here may be interrupted by an exception between any two steps and is safe to repeat: the
 statements that move a job are single assignments of several targets, in which no signal handler can run.
@@ -22,6 +23,7 @@ ALONE_FROM: Final = 1 << 16  # a call this large goes to an idle worker only: be
 OLDEST_EVERY: Final = 128  # one pick in so many is for the worker that has been idle longest
 OLDEST_EVERY_S: Final = 0.1  # ... if this has passed since the last such pick
 KEPT_SIZE: Final = 1 << 12  # a larger call is dropped with its result: handles are kept long after
+WAKING_US: Final = 40.0  # until a worker that slept has begun: whoever is done sooner with what it holds begins sooner
 OVERHEAD_US: Final = 6.0  # what a worker spends on a call besides running it
 REST_US: Final = 2_000.0  # window of a pool whose turns come quickly
 SLOW_TURNS_US: Final = 25_000.0  # ... and of one whose driver computes: five of the interpreter's switch intervals
@@ -96,19 +98,11 @@ class Dispatch:
 
     # -- assignment
 
-    def assign(self) -> None:
-        """Give out as much of the backlog as there is room for. Idle workers first, evenly."""
+    def assign(self, now: float) -> None:
+        """Give out as much of the backlog as there is room for, evenly."""
         backlog, idle, open_ = self.backlog, self.idle, self.open
         while backlog:
-            # The one that was busy last: its memory is at hand, and it may not even sleep yet. Now and then the one that has
-            # waited longest, or a caller who wants to have met each of them would ask for ever.
-            self._picks += 1
-            if self._picks % OLDEST_EVERY or self.last_turn - self._oldest_picked < OLDEST_EVERY_S:
-                worker = next(reversed(idle), None)
-            else:
-                worker = next(iter(idle), None)
-                self._oldest_picked = self.last_turn
-            worker = worker or next(iter(open_), None)
+            worker = self._next_worker(backlog[0].function_id, now)
             if worker is None:
                 return
             if worker.phase is not Phase.UP:
@@ -119,6 +113,38 @@ class Dispatch:
             # ceil: the last idle worker must not be left without its share
             share = -(-len(backlog) // (len(idle) + len(open_)))
             self._fill(worker, share)
+
+    def _next_worker(self, function_id: int, now: float) -> Worker | None:
+        """Who gets the next job, a call of that function. Idle workers first, but for one that is about to be."""
+        idle, open_ = self.idle, self.open
+        if not idle:
+            return next(iter(open_), None)
+        if open_ and self._window.get(function_id, 1) > 1:
+            worker = next(iter(open_))
+            if self._soon_idle(worker, now):
+                return worker
+        # The one that was busy last: its memory is at hand, and it may not even sleep yet. Now and then the one that has
+        # waited longest, or a caller who wants to have met each of them would ask for ever.
+        self._picks += 1
+        if self._picks % OLDEST_EVERY or self.last_turn - self._oldest_picked < OLDEST_EVERY_S:
+            return next(reversed(idle))
+        self._oldest_picked = self.last_turn
+        return next(iter(idle))
+
+    def _soon_idle(self, worker: Worker, now: float) -> bool:
+        """Whether `worker` should have worked off what it holds by the time at which one that sleeps would be awake.
+
+        One of what it holds may prove slow: see HOARD in billiard._core.blows.
+        """
+        ahead_us = 0.0
+        for job in worker.inflight.values():
+            ahead_us += self._run_us.get(job.function_id, WAKING_US) + OVERHEAD_US
+            if ahead_us >= WAKING_US:
+                return False
+        if worker.board is None:
+            return False
+        sight = worker.board.see()
+        return sight.current not in worker.inflight or now * 1e6 - sight.started_ns / 1e3 < WAKING_US
 
     def _fill(self, worker: Worker, share: int) -> None:
         """Give `worker` up to `share` jobs; afterwards it is in `open` only if it has room left."""
