@@ -13,25 +13,21 @@ import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import util
 
-from .._core import blows as core_blows
-from .._core import staff as core_staff
 from .._core.core import Core
 from .._core.dispatch import MAX_WINDOW
 from .._core.restarts import RestartIntensity
 from .._core.staff import Standing
-from .._core.state import Worker
 from .._stdlib.context import _default_context as default_context
 from .._supervisor.engine import Engine
 from .._supervisor.launchers import ContextLauncher, TemplateLauncher
 from .._typing import Any, Final
-from .._wire import frames
 from .._worker.settings import WorkerSettings
 from . import story, validate
 from .handles import WorkerHandle
 from .imap import IMapIterator
-from .results import ApplyResult, Handle
 from .slots import Slots
 from .submitting import Submitting
+from .telling import Telling, takes_two, weakly
 
 RUN: Final = 0
 CLOSE: Final = 1
@@ -43,7 +39,7 @@ _EXIT_WAIT_S: Final = 5.0  # longer than SIGTERM, its grace and SIGKILL take tog
 _serials = itertools.count(1)
 
 
-class Pool(Submitting):
+class Pool(Submitting, Telling):
     """A pool of worker processes. See the page "The pool" of the documentation.
 
     processes: number of workers (default: the CPUs this process may use). initializer, initargs: called once in each worker.
@@ -120,7 +116,7 @@ class Pool(Submitting):
         self.threads, self.putlocks, self.allow_restart, self.synack = bool(threads), putlocks, allow_restart, bool(synack)
         self._maxtasksperchild, self._max_memory_per_child = quota, max_memory_per_child
         self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
-        self._down_with_status = _takes_two(on_process_down)
+        self._down_with_status = takes_two(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
         self._lazy_maps: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
         settings = WorkerSettings(
@@ -133,7 +129,7 @@ class Pool(Submitting):
             processes, quota, None if restarts is None else RestartIntensity(restarts, period_s),
             max_window=1 if alone else MAX_WINDOW,
         )  # fmt: skip
-        self._engine = self._engine_class(core, self._launcher_maker(settings), _weakly(self), self.threads, _pool_name())
+        self._engine = self._engine_class(core, self._launcher_maker(settings), weakly(self), self.threads, _pool_name())
         try:
             self._snapshot = self._engine.launcher.snapshot
             self._function_ids = self._engine.functions.ids
@@ -303,19 +299,6 @@ class Pool(Submitting):
             self._engine.turn_beside(0.0)
         return not self._engine.core.staff.worker_died
 
-    def send_ack(self, response: int, job: Any, i: Any, fd: Any) -> None:
-        """Answer a worker that asks whether to begin a call (``synack=True``). `response`: 0 (ACK) or 3 (NACK)."""
-        worker: Worker | None = job.holder
-        if worker is not None and worker.hands is not None and job.number in worker.inflight:
-            verdict = frames.frame(frames.VERDICT, 1 if response == 0 else 0, job.number)
-            hands = worker.hands
-
-            def decide() -> None:
-                hands.control += (verdict,)
-                self._engine.core.dispatch.unwritten[worker] = None
-
-            self._engine.change(decide)
-
     def on_job_ready(self, job: Any, i: Any, obj: Any, inqW_fd: Any) -> None:  # noqa: N803 - the published name
         """Published by billiard 4, and never called here: only guests' pools call theirs. Kept for those who name it."""
 
@@ -333,73 +316,6 @@ class Pool(Submitting):
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0)) or 1
         return os.cpu_count() or 1
-
-    # -- what the engine has to tell; each is called once or more under its lock, and only queues
-
-    def _notice(self, kind: str, subject: Any, value: Any) -> None:
-        announce = self._engine.announcer.add
-        if kind == core_blows.ACCEPTED:
-            if self.synack and not self._hears_of_start(subject):
-                self._answer(subject)  # now: a callback that is slow, or waits for another call, must not keep it from starting
-            announce(subject.accept, *value)
-        elif kind == core_blows.SOFT:
-            announce(subject.handle_timeout, True)
-        elif kind == core_blows.HARD:
-            announce(subject.handle_timeout, False)
-        elif kind == core_staff.UP and self.on_process_up is not None:
-            announce(self._tell_up, self._handle(subject))
-        elif kind == core_staff.DOWN:
-            handle = self._handle(subject)
-            self._handles.pop(subject.ident, None)
-            if self.on_process_down is not None and subject.pid is not None:
-                announce(self._tell_down, handle)
-
-    def _handle(self, worker: Worker) -> WorkerHandle:
-        handle = self._handles.get(worker.ident)
-        if handle is None:
-            handle = self._handles[worker.ident] = WorkerHandle(worker, f"PoolWorker-{worker.ident}", self._engine.sentinel_of)
-        return handle
-
-    def _tell_up(self, handle: WorkerHandle) -> None:
-        if self.on_process_up is not None:
-            self.on_process_up(handle)
-
-    def _tell_down(self, handle: WorkerHandle) -> None:
-        if self.on_process_down is not None:
-            if self._down_with_status:
-                self.on_process_down(handle.pid, handle.exitcode)
-            else:
-                self.on_process_down(handle)
-
-    def _accepted(self, job: ApplyResult, pid: int, time_accepted: float) -> None:
-        """A worker took `job`. Where user code runs."""
-        if not self._hears_of_start(job):
-            return
-        if self.synack and job._cancelled:
-            self._answer(job)
-            return
-        try:
-            if self.on_timeout_set is not None and (job.soft_s is not None or job.hard_s is not None):
-                self.on_timeout_set(job, job.soft_s, job.hard_s)
-            if job.callbacks is not None:
-                job.safe_apply_callback(job.callbacks.accept, pid, time_accepted)
-        finally:
-            if self.synack:
-                self._answer(job)
-
-    def _hears_of_start(self, job: ApplyResult) -> bool:
-        """Whether user code runs when a worker took `job`: with `synack` it does before the job may begin."""
-        limited = job.soft_s is not None or job.hard_s is not None
-        accept = job.callbacks.accept if job.callbacks is not None else None
-        return (self.on_timeout_set is not None and limited) or accept is not None
-
-    def _answer(self, job: ApplyResult) -> None:
-        self.send_ack(3 if job._cancelled else 0, job, None, None)
-
-    def _ended(self, job: Handle) -> None:
-        """`job` has ended. Where user code runs."""
-        if self.on_timeout_cancel is not None and (job.soft_s is not None or job.hard_s is not None):
-            self.on_timeout_cancel(job)
 
     def __enter__(self) -> Pool:
         self._check_running()
@@ -429,35 +345,6 @@ def _context(context: Any) -> Any:
     if not hasattr(context, "get_start_method") or not hasattr(context, "Process"):
         raise TypeError(f"context must be a context (billiard.get_context(...)) or None, not {context!r}")
     return context
-
-
-def _takes_two(hook: Callable[..., Any] | None) -> bool:
-    """Whether `hook` wants (pid, exitcode) and not just a handle."""
-    if hook is None:
-        return False
-    import inspect  # costs 10 ms: only who has the hook pays
-
-    try:
-        signature = inspect.signature(hook)
-    except (TypeError, ValueError):
-        return False
-    try:
-        signature.bind(None)
-    except TypeError:
-        return True
-    return False
-
-
-def _weakly(pool: Pool) -> Callable[[str, Any, Any], None]:
-    """The pool's `_notice`, without keeping the pool alive: a forgotten pool ends."""
-    ref = weakref.ref(pool)
-
-    def notice(kind: str, subject: Any, value: Any) -> None:
-        pool = ref()
-        if pool is not None:
-            pool._notice(kind, subject, value)
-
-    return notice
 
 
 def _pool_name() -> str:

@@ -1,0 +1,140 @@
+"""What a pool tells its user: hooks and callbacks, each when it is due, and the answer to a worker that asks whether to begin.
+
+`_notice` is called by the engine under its lock, once or more for the same fact, and only queues. What it queues runs where
+user code may: on the announcer's thread, or in `turn`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+from .._core import blows as core_blows
+from .._core import staff as core_staff
+from .._core.state import Worker
+from .._supervisor.engine import Engine
+from .._typing import Any
+from .._wire import frames
+from .handles import WorkerHandle
+from .results import ApplyResult, Handle
+
+
+class Telling:
+    """The methods of a pool that tell."""
+
+    # the pool's, made in its constructor
+    _engine: Engine
+    _handles: dict[int, WorkerHandle]
+    _down_with_status: bool
+    on_process_up: Callable[..., Any] | None
+    on_process_down: Callable[..., Any] | None
+    on_timeout_set: Callable[..., Any] | None
+    on_timeout_cancel: Callable[..., Any] | None
+    synack: bool
+
+    def _notice(self, kind: str, subject: Any, value: Any) -> None:
+        announce = self._engine.announcer.add
+        if kind == core_blows.ACCEPTED:
+            if self.synack and not self._hears_of_start(subject):
+                self._answer(subject)  # now: a callback that is slow, or waits for another call, must not keep it from starting
+            announce(subject.accept, *value)
+        elif kind == core_blows.SOFT:
+            announce(subject.handle_timeout, True)
+        elif kind == core_blows.HARD:
+            announce(subject.handle_timeout, False)
+        elif kind == core_staff.UP and self.on_process_up is not None:
+            announce(self._tell_up, self._handle(subject))
+        elif kind == core_staff.DOWN:
+            handle = self._handle(subject)
+            self._handles.pop(subject.ident, None)
+            if self.on_process_down is not None and subject.pid is not None:
+                announce(self._tell_down, handle)
+
+    def _handle(self, worker: Worker) -> WorkerHandle:
+        handle = self._handles.get(worker.ident)
+        if handle is None:
+            handle = self._handles[worker.ident] = WorkerHandle(worker, f"PoolWorker-{worker.ident}", self._engine.sentinel_of)
+        return handle
+
+    def _tell_up(self, handle: WorkerHandle) -> None:
+        if self.on_process_up is not None:
+            self.on_process_up(handle)
+
+    def _tell_down(self, handle: WorkerHandle) -> None:
+        if self.on_process_down is not None:
+            if self._down_with_status:
+                self.on_process_down(handle.pid, handle.exitcode)
+            else:
+                self.on_process_down(handle)
+
+    def _accepted(self, job: ApplyResult, pid: int, time_accepted: float) -> None:
+        """A worker took `job`. Where user code runs."""
+        if not self._hears_of_start(job):
+            return
+        if self.synack and job._cancelled:
+            self._answer(job)
+            return
+        try:
+            if self.on_timeout_set is not None and (job.soft_s is not None or job.hard_s is not None):
+                self.on_timeout_set(job, job.soft_s, job.hard_s)
+            if job.callbacks is not None:
+                job.safe_apply_callback(job.callbacks.accept, pid, time_accepted)
+        finally:
+            if self.synack:
+                self._answer(job)
+
+    def _hears_of_start(self, job: ApplyResult) -> bool:
+        """Whether user code runs when a worker took `job`: with `synack` it does before the job may begin."""
+        limited = job.soft_s is not None or job.hard_s is not None
+        accept = job.callbacks.accept if job.callbacks is not None else None
+        return (self.on_timeout_set is not None and limited) or accept is not None
+
+    def send_ack(self, response: int, job: Any, i: Any, fd: Any) -> None:
+        """Answer a worker that asks whether to begin a call (``synack=True``). `response`: 0 (ACK) or 3 (NACK)."""
+        worker: Worker | None = job.holder
+        if worker is not None and worker.hands is not None and job.number in worker.inflight:
+            verdict = frames.frame(frames.VERDICT, 1 if response == 0 else 0, job.number)
+            hands = worker.hands
+
+            def decide() -> None:
+                hands.control += (verdict,)
+                self._engine.core.dispatch.unwritten[worker] = None
+
+            self._engine.change(decide)
+
+    def _answer(self, job: ApplyResult) -> None:
+        self.send_ack(3 if job._cancelled else 0, job, None, None)
+
+    def _ended(self, job: Handle) -> None:
+        """`job` has ended. Where user code runs."""
+        if self.on_timeout_cancel is not None and (job.soft_s is not None or job.hard_s is not None):
+            self.on_timeout_cancel(job)
+
+
+def weakly(pool: Telling) -> Callable[[str, Any, Any], None]:
+    """The pool's `_notice`, without keeping the pool alive: a forgotten pool ends."""
+    ref = weakref.ref(pool)
+
+    def notice(kind: str, subject: Any, value: Any) -> None:
+        pool = ref()
+        if pool is not None:
+            pool._notice(kind, subject, value)
+
+    return notice
+
+
+def takes_two(hook: Callable[..., Any] | None) -> bool:
+    """Whether `hook` wants (pid, exitcode) and not just a handle."""
+    if hook is None:
+        return False
+    import inspect  # costs 10 ms: only who has the hook pays
+
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):
+        return False
+    try:
+        signature.bind(None)
+    except TypeError:
+        return True
+    return False
