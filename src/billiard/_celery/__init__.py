@@ -6,10 +6,10 @@ of workers and jobs it asks of `_core.fates`, like the engine.
 
     choose.py    the table of hooks, and who gets which pool        worker.py    the child's side
     pool.py      life of the pool: construct, shut down             wire.py      what crosses the pipes
-    staff.py     life of its workers: start, watch, bury, replace   handlers.py  results, limits, and their old names
-    submitting.py  what it takes on: calls, maps                    locks.py     the bounded semaphore
-    results.py   what callers hold                                  second_try.py  signals that strike in a __del__
-    collector.py what the garbage collector passes over
+    staff.py     life of its workers: start, watch, replace         handlers.py  results, limits, and their old names
+    burial.py    end of its workers, and of what they held          locks.py     the bounded semaphore
+    submitting.py  what it takes on: calls, maps                    second_try.py  signals that strike in a __del__
+    results.py   what callers hold                                  collector.py what the garbage collector passes over
 
 Beside the guests, and staying when they go: ``task_pool*.py``, the engine as `billiard.celery:TaskPool` needs it.
 

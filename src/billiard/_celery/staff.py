@@ -1,6 +1,6 @@
-"""The workers of a guest pool: start, watch, bury, replace.
+"""The workers of a guest pool: start, watch, replace, control. What becomes of those that have exited is in `burial`.
 
-May: start and signal worker processes, decide (by `_core.fates`) what becomes of a dead one's jobs.
+May: start and signal worker processes.
 May not: write jobs or read results; that is the subclass's event loop.
 
     _create_worker_process -> _pool -> [exits] -> _join_exited_workers: drain, bury, settle its jobs -> _repopulate_pool
@@ -18,42 +18,29 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import select
 import time
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 
 from billiard import common
-from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_expected, spends_restart
-from billiard.common import human_status
-from billiard.exceptions import RestartFreqExceeded, WorkerLostError
+from billiard._core.fates import spends_restart
+from billiard.exceptions import RestartFreqExceeded
 
 from .._typing import Any
 from . import collector, log, seams
-from .handlers import RUN, TERMINATE, WorkersJoined
-from .wire import failure
+from .burial import Burial
+from .handlers import RUN
 from .worker import SIG_SOFT_TIMEOUT, Worker
 
-#: A worker that fails this young, before any job, will likely fail again: its replacement waits as long. Without that a
-#: broken initializer, whose victims are noticed at once, keeps the machine busy with forks.
-STILLBORN_S = 1.0
 
-#: A worker whose sentinel is at its end is a zombie within microseconds; how long to believe that.
-ZOMBIE_WAIT_S = 0.05
-
-
-class Staff:
+class Staff(Burial):
     """The part of a guest pool that looks after processes."""
 
     Worker: Any = Worker
 
+    # the pool's, made in its constructor
     _ctx: Any
     _Process: Any
-    _pool: list[Any]
-    _poolctrl: dict[int, Any]
-    _on_ready_counters: dict[int, Any]
-    _cache: dict[int, Any]
-    _state: int
     _processes: int
     _initializer: Any
     _initargs: Any
@@ -62,11 +49,8 @@ class Staff:
     _on_process_exit: Any
     _putlock: Any
     _worker_handler: Any
-    _result_handler: Any
     _inqueue: Any
-    _outqueue: Any
     _unreplaced: list[int | None]
-    _replace_after = 0.0
     #: How many workers were ever started, and how many of those by the constructor.
     _births = 0
     _born_first = 0
@@ -74,7 +58,6 @@ class Staff:
     threads: bool
     restart_state: Any
     on_process_up: Any
-    on_process_down: Any
     _wrap_exception = True
 
     # -- start
@@ -230,157 +213,6 @@ class Staff:
             # It was worth a try. The maintenance that buries the old one will try again, and fail if it must.
             log.debug("no replacement for %s before its end: %r", pid, exc)
 
-    # -- bury
-
-    def _join_exited_workers(self, shutdown: bool = False) -> list[int | None]:
-        """Bury every worker that has exited, settle its jobs, and return the exit statuses."""
-        for job in list(self._cache.values()):
-            lost = job._worker_lost
-            if lost and not job.ready() and time.monotonic() - lost[0] > job._lost_worker_timeout:
-                self.mark_as_worker_lost(job, lost[1])
-        if shutdown and not self._pool:
-            raise WorkersJoined
-        buried = {}
-        for process in reversed(self._pool[:]):
-            if not self._has_exited(process):
-                continue
-            self._bury(process)
-            buried[process.pid] = process
-        self._settle_jobs(buried)
-        if self.on_process_down is not None:
-            for process in buried.values():
-                if not shutdown:
-                    self._process_cleanup_queues(process)
-                self._mark_end(process)
-                self.on_process_down(process)
-        for process in buried.values():
-            _release(process)  # last: until it was told, the subclass watches the sentinel
-        return [process.exitcode for process in buried.values()]
-
-    @staticmethod
-    def _has_exited(process: Any) -> bool:
-        """Whether a worker is gone, which its sentinel may tell a moment before the kernel has its exit status.
-
-        Without this moment's patience the death is found at the next maintenance, seconds later. A live process whose
-        task closed every fd looks the same; it is waited for once, not at each call.
-        """
-        popen = process._popen
-        if popen is None or popen.poll() is not None:
-            return True
-        if getattr(process, "_sentinel_lied", False) or not _is_at_end(popen.sentinel):
-            return False
-        deadline = time.monotonic() + ZOMBIE_WAIT_S
-        while time.monotonic() < deadline:
-            if popen.poll() is not None:
-                return True
-            time.sleep(0.0005)
-        process._sentinel_lied = True
-        return False
-
-    def _bury(self, process: Any) -> None:
-        process._leaves = True
-        if process._popen is not None:
-            process.join()
-        if not is_expected(process.exitcode, ordered=process._controlled_termination):
-            status = human_status(process.exitcode)
-            log.error("Process %r pid:%r exited with %r", process.name, process.pid, status)
-        # First what it had sent: a result that arrived is a result, whatever its sender's end.
-        self._mark_end(process)
-        self.process_flush_queues(process)
-        if self._is_stillborn(process):
-            self._replace_after = time.monotonic() + STILLBORN_S
-        if process in self._pool:
-            self._pool.remove(process)
-        self._poolctrl.pop(process.pid, None)
-        self._on_ready_counters.pop(process.pid, None)
-        self._result_handler.on_worker_exit(process.pid)
-
-    def _mark_end(self, process: Any) -> None:
-        """Put a None behind what a dead worker has sent, so that whoever takes that in knows when to stop.
-
-        The parent holds a writing end, so the pipe never ends by itself. AsynPool waits 10 ms for more each time it
-        flushes one, twice for each dead worker, in which the event loop does nothing else; a None ends it at once.
-        """
-        if process.outq is self._outqueue or self._state == TERMINATE:  # shared; or nobody reads it any more
-            return
-        reader, writer = process.outq._reader, process.outq._writer
-        if reader is None or reader.closed or writer.closed:
-            return
-        poller = select.poll()
-        poller.register(reader, select.POLLIN)
-        poller.register(writer, select.POLLOUT)
-        ready = {fd for fd, _events in poller.poll(0)}
-        # Behind half a message it would be taken for the rest of it. Who left in good order has sent none by halves.
-        whole = reader.fileno() not in ready or not spends_restart(process.exitcode)
-        if whole and writer.fileno() in ready:
-            process.outq.put(None)
-
-    def _is_stillborn(self, process: Any) -> bool:
-        counter = self._on_ready_counters.get(process.pid)
-        return (
-            classify_exit(process.exitcode) is Ending.FAILED
-            and counter is not None
-            and counter.value == 0
-            and not self._result_handler.has_accepted(process.pid)
-            and time.monotonic() - process._born_at < STILLBORN_S
-        )
-
-    def _settle_jobs(self, buried: dict[int, Any]) -> None:
-        live = {process.pid for process in self._pool}
-        for job in list(self._cache.values()):
-            gone = next((pid for pid in job.worker_pids() if pid in buried or pid not in live), None)
-            if gone is not None:
-                self._settle_started(job, gone, buried.get(gone))
-                continue
-            for process in (job._write_to, job._scheduled_for):
-                # One that has died since the others were buried still has its turn: what it sent is in its pipe, perhaps
-                # the result of this very job, and the subclass would close that pipe now.
-                if process is not None and process not in self._pool:
-                    self._settle_unstarted(job, process, written=process is job._write_to)
-                    break
-
-    def _settle_started(self, job: Any, pid: int, process: Any) -> None:
-        self.on_job_process_down(job, pid)
-        struck = getattr(process, "_job_terminated", False)
-        fate = fate_of_job(ready=job.ready(), started=True, struck=struck)
-        exitcode = getattr(process, "exitcode", None)
-        if fate is Fate.TERMINATED:
-            job._set_terminated(exitcode)
-        elif fate is Fate.LOST:
-            self.on_job_process_lost(job, pid, exitcode or 0)
-
-    def _settle_unstarted(self, job: Any, process: Any, written: bool) -> None:
-        """Let the subclass give the job to another worker, unless its mere receipt keeps killing them."""
-        # A worker that left of its own accord has not read the job. And until the job is written anew it keeps its dead
-        # receiver, which counts only once.
-        died = not is_expected(process.exitcode, ordered=process._controlled_termination)
-        if written and died and not job._accepted and getattr(job, "_dead_receiver", None) is not process:
-            job._dead_receiver = process
-            job._deaths_at_receipt = getattr(job, "_deaths_at_receipt", 0) + 1
-            fate = fate_of_job(ready=job.ready(), started=False, deaths_at_receipt=job._deaths_at_receipt)
-            if fate is Fate.POISON:
-                job._ack(None, time.monotonic(), process.pid, None)
-                self.mark_as_worker_lost(job, process.exitcode or 0)
-        self.on_job_process_down(job, process.pid)
-
-    def mark_as_worker_lost(self, job: Any, exitcode: int | None) -> None:
-        """Fail `job`: its worker died on it."""
-        text = f"Worker exited prematurely: {human_status(exitcode)} Job: {job._job}."
-        job._set(None, (False, failure(WorkerLostError(text))))
-
-    def on_job_process_down(self, job: Any, pid_gone: int) -> None:
-        """For subclasses: the worker that was to run `job` is gone."""
-
-    def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
-        """`job` was running on a worker that died. By default its result may still come for a while."""
-        job._worker_lost = (time.monotonic(), exitcode)
-
-    def process_flush_queues(self, worker: Any) -> None:
-        """Take in what a dead worker had sent. The shared pipe of the default needs no such care."""
-
-    def _process_cleanup_queues(self, worker: Any) -> None:
-        """For subclasses: the pipes of a dead worker are free."""
-
     # -- control
 
     def grow(self, n: int = 1) -> None:
@@ -469,20 +301,3 @@ def _watch_the_process_itself(process: Any) -> None:
         return
     popen.sentinel = process._sentinel = pidfd
     popen.pidfd_finalizer = Finalize(popen, os.close, args=(pidfd,))
-
-
-def _release(process: Any) -> None:
-    """Close what the handle of a buried worker still holds. Celery may keep the handle for long (a lost task's error leads
-    to it), and with the garbage collector passing over what stays even a forgotten one can outlive its pool's next worker."""
-    for name in ("finalizer", "pidfd_finalizer"):
-        finalizer = getattr(process._popen, name, None)
-        if finalizer is not None:
-            finalizer()
-
-
-def _is_at_end(sentinel: int | None) -> bool:
-    if sentinel is None:
-        return False
-    poller = select.poll()
-    poller.register(sentinel, select.POLLIN)
-    return any(event & (select.POLLIN | select.POLLHUP) for _fd, event in poller.poll(0))
