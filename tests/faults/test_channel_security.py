@@ -1,6 +1,7 @@
 """What a worker can reach, and what a hostile one can do to its parent."""
 
 import fcntl
+import multiprocessing
 import os
 import socket
 import stat
@@ -57,6 +58,10 @@ def test_a_replacement_does_not_either(make_pool):
         assert len(mine - before) == 1
 
 
+def boards_mapped():
+    return sum("billiard-board" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
 def test_a_template_holds_nothing_of_another_pool(make_pool):
     before = sockets()
     first = make_pool(2)
@@ -64,6 +69,9 @@ def test_a_template_holds_nothing_of_another_pool(make_pool):
     firsts = sockets() - before
     second = make_pool(1)
     assert sockets(second.apply(os.getppid)).isdisjoint(firsts)
+    assert second.apply(boards_mapped) == 1  # its own: a stray store in another's would be read as a recall there
+    with multiprocessing.get_context("fork").Pool(1) as strange:
+        assert strange.apply(boards_mapped) == 0
 
 
 def test_programs_that_tasks_start_inherit_nothing(make_pool):

@@ -69,7 +69,7 @@ class Hands:
         self.channel, far_end = open_channel(rivals)
         self.theirs: FarEnd | None = far_end
         try:
-            self.board = Board.create()
+            self.board = Board()
         except BaseException:
             self.channel.close()
             far_end.close()
@@ -143,10 +143,10 @@ class Hands:
             parts.append(frames.frame(frames.FUNCTION, function_id, 0, pickled))
         learnt.append(function_id)
 
-    def forget(self) -> None:
+    def close_in_forked_child(self) -> None:
         """In a forked child of the parent: close what is the parent's."""
         self.channel.close()
-        self.board.close_fd()
+        self.board.close()  # its mapping too: a stray store there would be another process' recall
         if self.theirs is not None:
             self.theirs.close()
 

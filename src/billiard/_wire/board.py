@@ -13,8 +13,7 @@ writer, and none is ever cleared while the worker lives, so no reader can see ha
     SOFT_ITEM     parent  ... and the item of it
 
 The rule of a recall: the worker writes CURRENT, *then* reads RECALLED. The parent writes
-RECALLED, waits a fence (a millisecond: by then no store waits in any processor's buffer and
-no reader acts on an old value for longer than a preemption, see below), then reads CURRENT.
+RECALLED, waits a fence (1.5 ms: longer than a store waits in any processor's buffer), then reads CURRENT.
 Calls behind CURRENT are certain not to start: whatever call the worker takes next, it writes
 CURRENT first and reads RECALLED afterwards. The call *at* CURRENT is undecided when its number
 is not below RECALLED; only its result or SKIPPED_FROM decides it.
@@ -28,9 +27,10 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import sys
 
-from .._typing import Final, NamedTuple
-from .closing import close_all
+from .._typing import Any, Final, NamedTuple
+from .descriptors import close_all
 
 CURRENT: Final = 0
 STARTED: Final = 1
@@ -41,6 +41,8 @@ SOFT_NUMBER: Final = 9
 SOFT_ITEM: Final = 10
 
 _SIZE: Final = mmap.PAGESIZE
+# a mapping keeps a duplicate of its descriptor, which nobody needs, and before Python 3.13 cannot be told not to
+_UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 class Sight(NamedTuple):
@@ -67,13 +69,8 @@ class Board:
         self._fds = [] if fd is None else [fd]
         if fd is None:
             _open_sealed(self._fds)
-        self._map = mmap.mmap(self._fds[0], _SIZE)
+        self._map = mmap.mmap(self._fds[0], _SIZE, **_UNTRACKED)
         self.cells = memoryview(self._map).cast("Q")
-
-    @classmethod
-    def create(cls) -> Board:
-        """A new, zeroed board."""
-        return cls()
 
     @property
     def fd(self) -> int:
@@ -102,7 +99,7 @@ class Board:
         self.cells[SOFT_NUMBER] = number
 
     def close_fd(self) -> None:
-        """Give up the descriptor; the mapping stays."""
+        """Give up our number for it; the mapping stays, and before Python 3.13 its duplicate."""
         close_all(self._fds)
 
     def close(self) -> None:
