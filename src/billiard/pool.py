@@ -37,13 +37,13 @@ _HOMES = {
         "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT MAXMEM_USED_FMT "
         "SIG_SOFT_TIMEOUT Worker soft_timeout_sighandler"
     ),
-    "._core.fates": "EX_FAILURE EX_OK EX_RECYCLE",
     ".common": "human_status pickle_loads reset_signals restart_state",
     ".einfo": "ExceptionInfo RemoteTraceback",
     ".exceptions": (
         "CoroStop RestartFreqExceeded SoftTimeLimitExceeded Terminated TimeLimitExceeded TimeoutError WorkerLostError"
     ),
     "._stdlib.thread_pool": "ThreadPool",
+    "._wire.exits": "EX_FAILURE EX_OK EX_RECYCLE",
     "._wire.unsendable": "MaybeEncodingError",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

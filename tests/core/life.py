@@ -19,9 +19,9 @@ from tests.core.world import (
     World,
 )  # fmt: skip
 
-from billiard._core.fates import EX_RECYCLE
 from billiard._core.staff import Standing
 from billiard._core.state import PENDING, Blow, Cause, Phase
+from billiard._wire.exits import EX_RECYCLE
 
 MAX_TURNS = 20_000
 

@@ -39,7 +39,7 @@ FAULTS = [
     # dispatch
     Fault("dispatch", "            if job.holder is not None or job.state:\n                backlog.popleft()", "            if job.state:\n                backlog.popleft()"),
     Fault("dispatch", "            if job.terminate_signal:\n                self.settle(job, None)\n                continue\n            size =", "            size ="),
-    Fault("dispatch", "if worker.quota == 0 or (held and (", "if (held and ("),
+    Fault("dispatch", "if worker.quota == 0 or (\n                held", "if (\n                held"),
     Fault("dispatch", "quota = None if worker.quota is None else worker.quota - 1", "quota = worker.quota"),
     Fault("dispatch", "job, number + 1, quota, number, worker,", "job, number, quota, number, worker,"),
     Fault("dispatch", "        for job in reversed(list(jobs)):\n", "        for job in list(jobs):\n"),
@@ -101,7 +101,7 @@ FAULTS = [
     Fault("blows", "moved_on = blow.number and (sight.current != blow.number or blow.number not in worker.inflight)", "moved_on = False"),
     Fault("blows", "(sight.current != blow.number or blow.number not in worker.inflight)", "sight.current != blow.number"),
     Fault("blows", "in_time = blow.limit_s is not None and self.run_time(sight, now) < blow.limit_s", "in_time = False"),
-    Fault("blows", "        worker.blow = None\n        self.given_limited_again(worker, now)", "        worker.blow = None"),
+    Fault("blows", "        worker.blow = None\n        self.watch_limits_anew(worker, now)", "        worker.blow = None"),
     Fault("blows", "        if job is not None and job.terminate_signal:\n            # wanted", "        if False:\n            # wanted"),
     Fault("blows", "        worker.phase = Phase.DOOMED\n", ""),
     Fault("blows", "        self.doomed()\n", ""),

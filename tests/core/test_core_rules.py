@@ -7,7 +7,6 @@ import itertools
 import pytest
 
 from billiard._core import blows as core_blows
-from billiard._core import fates
 from billiard._core import staff as core_staff
 from billiard._core.blows import FENCE, FENCE_S, HOARD, HOARD_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
 from billiard._core.core import Core
@@ -22,12 +21,12 @@ from billiard._core.dispatch import (
     WAKING_US,
     Dispatch,
 )
-from billiard._core.fates import EX_OK, EX_RECYCLE, Ending
 from billiard._core.restarts import RestartIntensity
 from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, Standing
 from billiard._core.state import FATE, NEVER_S, Blow, Cause, Job, Phase, Worker
 from billiard._core.timers import Timers
 from billiard._wire.board import Sight
+from billiard._wire.exits import EX_OK, EX_RECYCLE
 
 RESULT = 2
 
@@ -208,42 +207,6 @@ class TestRestarts:
 
     def test_none_allowed(self):
         assert RestartIntensity(0, 1.0).exceeded(0.0)
-
-    def test_tells_itself(self):
-        assert str(RestartIntensity(3, 1.5)) == "3 in 1.5s"
-
-
-class TestFates:
-    @pytest.mark.parametrize(
-        ("status", "ending", "spends"),
-        [
-            (None, Ending.UNKNOWN, True), (EX_OK, Ending.CLEAN, False), (EX_RECYCLE, Ending.RECYCLED, False),
-            (1, Ending.FAILED, True), (-9, Ending.KILLED, True), (-15, Ending.KILLED, True),
-        ],
-    )  # fmt: skip
-    def test_exits(self, status, ending, spends):
-        assert fates.classify_exit(status) is ending
-        assert fates.spends_restart(status) is spends
-        assert fates.is_expected(status) is not spends
-        assert fates.is_expected(status, ordered=True)
-
-    @pytest.mark.parametrize(("argument", "signum"), [(-241, 15), (-247, 9), (0, None), (1, None), (-256, None), (-191, None)])
-    def test_signal_behind(self, argument, signum):
-        assert fates.signal_behind(argument) == signum
-
-    @pytest.mark.parametrize(
-        ("facts", "fate"),
-        [
-            ({"ready": True, "started": True}, fates.Fate.KEPT),
-            ({"ready": False, "started": True}, fates.Fate.LOST),
-            ({"ready": False, "started": True, "struck": True}, fates.Fate.TERMINATED),
-            ({"ready": False, "started": False, "struck": True}, fates.Fate.RETURNED),
-            ({"ready": False, "started": False, "deaths_at_receipt": 2}, fates.Fate.RETURNED),
-            ({"ready": False, "started": False, "deaths_at_receipt": 3}, fates.Fate.POISON),
-        ],
-    )
-    def test_jobs(self, facts, fate):
-        assert fates.fate_of_job(**facts) is fate
 
 
 class TestWindow:

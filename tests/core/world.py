@@ -29,11 +29,11 @@ from billiard._core import blows as core_blows
 from billiard._core import staff as core_staff
 from billiard._core.blows import TERM_GRACE_S
 from billiard._core.core import Core
-from billiard._core.fates import EX_RECYCLE, MAX_DEATHS_AT_RECEIPT
 from billiard._core.restarts import RestartIntensity
-from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, Standing
+from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, MAX_DEATHS_AT_RECEIPT, Standing
 from billiard._core.state import FATE, PENDING, Cause, Job, Phase, Worker
 from billiard._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_ITEM, SOFT_NUMBER, STARTED, Board
+from billiard._wire.exits import EX_RECYCLE
 from billiard._wire.frames import (
     ACCEPTED,
     CALL,

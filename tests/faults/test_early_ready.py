@@ -59,7 +59,7 @@ class Scripted:
         os.close(self.read)
         os.close(self._write)
 
-    forget = close
+    close_in_forked_child = close
 
 
 @pytest.fixture

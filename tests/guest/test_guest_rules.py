@@ -16,7 +16,8 @@ import pytest
 
 import billiard.pool
 from billiard._celery import second_try, wire
-from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_expected, signal_behind, spends_restart
+from billiard._celery.fates import JobFate, fate_of_job
+from billiard._wire.exits import ExitKind, classify_exit, is_expected, signal_behind, spends_restart
 from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.queues import _SimpleQueue
 
@@ -24,11 +25,11 @@ from billiard.queues import _SimpleQueue
 @pytest.mark.parametrize(
     ("status", "ending", "expected", "spends"),
     [
-        (None, Ending.UNKNOWN, False, True),
-        (0, Ending.CLEAN, True, False),
-        (155, Ending.RECYCLED, True, False),
-        (1, Ending.FAILED, False, True),
-        (-9, Ending.KILLED, False, True),
+        (None, ExitKind.UNKNOWN, False, True),
+        (0, ExitKind.CLEAN, True, False),
+        (155, ExitKind.RECYCLED, True, False),
+        (1, ExitKind.FAILED, False, True),
+        (-9, ExitKind.KILLED, False, True),
     ],
 )
 def test_exit_statuses(status, ending, expected, spends):
@@ -46,12 +47,12 @@ def test_the_signal_behind_an_exit_argument():
 @pytest.mark.parametrize(
     ("facts", "fate"),
     [
-        ({"ready": True, "started": True, "struck": True}, Fate.KEPT),
-        ({"ready": False, "started": True, "struck": True}, Fate.TERMINATED),
-        ({"ready": False, "started": True}, Fate.LOST),
-        ({"ready": False, "started": False}, Fate.RETURNED),
-        ({"ready": False, "started": False, "deaths_at_receipt": 2}, Fate.RETURNED),
-        ({"ready": False, "started": False, "deaths_at_receipt": 3}, Fate.POISON),
+        ({"ready": True, "started": True, "struck": True}, JobFate.KEPT),
+        ({"ready": False, "started": True, "struck": True}, JobFate.TERMINATED),
+        ({"ready": False, "started": True}, JobFate.LOST),
+        ({"ready": False, "started": False}, JobFate.RETURNED),
+        ({"ready": False, "started": False, "deaths_at_receipt": 2}, JobFate.RETURNED),
+        ({"ready": False, "started": False, "deaths_at_receipt": 3}, JobFate.POISON),
     ],
 )
 def test_the_fate_of_a_job(facts, fate):

@@ -1,5 +1,6 @@
 """What the tests of the pool have workers do. Importable, so that spawned workers find it."""
 
+import atexit
 import ctypes
 import faulthandler
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 
@@ -119,10 +121,22 @@ def record(path, text):
     return text
 
 
+def at_the_end(path):
+    """Have it noted when this worker ends."""
+    Finalize(None, note, (path, "finalizer"), exitpriority=1)
+    atexit.register(note, path, "atexit")
+
+
 def record_and_nap(path, text, seconds):
     note(path, text)
     time.sleep(seconds)
     return text
+
+
+def record_and_wait(path, text, fifo):
+    """Note it, and go on when somebody opens the other end of `fifo`."""
+    note(path, text)
+    Path(fifo).read_text()
 
 
 def square_or_die(x, victim):

@@ -52,6 +52,18 @@ def run(script, text, within_s=20, **popen):
     return process.returncode, out
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_task_left_for_the_end_runs_as_in_multiprocessing(make_pool, tmp_path, method):
+    runs_atexit = sys.version_info >= (3, 13) or method == "spawn"
+    for ends in ("told", "recycled"):
+        log = tmp_path / ends
+        pool = make_pool(1, maxtasksperchild=1 if ends == "recycled" else None, context=billiard.get_context(method))
+        pool.apply(t.at_the_end, (log,))
+        pool.close()
+        pool.join()
+        assert sorted(t.noted(log)) == (["atexit", "finalizer"] if runs_atexit else ["finalizer"])
+
+
 def test_no_main_guard_is_needed_with_fork(script):
     code, out = run(script, """
         from billiard import Pool

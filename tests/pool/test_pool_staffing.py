@@ -344,10 +344,12 @@ def test_terminate_job_of_an_idle_worker(make_pool):
 
 
 def test_discard_keeps_a_queued_call_from_starting(make_pool, tmp_path):
-    pool, log = make_pool(1), str(tmp_path / "log")
-    running = pool.apply_async(t.record_and_nap, (log, "running", 0.4))
+    pool, log, fifo = make_pool(1), str(tmp_path / "log"), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    running = pool.apply_async(t.record_and_wait, (log, "running", fifo))
     queued = pool.apply_async(t.record, (log, "queued"))
     queued.discard()
+    fifo.write_text("go on")
     running.get(10)
     assert pool.apply(t.add, (1, 2)) == 3
     assert t.noted(log) == ["running"]

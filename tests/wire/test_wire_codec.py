@@ -303,7 +303,7 @@ def test_a_long_chain_and_long_args():
 
 
 def test_the_board_starts_at_zero_and_tells_what_it_was_told():
-    b = board.Board.create()
+    b = board.Board()
     assert b.see() == (0, 0, 0, 0)
     b.cells[board.STARTED] = 5
     b.cells[board.ITEM] = 2
@@ -318,7 +318,7 @@ def test_the_board_starts_at_zero_and_tells_what_it_was_told():
 def test_a_worker_cannot_shrink_grow_or_unseal_the_board():
     import fcntl
 
-    b = board.Board.create()
+    b = board.Board()
     for size in (0, 1, 2 * mmap.PAGESIZE):
         with pytest.raises(OSError, match="not permitted"):
             os.ftruncate(b.fd, size)
@@ -328,7 +328,7 @@ def test_a_worker_cannot_shrink_grow_or_unseal_the_board():
 
 
 def test_the_board_needs_no_name():
-    b = board.Board.create()
+    b = board.Board()
     assert str(Path(f"/proc/self/fd/{b.fd}").readlink()).startswith("/memfd:")
     assert not os.get_inheritable(b.fd)
     b.close()
@@ -336,7 +336,7 @@ def test_the_board_needs_no_name():
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=16, max_size=16))
 def test_any_word_on_the_board_is_only_a_number(words):
-    b = board.Board.create()
+    b = board.Board()
     for i, word in enumerate(words):
         b.cells[i] = word
     sight = b.see()
@@ -345,7 +345,7 @@ def test_any_word_on_the_board_is_only_a_number(words):
 
 
 def test_a_board_is_shared_with_a_forked_child():
-    b = board.Board.create()
+    b = board.Board()
     child = os.fork()
     if child == 0:
         b.cells[board.CURRENT] = 42

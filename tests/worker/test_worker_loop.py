@@ -13,9 +13,10 @@ import pytest
 
 from billiard._wire import board as boards
 from billiard._wire import errors, frames, pickling
+from billiard._wire.exits import EX_RECYCLE
 from billiard._wire.far_end import FarEnd
 from billiard._worker.loop import Loop
-from billiard._worker.settings import EX_RECYCLE, WorkerSettings
+from billiard._worker.settings import WorkerSettings
 from billiard.exceptions import PayloadError, SoftTimeLimitExceeded
 
 
@@ -27,7 +28,7 @@ class Parent:
         self.sock.settimeout(10)
         self.pipe, pipe = os.pipe()
         far_end = FarEnd(theirs, [pipe])
-        self.board = boards.Board.create()
+        self.board = boards.Board()
         self.pid = os.fork()
         if self.pid == 0:
             status = 99

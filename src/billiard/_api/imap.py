@@ -284,7 +284,7 @@ class IMapIterator:
         """The pool need not wait for this input any more."""
         engine = self._pool._engine
         engine.core.staff.reading.discard(self._job)
-        if engine.core.staff.standing:
+        if engine.standing:
             engine.wake()
 
     def _enqueue(self, chunk: Chunk) -> None:
@@ -308,6 +308,7 @@ class IMapUnorderedIterator(IMapIterator):
     """The results as they come."""
 
     told_of_chunks = True
+
     def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
         super().__init__(pool, func, function_id, forget, items)
         self._wakers: dict[Callable[[], None], None] = {}  # of threads that wait for any of them

@@ -7,7 +7,6 @@ import itertools
 import os
 import signal
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from .._worker.settings import WorkerSettings
 from . import story, validate
 from .handles import WorkerHandle
 from .imap import IMapIterator
+from .packing import Packer
 from .slots import Slots
 from .submitting import Submitting
 from .telling import Telling, takes_two, weakly
@@ -42,19 +42,27 @@ _serials = itertools.count(1)
 class Pool(Submitting, Telling):
     """A pool of worker processes. See the page "The pool" of the documentation.
 
-    processes: number of workers (default: the CPUs this process may use). initializer, initargs: called once in each worker.
-    maxtasksperchild: calls after which a worker is replaced. timeout, soft_timeout: hard and soft limit on the running time of
-    each call, in seconds; the hard one kills the worker, the soft one raises SoftTimeLimitExceeded in the call.
-    lost_worker_timeout: accepted and not needed, since a lost worker is known at once. max_restarts: workers
-    that may die within max_restart_freq seconds before the pool gives up (RestartFreqExceeded). on_process_up(handle):
-    a worker is ready. on_process_down(handle) or (pid, exitcode): it has gone. on_timeout_set(result, soft, hard),
-    on_timeout_cancel(result): a call of apply or apply_async with limits began, ended. threads: have a supervisor thread;
-    without one an outer loop calls `turn` (see `fileno`, `next_deadline`). semaphore, putlocks: bound what is in flight.
-    allow_restart: permit `restart`. synack: a worker asks before it begins a call, which can be cancelled until then.
-    on_process_exit(pid, exitcode): called in each worker as it exits. context: a billiard context, or None for the default
-    start method.
-    max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced. enable_timeouts: accepted;
-    limits always work.
+    - processes: number of workers (default: the CPUs this process may use).
+    - initializer, initargs: called once in each worker.
+    - maxtasksperchild: calls after which a worker is replaced.
+    - timeout, soft_timeout: hard and soft limit on the running time of each call, in seconds; the hard one kills the worker,
+      the soft one raises SoftTimeLimitExceeded in the call.
+    - lost_worker_timeout: accepted and not needed, since a lost worker is known at once.
+    - max_restarts, max_restart_freq: workers that may die within so many seconds before the pool gives up
+      (RestartFreqExceeded).
+    - on_process_up(handle): a worker is ready.
+    - on_process_down(handle) or (pid, exitcode): it has gone.
+    - on_timeout_set(result, soft, hard), on_timeout_cancel(result): a call of apply or apply_async with limits began, ended.
+    - threads: have a supervisor thread; without one an outer loop calls `turn` (see `fileno`, `next_deadline`).
+    - semaphore, putlocks: bound what is in flight.
+    - allow_restart: permit `restart`.
+    - synack: a worker asks before it begins a call, which can be cancelled until then.
+    - on_process_exit(pid, exitcode): called in each worker as it exits.
+    - context: a billiard context, or None for the default start method.
+    - max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced.
+    - enable_timeouts: accepted; limits always work.
+
+    Raises TypeError or ValueError, which name the argument, for what makes no sense, and OSError when no process can be made.
     """
 
     _state_names = ("RUN", "CLOSE", "TERMINATE", "TERMINATE")
@@ -131,7 +139,7 @@ class Pool(Submitting, Telling):
         )  # fmt: skip
         self._engine = self._engine_class(core, self._launcher_maker(settings), weakly(self), self.threads, _pool_name())
         try:
-            self._snapshot = self._engine.launcher.snapshot
+            self._packer = Packer(self._engine.launcher.snapshot, self._engine.functions)
             self._function_ids = self._engine.functions.ids
             # whether a call has options even if it was given none
             self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
@@ -158,7 +166,7 @@ class Pool(Submitting, Telling):
 
     @property
     def _state(self) -> int:
-        return min(int(self._engine.core.staff.standing), TERMINATE)
+        return min(int(self._engine.standing), TERMINATE)
 
     @property
     def _pool(self) -> list[WorkerHandle]:
@@ -176,7 +184,7 @@ class Pool(Submitting, Telling):
             self._engine.turn_beside(0.01)
 
     def _refuse(self) -> None:
-        self._engine.refuse_strangers()
+        self._engine.refuse_in_forked_copy()
         super()._refuse()
 
     def _refusal(self) -> Exception:
@@ -196,19 +204,19 @@ class Pool(Submitting, Telling):
         if engine.closed:
             return
         engine.terminate_later()
-        if not _must_not_wait(engine):
+        if not engine.must_not_wait():
             engine.wait(engine.end, _EXIT_WAIT_S)
 
     def join(self) -> None:
         """Wait until all workers have exited and all callbacks have run. `close` or `terminate` comes first."""
         engine = self._engine
-        if engine.is_strange():
+        if engine.in_forked_copy():
             return
-        if engine.core.staff.standing is Standing.RUN and not engine._terminate_wanted:
+        if engine.standing is Standing.RUN and not engine.terminate_wanted:
             raise NotClosedError("Pool is still running: call close() or terminate() before join()")
-        if _must_not_wait(engine):
+        if engine.must_not_wait():
             return
-        if engine.core.staff.standing is Standing.CLOSE:
+        if engine.standing is Standing.CLOSE:
             for results in list(self._lazy_maps):
                 results.read_on()  # what was begun is worked off, also if nobody takes the results meanwhile
         engine.wait(engine.end)
@@ -329,7 +337,7 @@ class Pool(Submitting, Telling):
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def __repr__(self) -> str:
-        state = self._state_names[self._engine.core.staff.standing]
+        state = self._state_names[self._engine.standing]
         return f"<{type(self).__name__} state={state} pool_size={self._processes}>"
 
 
@@ -354,15 +362,9 @@ def _pool_name() -> str:
 _pool_numbers = itertools.count(1)
 
 
-def _must_not_wait(engine: Engine) -> bool:
-    """A callback or hook may end its own pool, but not wait for itself. Nor may a signal handler for what it interrupted."""
-    me = threading.current_thread()
-    return me is engine.driver.thread or me is engine.announcer._thread or engine.interrupted()
-
-
 def _end_engine(engine: Engine) -> None:
     """The pool was forgotten, or the interpreter exits."""
-    if engine.closed or engine._pid != os.getpid():
+    if engine.closed or engine.in_forked_copy():
         return
     if engine.driver.thread is None:
         engine.abandon()
@@ -371,4 +373,3 @@ def _end_engine(engine: Engine) -> None:
     if util.is_exiting() or sys.is_finalizing():
         engine.wait(engine.end, _EXIT_WAIT_S)
         engine.release()
-

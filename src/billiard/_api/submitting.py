@@ -1,23 +1,23 @@
 """Handing work over: from a function and its arguments to jobs, in the caller's thread.
 
-What is wrong with a call is found here, before the engine hears of it: what cannot be called, what cannot be pickled, limits
-that make no sense. A call owns its bytes: buffers are copied before the caller, or the generator that gave them, goes on.
+What is wrong with a call is found here, before the engine hears of it: what cannot be called, what cannot be pickled (see
+`packing`), limits that make no sense. A call owns its bytes: buffers are copied before the caller, or the generator that gave
+them, goes on.
 """
 
 from __future__ import annotations
 
 import itertools
-import marshal
-import pickle
 import weakref
 from collections.abc import Callable, Iterable
 
 from .._supervisor.engine import Engine
 from .._typing import Any, Final
 from .._wire import frames, pickling
-from . import story, validate
+from . import validate
 from .imap import IMapIterator, IMapUnorderedIterator, Input
 from .map_results import Chunk, MapResult
+from .packing import ITEM, UNPACKED, Packer, arguments_of, plainly
 from .results import ApplyResult, Callbacks
 from .slots import Slot, Slots
 
@@ -27,7 +27,7 @@ class Submitting:
 
     # the pool's, made in its constructor
     _engine: Engine
-    _snapshot: pickling.MainSnapshot
+    _packer: Packer
     _function_ids: dict[int, int]
     _has_defaults: bool  # whether a call has options even if it was given none
     _least: int
@@ -123,7 +123,7 @@ class Submitting:
 
     def _job(self, func: Any, args: Any, kwds: Any) -> ApplyResult:
         function_id = self._function_ids.get(id(func), 0)
-        if function_id and not kwds and type(args) is tuple and (call := _plainly(args)):
+        if function_id and not kwds and type(args) is tuple and (call := plainly(args)):
             # the hot path: a known function and arguments that refer to nothing
             return ApplyResult(self, func, frames.CALL, function_id, call, len(call))
         return self._careful_job(func, function_id, args, kwds)
@@ -178,7 +178,7 @@ class Submitting:
     def _careful_job(self, func: Any, function_id: int, args: Any, kwds: Any) -> ApplyResult:
         """A job whatever the function and the arguments are."""
         validate.function(func)
-        function_id = function_id or self._function_id(func)
+        function_id = function_id or self._packer.function_id(func)
         args, kind = args if type(args) is tuple else tuple(validate.items("args", args)), frames.KWCALL
         args, pure = pickling.lighten_all(args)
         payload: Any = args
@@ -189,41 +189,12 @@ class Submitting:
         else:
             kind = frames.CALL
         try:
-            call, size, large = self._packed(payload, pure and payload is args)
+            call, size, large = self._packer.pack(payload, pure and payload is args)
         except Exception as exc:
             named = [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *dict(kwds or ()).items()]
-            self._explain(exc, func, [(f"argument {name}", value) for name, value in named])
+            self._packer.explain(exc, func, [(f"argument {name}", value) for name, value in named])
             raise
         return ApplyResult(self, func, kind | large, function_id, call, size)
-
-    def _packed(self, payload: Any, pure: bool = False) -> tuple[Any, int, int]:
-        """The body of a call, its size, and LARGE if buffers lie beside the pickle."""
-        pickled, buffers = pickling.dumps_pure(payload) if pure else pickling.dumps(payload, self._snapshot)
-        if buffers is None:
-            return pickled, len(pickled), 0
-        return *frames.pack_large(pickled, buffers), frames.LARGE
-
-    def _explain(self, exc: Exception, func: Any, parts: Iterable[tuple[str, Any]]) -> None:
-        """Add a note that says which part of a call could not be pickled. `parts`: their names and values."""
-        which = next((f"{name} for " for name, value in (*parts, ("the function", func)) if not self._can_travel(value)), "")
-        exc.add_note(f"while pickling {which}a call of {story.name_of(func)} in a worker")
-
-    def _can_travel(self, value: Any) -> bool:
-        try:
-            pickling.dumps(value, self._snapshot)
-        except Exception as exc:
-            pickling.own_error(exc, pickling.dumps, value, self._snapshot)
-            return False
-        return True
-
-    def _function_id(self, func: Any) -> int:
-        """The number that calls name `func` by, or 0 when each call must carry it."""
-        functions = self._engine.functions
-        function_id = functions.ids.get(id(func), 0)
-        if not function_id and len(functions) < 4096 and pickling.travels_by_name(func, self._snapshot):
-            pickled = pickle.dumps(func, 5)
-            function_id = functions.add(func, pickled)
-        return function_id
 
     def _own(self, job: ApplyResult | Chunk) -> None:
         """The caller may change its buffers once we return: they are copied, in case they are to be sent yet, or again."""
@@ -291,11 +262,10 @@ class Submitting:
         items = iterable if isinstance(iterable, list | tuple | range) else list(validate.items("iterable", iterable))
         if chunksize is None:
             chunksize = max(1, -(-len(items) // (4 * max(self._processes, 1))))
-        function_id = self._map_function_id(func)
+        function_id, forget = self._packer.map_function_id(func)
         callbacks = None
         if callback is not None or error_callback is not None:
             callbacks = Callbacks(callback, error_callback)
-        forget = function_id if id(func) not in self._function_ids else 0
         result = MapResult(self, func, function_id, forget, callbacks)
         # pickled before the first is submitted: an item that cannot be pickled leaves nothing behind
         try:
@@ -303,8 +273,8 @@ class Submitting:
                 starts = range(0, len(items), chunksize)
                 chunks = [self._several(result, items[at : at + chunksize], at, kind) for at in starts]
             elif kind == frames.STARMAP:
-                unpacked = itertools.starmap(_arguments, enumerate(items))
-                chunks = [self._single(result, args, at) for at, args in enumerate(unpacked)]
+                each = itertools.starmap(arguments_of, enumerate(items))
+                chunks = [self._single(result, args, at) for at, args in enumerate(each)]
             else:
                 chunks = [self._single(result, (item,), at) for at, item in enumerate(items)]
         except BaseException:
@@ -316,15 +286,15 @@ class Submitting:
 
     def _single(self, group: Any, args: tuple[Any, ...], first: int) -> Chunk:
         """A `Chunk` for item number `first`, sent as a plain call."""
-        if call := _plainly(args):
+        if call := plainly(args):
             # the hot path of a map: an argument that refers to nothing
             chunk = Chunk(group, frames.CALL, group._function_id, call, len(call), first)
         else:
             args, pure = pickling.lighten_all(args)
             try:
-                call, size, large = self._packed(args, pure)
+                call, size, large = self._packer.pack(args, pure)
             except Exception as exc:
-                self._explain(exc, group._func, [(_ITEM.format(first), args)])
+                self._packer.explain(exc, group._func, [(ITEM.format(first), args)])
                 raise
             chunk = Chunk(group, frames.CALL | large, group._function_id, call, size, first)
         if self.soft_timeout or self.timeout:
@@ -333,34 +303,20 @@ class Submitting:
 
     def _several(self, group: Any, items: Any, first: int, kind: int = frames.MAP) -> Chunk:
         """A `Chunk` for some items, the first of which is number `first`."""
-        if kind == frames.STARMAP and not _UNPACKED.issuperset(map(type, items)):
+        if kind == frames.STARMAP and not UNPACKED.issuperset(map(type, items)):
             for at, item in enumerate(items, first):
                 validate.arguments(at, item)
         limited = self.soft_timeout or self.timeout
         try:
-            call, size, large = self._packed(items)
+            call, size, large = self._packer.pack(items)
         except Exception as exc:
-            self._explain(exc, group._func, [(_ITEM.format(at), item) for at, item in enumerate(items, first)])
+            self._packer.explain(exc, group._func, [(ITEM.format(at), item) for at, item in enumerate(items, first)])
             raise
         kind |= large | (frames.TIMED if limited else 0)
         chunk = Chunk(group, kind, group._function_id, call, size, first)
         if limited:
             chunk.limit(self.soft_timeout, self.timeout)
         return chunk
-
-    def _map_function_id(self, func: Any) -> int:
-        """A number for this map: a function that travels by value is pickled once for all its calls."""
-        function_id = self._function_id(func)
-        if not function_id:
-            try:
-                pickled, buffers = pickling.dumps(func, self._snapshot)
-            except Exception as exc:
-                self._explain(exc, func, [])
-                raise
-            if buffers is not None:
-                pickled = pickle.dumps(pickle.loads(pickled, buffers=buffers), 5)
-            function_id = self._engine.functions.add(func, pickled, remember=False)
-        return function_id
 
     def imap(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1,
@@ -385,37 +341,11 @@ class Submitting:
         validate.function(func)
         validate.number("lost_worker_timeout", lost_worker_timeout)
         items = iter(validate.items("iterable", iterable))
-        function_id = self._map_function_id(func)
-        forget = function_id if id(func) not in self._function_ids else 0
+        function_id, forget = self._packer.map_function_id(func)
         make = self._single if chunksize == 1 else self._several
         result = kind(self, func, function_id, forget, Input(items, chunksize, make))
         result.begin()
         return result
 
 
-_pickled: Final = pickle.dumps
-_marshalled: Final = marshal.dumps
-_FORMAT: Final = pickling.MARSHAL
-_NUMBERS: Final = pickling.PLAIN
-_ITEM: Final = "item {} of the iterable"
-_UNPACKED: Final = frozenset((tuple, list))
 _HOOKS: Final = ("callback", "error_callback", "accept_callback", "timeout_callback")
-
-
-def _plainly(args: tuple[Any, ...]) -> bytes | None:
-    """The body of a call whose arguments refer to nothing; None if some may, or are large."""
-    short = True
-    for arg in args:
-        if type(arg) not in _NUMBERS:
-            if type(arg) not in pickling.SIZED or (type(arg) is bytes and len(arg) >= pickling.BIG_BYTES_FROM):
-                return None
-            if len(arg) > pickling.SHORT:
-                short = False
-    return _marshalled(args, _FORMAT) if short else _pickled(args, 5)
-
-
-def _arguments(at: int, item: Any) -> tuple[Any, ...]:
-    """What item number `at` of a starmap unpacks to."""
-    if type(item) is not tuple:
-        validate.arguments(at, item)
-    return tuple(item)

@@ -1,8 +1,7 @@
 """The guest room: the pool that Celery's ``AsynPool`` subclasses, with every name it hangs on to.
 
-`billiard.pool.Pool` is the engine. Only a class statement that overrides one of the hooks below gets this room's pool
-as its base instead (`choose.py`). The room keeps a frozen contract, so it may look old; it may not grow. What becomes
-of workers and jobs it asks of `_core.fates`, like the engine.
+`billiard.pool.Pool` is the engine. Only a class statement that overrides one of `choose.HOOKS` gets this room's pool
+as its base instead. The room keeps a frozen contract, so it may look old; it may not grow.
 
     choose.py    the table of hooks, and who gets which pool        worker.py    the child's side
     pool.py      life of the pool: construct, shut down             wire.py      what crosses the pipes

@@ -1,6 +1,6 @@
 """The burial of a guest pool's workers: who has exited, what it had sent, what becomes of its jobs.
 
-May: reap processes, settle their jobs (by `_core.fates`).
+May: reap processes, settle their jobs (by `fates`).
 May not: start any; that is `staff`, for which this is the other half.
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 import select
 import time
 
-from billiard._core.fates import Ending, Fate, classify_exit, fate_of_job, is_expected, spends_restart
-from billiard.common import human_status
-from billiard.exceptions import WorkerLostError
-
 from .._typing import Any
+from .._wire.descriptors import is_readable
+from .._wire.exits import ExitKind, classify_exit, is_expected, spends_restart
+from ..common import human_status
+from ..exceptions import WorkerLostError
 from . import log
+from .fates import JobFate, fate_of_job
 from .handlers import TERMINATE, WorkersJoined
 from .wire import failure
 
@@ -75,7 +76,7 @@ class Burial:
         popen = process._popen
         if popen is None or popen.poll() is not None:
             return True
-        if getattr(process, "_sentinel_lied", False) or not _is_at_end(popen.sentinel):
+        if getattr(process, "_sentinel_lied", False) or popen.sentinel is None or not is_readable(popen.sentinel):
             return False
         deadline = time.monotonic() + ZOMBIE_WAIT_S
         while time.monotonic() < deadline:
@@ -126,7 +127,7 @@ class Burial:
     def _is_stillborn(self, process: Any) -> bool:
         counter = self._on_ready_counters.get(process.pid)
         return (
-            classify_exit(process.exitcode) is Ending.FAILED
+            classify_exit(process.exitcode) is ExitKind.FAILED
             and counter is not None
             and counter.value == 0
             and not self._result_handler.has_accepted(process.pid)
@@ -152,9 +153,9 @@ class Burial:
         struck = getattr(process, "_job_terminated", False)
         fate = fate_of_job(ready=job.ready(), started=True, struck=struck)
         exitcode = getattr(process, "exitcode", None)
-        if fate is Fate.TERMINATED:
+        if fate is JobFate.TERMINATED:
             job._set_terminated(exitcode)
-        elif fate is Fate.LOST:
+        elif fate is JobFate.LOST:
             self.on_job_process_lost(job, pid, exitcode or 0)
 
     def _settle_unstarted(self, job: Any, process: Any, written: bool) -> None:
@@ -166,7 +167,7 @@ class Burial:
             job._dead_receiver = process
             job._deaths_at_receipt = getattr(job, "_deaths_at_receipt", 0) + 1
             fate = fate_of_job(ready=job.ready(), started=False, deaths_at_receipt=job._deaths_at_receipt)
-            if fate is Fate.POISON:
+            if fate is JobFate.POISON:
                 job._ack(None, time.monotonic(), process.pid, None)
                 self.mark_as_worker_lost(job, process.exitcode or 0)
         self.on_job_process_down(job, process.pid)
@@ -197,11 +198,3 @@ def _release(process: Any) -> None:
         finalizer = getattr(process._popen, name, None)
         if finalizer is not None:
             finalizer()
-
-
-def _is_at_end(sentinel: int | None) -> bool:
-    if sentinel is None:
-        return False
-    poller = select.poll()
-    poller.register(sentinel, select.POLLIN)
-    return any(event & (select.POLLIN | select.POLLHUP) for _fd, event in poller.poll(0))

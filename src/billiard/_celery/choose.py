@@ -14,8 +14,7 @@ The guest pool is imported when the first guest comes: who only wants the engine
 
 from __future__ import annotations
 
-from billiard._api.pool import Pool as Engine
-
+from .._api.pool import Pool as Engine
 from .._typing import Any
 
 #: Overriding any of these means to take part in the guest pool's inner life. (`on_job_ready` and `send_ack` are not
@@ -54,9 +53,7 @@ _bodies: tuple[type, ...] = ()
 class PoolType(type):
     """The class of `Pool` and of all that is derived from it."""
 
-    def __new__(
-        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, chosen: bool = False
-    ) -> PoolType:
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, chosen: bool = False) -> PoolType:
         if not chosen and _is_meant_for_guests(bases, namespace):
             guest = guest_pool()
             bases = tuple(guest if base is Pool else base for base in bases)

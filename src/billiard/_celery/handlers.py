@@ -15,11 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from billiard import common
-from billiard._core.fates import spends_restart
-from billiard.exceptions import TimeLimitExceeded
-
+from .. import common
 from .._typing import Any
+from .._wire.exits import spends_restart
+from ..exceptions import TimeLimitExceeded
 from . import log, seams
 from .wire import ACK, DEATH, READY, Unreadable, failure
 from .worker import SIG_SOFT_TIMEOUT

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 
-from billiard._stdlib.context import _default_context
-from billiard.common import restart_state
-from billiard.exceptions import SoftTimeLimitExceeded
-
+from .._stdlib.context import _default_context
 from .._typing import Any
+from ..common import restart_state
+from ..exceptions import SoftTimeLimitExceeded
 from . import collector, log, seams
 from .handlers import CLOSE, RUN, SIGKILL, TERMINATE, ResultHandler, Supervisor, TaskHandler, TimeoutHandler
 from .locks import LaxBoundedSemaphore

@@ -8,26 +8,22 @@ its READY still finds it.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from abc import ABCMeta
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from billiard._api import imap as engine_imap
-from billiard._api import map_results as engine_maps
-from billiard._api import results as engine_results
-from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import Terminated, TimeoutError
-
+from .._api import imap as engine_imap
+from .._api import map_results as engine_maps
+from .._api import results as engine_results
+from .._api.results import job_counter
 from .._typing import Any, cast
+from ..einfo import ExceptionWithTraceback
+from ..exceptions import Terminated, TimeoutError
 from . import log
 from .seams import new_lock
 from .wire import ACK, NACK, failure
-
-#: Numbers every job of this process, whichever pool it belongs to.
-job_counter = itertools.count()
 
 LOST_WORKER_TIMEOUT = 10.0
 

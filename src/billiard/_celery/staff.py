@@ -22,11 +22,10 @@ import time
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 
-from billiard import common
-from billiard._core.fates import spends_restart
-from billiard.exceptions import RestartFreqExceeded
-
+from .. import common
 from .._typing import Any
+from .._wire.exits import spends_restart
+from ..exceptions import RestartFreqExceeded
 from . import collector, log, seams
 from .burial import Burial
 from .handlers import RUN

@@ -181,9 +181,7 @@ class Submitting:
         if chunksize == 1:
             results._feed_from(((func, (item,)) for item in items), self._submit_part, window)
             return results
-        results._feed_from(
-            ((mapstar, ((func, chunk),)) for chunk in _chunks(items, chunksize)), self._submit_part, window
-        )
+        results._feed_from(((mapstar, ((func, chunk),)) for chunk in _chunks(items, chunksize)), self._submit_part, window)
         return (value for chunk in results for value in chunk)
 
     @staticmethod

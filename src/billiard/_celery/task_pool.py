@@ -22,10 +22,10 @@ from .._api import story
 from .._api.handles import WorkerHandle
 from .._api.pool import TERMINATE, Pool
 from .._api.results import ApplyResult, Handle
-from .._core import fates
 from .._core.staff import Standing
 from .._core.state import FATE, Cause
 from .._typing import Any, Final
+from .._wire.exits import is_expected
 from ..common import human_status
 from .task_pool_child import initialize
 from .task_pool_engine import CeleryEngine
@@ -75,7 +75,7 @@ class CeleryPool(Pool):
             self._arm()
         if self._succeeded and self._engine.end.state and not self._engine.closed:
             self._join()
-        elif self._engine.core.staff.standing is Standing.BROKEN and self._hub is not None and not self._ending:
+        elif self._engine.standing is Standing.BROKEN and self._hub is not None and not self._ending:
             # not from here: an exception that leaves a timer is logged by the hub, and that is all
             self._hub.call_soon(self._give_up)
 
@@ -112,7 +112,7 @@ class CeleryPool(Pool):
     def apply_async(self, *args: Any, **kwargs: Any) -> ApplyResult | None:  # type: ignore[override]  # see below
         """`Pool.apply_async`; None once the pool is closed. A task that comes while the worker shuts down is thus left
         unacknowledged, and its broker gives it to another worker."""
-        if self._engine.closed or self._engine.core.staff.standing in (Standing.CLOSE, Standing.TERMINATE):
+        if self._engine.closed or self._engine.standing in (Standing.CLOSE, Standing.TERMINATE):
             return None
         job = super().apply_async(*args, **kwargs)
         self._arm()
@@ -177,7 +177,7 @@ class CeleryPool(Pool):
             self._on_readable()
 
     def close(self) -> None:
-        if self._engine.core.staff.standing is Standing.RUN and hasattr(self._putlock, "clear"):
+        if self._engine.standing is Standing.RUN and hasattr(self._putlock, "clear"):
             self._putlock.clear()  # tasks that wait for a slot will not get one
         super().close()
 
@@ -256,5 +256,5 @@ class CeleryPool(Pool):
 def _tell_of_exit(handle: WorkerHandle) -> None:
     """Log the exits that nobody ordered and that do not belong to a worker's normal life."""
     blow = handle._worker.blow
-    if not fates.is_expected(handle.exitcode, ordered=blow is not None and blow.struck):
+    if not is_expected(handle.exitcode, ordered=blow is not None and blow.struck):
         log.error("Process %r pid:%r exited with %r", handle.name, handle.pid, human_status(handle.exitcode))

@@ -17,10 +17,9 @@ import os
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
-from billiard._wire.unsendable import MaybeEncodingError as MaybeEncodingError
-from billiard.einfo import ExceptionInfo
-
 from .._typing import Any
+from .._wire.unsendable import MaybeEncodingError as MaybeEncodingError
+from ..einfo import ExceptionInfo
 
 ACK = 0
 READY = 1

@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from types import FrameType
 
-from billiard import common
-from billiard._core.fates import EX_FAILURE, EX_OK, EX_RECYCLE, signal_behind
-from billiard.einfo import ExceptionInfo
-from billiard.exceptions import SoftTimeLimitExceeded
-
+from .. import common
 from .._typing import Any
+from .._wire.exits import EX_FAILURE, EX_OK, EX_RECYCLE, signal_behind
+from ..einfo import ExceptionInfo
+from ..exceptions import SoftTimeLimitExceeded
 from . import log
 from .second_try import SecondTry
 from .wire import ACK, DEATH, NACK, READY, MaybeEncodingError, OffsetSender, Sealed, failure, is_plain, salvage_head
@@ -352,9 +351,7 @@ class Worker:
         """
         if self.on_ready_counter is None:  # not its truth: a shared number that is 0 is false
             return False
-        deadline = time.monotonic() + (
-            GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT * GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
-        )
+        deadline = time.monotonic() + (GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT * GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL)
         pause_s = 0.0002
         while self.on_ready_counter.value < completed:
             if time.monotonic() >= deadline:

@@ -74,7 +74,7 @@ class Blows:
             self._timers.set(worker, HOARD, now + HOARD_S)
 
     def given_limited(self, worker: Worker, least_s: float, now: float) -> None:
-        """... the least of their time limits is `least_s`."""
+        """Watch `worker` for a limit of `least_s`, unless a nearer one is watched already."""
         if now + least_s < worker.due.get(LIMIT, NEVER_S):
             self._timers.set(worker, LIMIT, now + least_s)
 
@@ -134,7 +134,7 @@ class Blows:
         job = worker.inflight.get(sight.current)
         if job is None or job.least_s == NEVER_S:
             # between two calls, or on one without limits: the earliest that anything can be over is a full limit away
-            self.given_limited_again(worker, now)
+            self.watch_limits_anew(worker, now)
             return
         run_s = self.run_time(sight, now)
         if job.hard_s is not None and run_s >= job.hard_s:
@@ -148,17 +148,13 @@ class Blows:
             self.orders += ((INTERRUPT, worker, sight.current),)
             self.notices += ((SOFT, job, job.soft_s),)
             worker.soft_sent = aim
-        pending = [
-            limit_s
-            for limit_s in (job.hard_s, job.soft_s if worker.soft_sent != aim else None)
-            if limit_s is not None
-        ]
+        pending = [limit_s for limit_s in (job.hard_s, job.soft_s if worker.soft_sent != aim else None) if limit_s is not None]
         rest_s = max(min(pending) - run_s, 0.0005) if pending else NEVER_S
         # the next call, or the next item of this one, may be over sooner: at the earliest its own limit from now
         behind_s = min(other.least_s for other in worker.inflight.values())
         self._limit_in(worker, min(rest_s, behind_s), now)
 
-    def given_limited_again(self, worker: Worker, now: float) -> None:
+    def watch_limits_anew(self, worker: Worker, now: float) -> None:
         self._limit_in(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
 
     def _limit_in(self, worker: Worker, least_s: float, now: float) -> None:
@@ -247,7 +243,7 @@ class Blows:
     def _missed(self, worker: Worker, current: int, now: float) -> None:
         # it finished in time after all, and has been kept from starting another: nothing was harmed
         worker.blow = None
-        self.given_limited_again(worker, now)
+        self.watch_limits_anew(worker, now)
         job = worker.inflight.get(current)
         if job is not None and job.terminate_signal:
             # wanted while the other blow was under way
@@ -302,4 +298,3 @@ class Blows:
                 worker.blow = Blow(job.number, 0, signum, Cause.TERMINATED)
         else:
             self.strike(worker, Blow(job.number, 0, signum, Cause.TERMINATED), now)
-

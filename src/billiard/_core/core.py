@@ -8,7 +8,7 @@ what settled. Each of these may be repeated; what is pending stays in a queue un
 from __future__ import annotations
 
 from .._typing import Final
-from . import fates
+from .._wire.exits import EX_RECYCLE
 from .blows import Blows
 from .dispatch import MAX_WINDOW, Dispatch
 from .restarts import RestartIntensity
@@ -68,7 +68,7 @@ class Core:
             blows.given(worker, now)
             if worker.quota == 0 and self.staff.used_up(worker):
                 # its replacement starts now, while it works off what it holds
-                self.staff.retire(worker, fates.EX_RECYCLE)
+                self.staff.retire(worker, EX_RECYCLE)
         while dispatch.limited:
             worker, least_s = next(iter(dispatch.limited.items()))
             blows.given_limited(worker, least_s, now)

@@ -164,9 +164,10 @@ class Dispatch:
                 self.settle(job, None)
                 continue
             size = job.size
-            if worker.quota == 0 or (held and (
-                held >= windows.get(job.function_id, 1) or size > ALONE_FROM or held * (size + 64) >= MAX_WINDOW_BYTES
-            )):
+            if worker.quota == 0 or (
+                held
+                and (held >= windows.get(job.function_id, 1) or size > ALONE_FROM or held * (size + 64) >= MAX_WINDOW_BYTES)
+            ):
                 full = True
                 break
             if job.least_s < NEVER_S and job.least_s < self.limited.get(worker, NEVER_S):

@@ -19,6 +19,3 @@ class RestartIntensity:
         while self._at[0] <= now - self.period_s:
             self._at.popleft()
         return len(self._at) > self.max_restarts
-
-    def __str__(self) -> str:
-        return f"{self.max_restarts} in {self.period_s:g}s"

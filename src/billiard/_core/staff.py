@@ -14,7 +14,7 @@ from collections import deque
 from itertools import count
 
 from .._typing import Any, Final
-from . import fates
+from .._wire.exits import EX_OK, spends_restart
 from .blows import Blows
 from .dispatch import Dispatch
 from .restarts import RestartIntensity
@@ -22,6 +22,9 @@ from .state import Blow, Cause, Fate, Job, Phase, Worker
 
 FAILED_STARTS: Final = 3  # so many more than the pool is large, in a row, and the pool is declared broken
 _KILLED_FROM_OUTSIDE: Final = (-9, -15)
+#: A call at whose receipt this many workers died is the likely cause of the deaths: giving it to one more would let it
+#: eat the pool for ever.
+MAX_DEATHS_AT_RECEIPT: Final = 3
 FAILED_SPAWNS: Final = 12  # in a row, with no worker left
 SPAWN: Final = "spawn"  # orders; KILL and INTERRUPT are in billiard._core.blows
 RETIRE: Final = "retire"
@@ -56,7 +59,7 @@ class Staff:
         self.orders: deque[tuple[str, Worker, int]] = deque()
         self.restless = True  # something changed since `staff` last found everything as it should be: call it
         self.reading: set[int] = set()  # lazy maps by their number, whose input has more to give: the pool does not end before
-        self.worker_died = False  # ever, unbidden: what `did_start_ok` asks
+        self.worker_died = False  # whether any has without being told to (see `Pool.did_start_ok`)
         self._dispatch = dispatch
         self._blows = blows
         self._quota = max_tasks_per_child
@@ -94,7 +97,7 @@ class Staff:
         if self.standing is Standing.CLOSE:
             if self._finished():
                 for worker in list(self.workers.values()):
-                    self.retire(worker, fates.EX_OK)
+                    self.retire(worker, EX_OK)
             if not self._dispatch.backlog and self._in_flight() <= self._active():
                 return  # enough for what is left
         missing = self.size - self._active()
@@ -127,7 +130,7 @@ class Staff:
         candidates = [worker for worker in self.workers.values() if worker.active]
         # who has least to finish goes; among equals the youngest, which knows least
         worker = min(candidates, key=lambda w: (w.seated and bool(w.inflight), w.phase, len(w.inflight), -w.ident))
-        self.retire(worker, fates.EX_OK)
+        self.retire(worker, EX_OK)
 
     def _seat(self) -> None:
         free = self.size - sum(1 for worker in self.workers.values() if worker.seated)
@@ -221,9 +224,7 @@ class Staff:
             del self.workers[worker.ident]
         self._account(worker, status, failed_start, ordered, now, failure)
 
-    def _account(
-        self, worker: Worker, status: int | None, failed_start: bool, ordered: bool, now: float, failure: Any
-    ) -> None:
+    def _account(self, worker: Worker, status: int | None, failed_start: bool, ordered: bool, now: float, failure: Any) -> None:
         if self.standing is Standing.TERMINATE:
             return
         terminated_by_user = worker.blow is not None and worker.blow.cause is Cause.TERMINATED
@@ -233,7 +234,7 @@ class Staff:
             if self._failed_starts >= FAILED_STARTS + self.size:
                 self.break_down(Fate(Cause.UNSTARTABLE, worker, status, detail=failure))
                 return
-        if self._restarts is None or terminated_by_user or not fates.spends_restart(status):
+        if self._restarts is None or terminated_by_user or not spends_restart(status):
             return
         if not (ordered and worker.blow is None) and self._restarts.exceeded(now):
             self.break_down(Fate(Cause.RESTARTS, worker, status, detail=self._restarts))
@@ -259,7 +260,7 @@ class Staff:
             # it may have been reading this one when it died
             if not worker.blamed:  # one death counts once, however often this is cut short and repeated
                 suspect.deaths, worker.blamed = suspect.deaths + 1, True
-            if suspect.deaths >= fates.MAX_DEATHS_AT_RECEIPT and suspect.holder in (worker, None):
+            if suspect.deaths >= MAX_DEATHS_AT_RECEIPT and suspect.holder in (worker, None):
                 self._dispatch.settle(suspect, Fate(Cause.LOST, worker, status, started=False))
         self._dispatch.requeue(unstarted.values())
         worker.inflight.clear()

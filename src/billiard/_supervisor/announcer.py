@@ -45,9 +45,9 @@ class Announcer:
     """
 
     def __init__(self, threaded: bool, name: str) -> None:
-        self._threaded = threaded
+        self.threaded = threaded
         self._name = name
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._runs = threading.Lock()  # held by the thread that runs announcements
         self._queue: queue.SimpleQueue[list[Announcement] | None] = queue.SimpleQueue()
         self.pending: deque[Announcement] = deque()
@@ -58,21 +58,21 @@ class Announcer:
 
     def release(self) -> None:
         """Let the thread run what was added. One hand-over a turn, however many results it brought. Under the pool's lock."""
-        if not self._threaded:
+        if not self.threaded:
             return
         batch = list(self.pending)
         self._queue.put(batch)
         for _ in batch:  # no others: a map that its caller found to be over is added without the lock
             self.pending.popleft()
-        if self._thread is None:
+        if self.thread is None:
             # stored when it has started, here and by itself: cut short in between, one that never started would be trusted
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
-            self._thread = self._thread or thread
+            self.thread = self.thread or thread
 
     def run_here(self) -> None:
         """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
-        while self.pending and not self._threaded:
+        while self.pending and not self.threaded:
             taken: list[Announcement] = []
             try:
                 taken.extend(itertools.starmap(self.pending.popleft, ((),)))  # one call in C: taken and noted, or neither
@@ -89,7 +89,7 @@ class Announcer:
     def _run(self) -> None:
         if not self._runs.acquire(blocking=False):
             return  # started twice
-        self._thread = threading.current_thread()
+        self.thread = threading.current_thread()
         while self._run_batch():
             pass
         self._runs.release()
@@ -111,12 +111,12 @@ class Announcer:
         """Run what is left, then end the thread; from that thread itself, only say so."""
         if self.pending:
             self.release()
-        thread = self._thread
+        thread = self.thread
         if thread is not None:
             self._queue.put(None)
             if thread is not threading.current_thread():
                 thread.join()
-                self._thread = None
+                self.thread = None
         else:
             self.run_here()
 

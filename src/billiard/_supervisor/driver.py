@@ -87,9 +87,7 @@ class Driver:
         try:
             inside[me] = None
             while not target.state:
-                # `if lock.acquire(False)` would lose a lock it got when a signal handler raises before the `if`; here the call
-                # and the note of its result are one call in C
-                held: list[bool] = []
+                held: list[bool] = []  # see billiard._supervisor
                 try:
                     held.extend(map(self._pilot.acquire, (False,)))
                     if held[0]:

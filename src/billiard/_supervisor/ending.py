@@ -5,7 +5,8 @@
     broken       the same, with SIGKILL: no worker can be kept alive
     release      all workers are gone: threads, template and descriptors go
     abandon      all at once, waiting for nothing
-    forget       in a child that somebody forked: what is the parent's is closed, and nothing disturbed
+
+In a child that somebody forks (`close_in_forked_child`) what is the parent's is closed, and nothing disturbed.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ class Ending(Waiting):
 
     def terminate_later(self) -> None:
         """End now. Callable from anywhere, a signal handler and `__del__` included."""
-        self._terminate_wanted = True
+        self.terminate_wanted = True
         self.wake()
         self.driver.wake_supervisor()
 
     def _begin_termination(self, now: float) -> None:
         self.core.staff.terminate()
         self._strike_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
-        self._terminate_wanted = False
+        self.terminate_wanted = False
 
     def _end_broken(self, now: float) -> None:
         """It cannot keep workers alive: those it has go too. Repeatable."""
@@ -94,7 +95,7 @@ class Ending(Waiting):
 
     def release(self) -> None:
         """All workers are gone: end threads, template and descriptors. Repeatable."""
-        if self.is_strange():
+        if self.in_forked_copy():
             return
         self.driver.stop(self.wake)
         with self._crank:
@@ -107,7 +108,7 @@ class Ending(Waiting):
     def _settle_late(self) -> None:
         """What was handed over when nobody would see it any more ends too, or whoever waits for it would wait for ever: a
         thread may have been between its look at the pool's state and its submission, or still be reading a map's input."""
-        if self.is_strange():
+        if self.in_forked_copy():
             return
         dispatch = self.core.dispatch
         with self._crank:
@@ -124,21 +125,21 @@ class Ending(Waiting):
             settled[0].announce()  # type: ignore[attr-defined]  # of the API's jobs, see Target
             settled.popleft()
 
-    def is_strange(self) -> bool:
+    def in_forked_copy(self) -> bool:
         """Whether this process is not the pool's, but was forked off it."""
         return self._pid != os.getpid()
 
-    def refuse_strangers(self) -> None:
-        if self.is_strange():
+    def refuse_in_forked_copy(self) -> None:
+        if self.in_forked_copy():
             raise RuntimeError(
                 f"this pool belongs to process {self._pid}, of which this one is a fork: nothing comes back here; make one here"
             )
 
     def abandon(self) -> None:
         """End at once without waiting for anything: the template's end is the end of its workers."""
-        if self.closed or self.is_strange():
+        if self.closed or self.in_forked_copy():
             return
-        held: list[bool] = []  # see Driver.wait
+        held: list[bool] = []  # see billiard._supervisor
         if self.interrupted():
             return  # by a `__del__`; the interpreter's exit ends the template
         try:
@@ -158,15 +159,15 @@ class Ending(Waiting):
             if held and held[0]:
                 self._crank.release()
 
-    def forget(self) -> None:
+    def close_in_forked_child(self) -> None:
         """In a child that some other code forked: close what belongs to the parent, disturb nothing."""
         if self.closed:
             return
         self.closed = True
         for worker in list(self.core.staff.workers.values()):
             if worker.hands is not None:
-                worker.hands.forget()
+                worker.hands.close_in_forked_child()
         launcher = getattr(self, "launcher", None)
         if launcher is not None:
-            launcher.forget()
+            launcher.close_in_forked_child()
         self._release_fds()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -33,6 +34,7 @@ from .driver import Driver, Target
 from .ending import Ending
 from .fork_safety import remember
 from .hands import Hands
+from .launchers import Launcher
 from .poll_set import IN, OUT, drain
 
 OWN_WAIT_S: Final = 0.05
@@ -44,7 +46,7 @@ class Engine(Ending):
     has to tell; whatever user code that leads to belongs on `announcer`."""
 
     def __init__(
-        self, core: Core, make_launcher: Callable[[Engine], Any], notice: Callable[[str, Any, Any], None], threaded: bool,
+        self, core: Core, make_launcher: Callable[[Engine], Launcher], notice: Callable[[str, Any, Any], None], threaded: bool,
         name: str,
     ) -> None:  # fmt: skip
         super().__init__(core)
@@ -71,6 +73,11 @@ class Engine(Ending):
             self._carry_out(time.monotonic())
         if self.threaded:
             self.driver.start()
+
+    @property
+    def standing(self) -> Standing:
+        """Of the pool: whether it takes calls, ends, or is broken."""
+        return self.core.staff.standing
 
     def next_deadline(self) -> float | None:
         """When `turn` must be called at the latest, in seconds of the monotonic clock; None: no such time."""
@@ -116,7 +123,7 @@ class Engine(Ending):
         """Give out and write what can be, unless somebody is at it who will see it anyway."""
         dispatch = self.core.dispatch
         while not self.interrupted():
-            held: list[bool] = []  # see Driver.wait
+            held: list[bool] = []  # see billiard._supervisor
             try:
                 held.extend(map(self._crank.acquire, (False,)))
                 if not held[0]:
@@ -144,7 +151,7 @@ class Engine(Ending):
 
     def own(self, job: Job) -> None:
         """`job.call` is a copy now, and what it was made of may change: see to it that nothing but the copy is sent."""
-        held: list[bool] = []  # see Driver.wait
+        held: list[bool] = []  # see billiard._supervisor
         if self.interrupted():
             return  # it goes on with the old memory
         try:
@@ -160,7 +167,7 @@ class Engine(Ending):
         self.kick()  # whoever was turned away meanwhile
 
     def _quick_turn(self) -> None:
-        held: list[bool] = []  # see Driver.wait
+        held: list[bool] = []  # see billiard._supervisor
         if self.interrupted():
             return
         try:
@@ -251,7 +258,7 @@ class Engine(Ending):
         deadline = self.core.timers.next()
         if deadline is not None and deadline <= now:
             self._run_timers(now)
-        if self._terminate_wanted:
+        if self.terminate_wanted:
             self._begin_termination(now)
         while self._postponed:
             self._postponed.popleft()()
@@ -311,8 +318,13 @@ class Engine(Ending):
         interrupted the pool in the middle of its work.
         """
         if self.closed and not target.state:
-            self.refuse_strangers()
+            self.refuse_in_forked_copy()
         return self.driver.wait(target, timeout)
+
+    def must_not_wait(self) -> bool:
+        """A callback or hook may end its own pool, but not wait for itself; nor a signal handler for what it interrupted."""
+        me = threading.current_thread()
+        return me is self.driver.thread or me is self.announcer.thread or self.interrupted()
 
     def terminate_job(self, job: Job, signum: int) -> None:
         """End one job, queued or running, and no other."""

@@ -12,13 +12,13 @@ _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def remember(engine: Any) -> None:
-    """Have `engine.forget` called in every forked child."""
+    """Have `engine.close_in_forked_child` called in every forked child."""
     _engines.add(engine)
 
 
 def _in_child() -> None:
     for engine in list(_engines):
-        engine.forget()
+        engine.close_in_forked_child()
     _engines.clear()
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import socket
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from .._core.state import Worker
 from .._stdlib.context import BaseContext
 from .._typing import Any, Final, Protocol
 from .._wire.board import Board
+from .._wire.descriptors import is_readable
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._worker.main import serve_spawned
@@ -40,7 +40,7 @@ Watch = Callable[[int], None]
 class Launcher(Protocol):
     """What the engine asks of a way to make processes."""
 
-    method: str
+    snapshot: MainSnapshot  # of `__main__`, as its workers know it
 
     def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
         """Have a process made that serves `far_end`. Raises OSError when it cannot be."""
@@ -54,7 +54,7 @@ class Launcher(Protocol):
     def lost(self) -> None:
         """ALL_LOST was dealt with: the next `start` begins anew."""
 
-    def forget(self) -> None:
+    def close_in_forked_child(self) -> None:
         """In a forked child of the parent: close what is the parent's, disturb nothing."""
 
     def applied(self, count: int) -> None:
@@ -89,8 +89,6 @@ def send_signal(pid: int, signum: int, group: bool) -> None:
 
 class TemplateLauncher:
     """Workers forked from the template. See billiard._supervisor.template."""
-
-    method = "fork"
 
     def __init__(
         self, settings: WorkerSettings, name_prefix: str, watch: Watch, unwatch: Watch, serial: Callable[[], int]
@@ -213,7 +211,7 @@ class TemplateLauncher:
             del self._pids[-1]
         self._reap()  # one whose start was cut short, and who is not told
 
-    def forget(self) -> None:
+    def close_in_forked_child(self) -> None:
         """In a forked child of the parent: close what is the parent's, disturb nothing."""
         if self._control is not None:
             self._control.close()
@@ -228,7 +226,7 @@ class ContextLauncher:
         self, context: BaseContext, settings: WorkerSettings, name_prefix: str, watch: Watch, unwatch: Watch,
         serial: Callable[[], int],
     ) -> None:  # fmt: skip
-        self.method = str(context.get_start_method())
+        self._method = str(context.get_start_method())
         self._context = context
         self._settings = settings
         self._name_prefix = name_prefix
@@ -286,12 +284,12 @@ class ContextLauncher:
         if ident is None:
             return []
         process = self._processes[ident]
-        if not _is_readable(fd):
+        if not is_readable(fd):
             # polled before another thread buried that worker, and its descriptor's number is this one's now
             return []
         # Not `wait(timeout)`: for a spawned process that looks at the sentinel first, which a surviving grandchild keeps
         # open, and the worker's death would never be seen.
-        if self.method == "forkserver":
+        if self._method == "forkserver":
             # readable means exited, but the status comes by another way, the fork server's pipe, a moment later
             status = process._popen.wait(timeout=1.0)
         else:
@@ -327,7 +325,7 @@ class ContextLauncher:
     def close(self) -> None:
         pass
 
-    def forget(self) -> None:
+    def close_in_forked_child(self) -> None:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
@@ -352,12 +350,6 @@ def _serve_with_fds(
     sock: socket.socket, pipe_fd: int, board_fd: int, settings: WorkerSettings, importable_main: bool
 ) -> None:  # fmt: skip
     serve_spawned(FarEnd(sock, [pipe_fd]), board_fd, settings, importable_main)
-
-
-def _is_readable(fd: int) -> bool:
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def _pidfd(process: Any) -> int:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 import signal
 
-from .._core import blows, fates, staff
+from .._core import blows, staff
 from .._core.core import Core
 from .._core.staff import Standing
 from .._core.state import Phase, Worker
-from .._typing import Any
+from .._wire.exits import spends_restart
 from .hands import Hands
-from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, send_signal
+from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, Launcher, send_signal
 from .traffic import Traffic
 
 
 class Lives(Traffic):
     """The processes of one pool's workers."""
 
-    launcher: Any  # how they are started, see billiard._supervisor.launchers
+    launcher: Launcher  # how they are started
 
     def __init__(self, core: Core) -> None:
         super().__init__(core)
@@ -68,14 +68,14 @@ class Lives(Traffic):
                 self.launcher.start(worker, hands.theirs, hands.board)
         except OSError as exc:
             if hands is not None:
-                self._discard(worker, hands)
+                self._discard_unstarted(worker, hands)
             self.core.not_spawned(worker, exc, now)
             return
         for what, ident, value in self.launcher.early():
             self._on_event(what, ident, value, now)
         self.launcher.early_applied()
 
-    def _discard(self, worker: Worker, hands: Hands) -> None:
+    def _discard_unstarted(self, worker: Worker, hands: Hands) -> None:
         self._unwatch_channel(hands)
         worker.hands = worker.board = None
         hands.close()
@@ -98,7 +98,7 @@ class Lives(Traffic):
         hands: Hands | None = worker.hands
         if what == NOT_STARTED:
             if hands is not None:  # else this is a repetition
-                self._discard(worker, hands)
+                self._discard_unstarted(worker, hands)
             self.core.not_spawned(worker, OSError(value, os.strerror(value)), now)
         elif hands is None:
             return
@@ -135,15 +135,15 @@ class Lives(Traffic):
         if hands is not None:
             if not hands.channel.closed_by_peer:
                 self._drain(worker)
-            died = hands.exit_status is not None and hands.exit_status not in (0, fates.EX_RECYCLE)
+            died = hands.exit_status is not None and spends_restart(hands.exit_status)
             if died and worker.pid is not None and worker.phase is not Phase.GONE:
                 send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
             self.core.staff.exited(worker, hands.exit_status, now, hands.failure)
             self.launcher.bury(worker)
-            self._discard_for_good(worker, hands)
+            self._discard_buried(worker, hands)
         self._exits.pop(worker, None)
 
-    def _discard_for_good(self, worker: Worker, hands: Hands) -> None:
+    def _discard_buried(self, worker: Worker, hands: Hands) -> None:
         if hands.registered:
             self._unwatch_channel(hands)
         if hands.pidfd >= 0:

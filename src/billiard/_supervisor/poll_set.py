@@ -11,7 +11,7 @@ import select
 from .._core.state import Worker
 from .._typing import Any, Final
 from .._wire import held_calls
-from .._wire.closing import close_all
+from .._wire.descriptors import close_all
 
 IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
 OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT

@@ -18,6 +18,8 @@ the kernel kills every worker's group (see billiard._worker.lifeline), also when
 from __future__ import annotations
 
 import array
+import atexit
+import errno
 import gc
 import itertools
 import os
@@ -33,11 +35,12 @@ from multiprocessing import util
 from .._stdlib.context import ForkProcess
 from .._typing import Any, Final, NoReturn
 from .._wire.board import Board
+from .._wire.exits import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._wire.spin import processors
 from .._worker import main, signals
-from .._worker.settings import EX_FAILURE, WorkerSettings
+from .._worker.settings import WorkerSettings
 
 MESSAGE: Final = struct.Struct("<BQqq")  # operation, ident, two numbers
 
@@ -53,14 +56,13 @@ _ALL_SIGNALS: Final = tuple(map(int, signal.valid_signals()))
 _FIRST_ORDER_S: Final = 0.05  # how long to wait for it, at most: it comes at once
 _HEAD_START_S: Final = 0.002  # about what a worker needs from its fork to its first result
 _PROCESSORS_FOR_ALL: Final = 4  # the parent, the template and two workers
+_RUNS_ATEXIT: Final = sys.version_info >= (3, 13)  # multiprocessing's forked children run what was registered in them
 
 
 class Template:
     """The template's own side. Lives in the forked process only."""
 
-    def __init__(
-        self, control: socket.socket, settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str
-    ) -> None:
+    def __init__(self, control: socket.socket, settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str) -> None:
         self._control = control
         self._settings = settings
         self._snapshot = snapshot
@@ -102,6 +104,9 @@ class Template:
         self._stdin = sys.stdin
         util._flush_std_streams()  # type: ignore[attr-defined]  # or each worker writes what is in our buffers again
         util._finalizer_registry.clear()  # type: ignore[attr-defined]  # the parent's, run by the parent
+        if _RUNS_ATEXIT:
+            atexit._clear()  # the same
+            atexit.register(util._exit_function)  # type: ignore[attr-defined]  # not published
         gc.freeze()  # a collection in a worker would write to, and so copy, every page it shares with us
 
     def _start_the_first(self) -> None:
@@ -167,13 +172,13 @@ class Template:
         `_prepare` or to the worker is."""
         if ident in self._pids:
             # an order repeated after a signal cut the parent short: two workers on one channel would each get half of it
-            _close_all(fds)
+            _close_open(fds)
             return
         lifeline_write = -1
         mask = signals.change_mask(signals.BLOCK, ())
         try:
             if len(fds) != _FDS_PER_SPAWN:
-                raise OSError(24, "the worker's descriptors were dropped on the way")
+                raise OSError(errno.EMFILE, "the worker's descriptors were dropped on the way")
             lifeline_read, lifeline_write = os.pipe()
             fds.append(lifeline_read)
             # what reaches the worker before it has handlers of its own must wait, and not be ignored as it would be here
@@ -183,12 +188,12 @@ class Template:
                 signals.change_mask(signals.SET_MASK, mask)
         except OSError as exc:
             signals.change_mask(signals.SET_MASK, mask)
-            _close_all([*fds, lifeline_write])
+            _close_open([*fds, lifeline_write])
             self._tell(NOT_STARTED, ident, exc.errno or 0)
             return
         if pid == 0:
             self._become_worker(index, serial, fds, lifeline_write)
-        _close_all(fds)
+        _close_open(fds)
         self._alive[pid] = ident
         self._pids[ident] = pid
         self._lifelines[ident] = lifeline_write
@@ -204,7 +209,7 @@ class Template:
             # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death. The control
             # socket goes by its number like the rest: what `socket.close` touches is twenty pages to copy.
             ours = [self._control.fileno(), lifeline_write, self._wake_write, self._parent_fd]
-            _close_all([*ours, *self._lifelines.values()])
+            _close_open([*ours, *self._lifelines.values()])
             worker = self._worker
             worker.name = f"{self._name_prefix}-{serial}"
             worker.index = index
@@ -213,6 +218,8 @@ class Template:
             sys.stdin = None  # or it would be replaced, for half a megabyte of private memory in five workers
             code = worker._bootstrap(parent_sentinel=fds[-1])
         finally:
+            if _RUNS_ATEXIT:
+                atexit._run_exitfuncs()
             os._exit(code & 0xFF)
 
     def _serve(self, sock_fd: int, pipe_fd: int, board_fd: int, lifeline_read: int) -> None:
@@ -256,7 +263,7 @@ def _ignore_all() -> dict[int, Any]:
     return inherited
 
 
-def _close_all(fds: list[int]) -> None:
+def _close_open(fds: list[int]) -> None:
     for fd in fds:
         if fd >= 0:
             os.close(fd)

@@ -44,7 +44,7 @@ class Waiting(Lives):
         #: work goes on only when the handler returns. Nothing can be changed or waited for until then.
         self.interrupted: Callable[[], bool] = crank._is_owned
         self._unfinished = False  # a turn was cut short: look at everything, and at once
-        self._terminate_wanted = False
+        self.terminate_wanted = False
         self._sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
         self._spin = SpinWait()
         self._let_go_at = 0.0  # when one who waits for news last let others have the interpreter for a while
@@ -56,7 +56,7 @@ class Waiting(Lives):
         if self.waiting_callers and time.monotonic() - self._let_go_at > HOLD_S:
             self._let_go(LET_GO_S)
         events = self._look()
-        if events or timeout == 0.0 or self._unfinished or self._terminate_wanted:
+        if events or timeout == 0.0 or self._unfinished or self.terminate_wanted:
             return events
         nap_s = self.core.spare_s() / 2
         if nap_s > NAP_MIN_S:

@@ -25,7 +25,7 @@ from collections.abc import Collection
 
 from .._typing import Final, NamedTuple
 from . import heap, held_calls
-from .closing import close_all
+from .descriptors import close_all
 from .far_end import FarEnd
 from .frames import BESIDE, ERROR, FAILED, HEADER, HEADER_SIZE, IN_PIPE, KIND, LARGE, RESULT, Buffer, FrameError
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from .._typing import Final
 from . import heap
-from .closing import close_all
+from .descriptors import close_all
 from .frames import BESIDE, HEADER, HEADER_SIZE, IN_PIPE, LARGE, Buffer
 
 #: A body that the pipe takes together with its header, at once or not at all: `tell` is enough for it.

@@ -1,8 +1,8 @@
 """Have malloc keep the memory that payloads need again and again.
 
 glibc maps a large block anew each time, and gives the end of its heap back to the kernel as soon as a little is free there. A
-payload then faults in page by page, several times on its way, and a page costs 1 to 4 us: 1 MB of bytes there and back
-took 4.4 ms, and takes 0.8 when the heap keeps it. The thresholds for both grow by themselves, to once and twice the largest
+payload then faults in page by page, several times on its way, at 1 to 4 us a page (docs/decisions/engine.md has what that
+costs). The thresholds for both grow by themselves, to once and twice the largest
 block that was mapped and freed; but two or three copies of a payload are free at a time, one more than that. So a block twice
 as large is mapped and freed, untouched. What is kept is at most four times the largest payload that has come.
 """

@@ -152,8 +152,8 @@ class _BigBytes:
 class _Array:
     """A numpy array of plain numbers, by its shape, type and memory.
 
-    It arrives as it would by numpy's own reduction, which looks up modules and takes the type apart for each array: with
-    that, 64 KB there and back took 290 us instead of 220.
+    It arrives as it would by numpy's own reduction, which looks up modules and takes the type apart for each array: a quarter
+    of the time of 64 KB there and back.
     """
 
     __slots__ = ("value",)
@@ -283,11 +283,7 @@ def _by_value_pickler() -> Any:
             self._snapshot = snapshot
 
         def reducer_override(self, obj: Any) -> Any:
-            if (
-                isinstance(obj, type | types.FunctionType)
-                and obj.__module__ == "__main__"
-                and self._snapshot.has(obj)
-            ):
+            if isinstance(obj, type | types.FunctionType) and obj.__module__ == "__main__" and self._snapshot.has(obj):
                 return obj.__qualname__  # by reference: the class keeps its identity
             return super().reducer_override(obj)
 

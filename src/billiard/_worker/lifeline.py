@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import signal
 
 _F_SETSIG = getattr(fcntl, "F_SETSIG", 10)
@@ -24,10 +23,3 @@ def tie(fd: int) -> None:
     except OSError:
         pass  # no F_SETSIG (macOS): SIGIO, whose default ends a process as well
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-def is_cut(fd: int) -> bool:
-    """Whether the far end is closed already: it may have been before `tie` could watch it."""
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(0))

@@ -19,12 +19,13 @@ from types import TracebackType
 from .._typing import Any
 from .._wire import errors, frames, heap, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
+from .._wire.exits import EX_OK, EX_RECYCLE
 from .._wire.far_end import WHOLE, FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE, LARGE
 from .._wire.spin import SpinWait
 from ..exceptions import PayloadError, SoftTimeLimitExceeded
 from .memory import PeakGrowth
-from .settings import EX_OK, EX_RECYCLE, WorkerSettings
+from .settings import WorkerSettings
 from .signals import SoftLimit, Termination
 
 _BUFFER_SIZE = 1 << 17
@@ -37,9 +38,7 @@ _Frame = tuple[int, int, int, Any]
 class Loop:
     """Serves the calls of one channel until it is told to retire, wants to leave, or its parent is gone."""
 
-    def __init__(
-        self, far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: pickling.MainSnapshot
-    ) -> None:
+    def __init__(self, far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: pickling.MainSnapshot) -> None:
         self._far_end = far_end
         self._tell = far_end.tell
         self._cells = board.cells
@@ -71,11 +70,11 @@ class Loop:
         plain, sized, big = pickling.PLAIN, pickling.SIZED, pickling.BIG_BYTES_FROM
         dumps, pack, tell, whole = pickle.dumps, HEADER.pack, self._tell, WHOLE
         marshalled, unmarshalled, marshal_format, short = marshal.dumps, marshal.loads, pickling.MARSHAL, pickling.SHORT
-        control = frames.STARMAP
+        kinds, asking, last_call_kind = frames.KIND, frames.ACCEPT | frames.SYNACK, frames.STARMAP
         payload: Any = None
         value: Any = None
         for kind, tag, number, body in stream:
-            if (kind & 0x0F) > control:  # frames.KIND
+            if (kind & kinds) > last_call_kind:
                 if kind == frames.RESUME:
                     honoured = number
                 elif kind == frames.RETIRE:
@@ -92,7 +91,7 @@ class Loop:
                     cells[SKIPPED_FROM] = number
                     self._tell(frames.about(frames.SKIPPED, number))
                 continue
-            if kind & 0x60:  # frames.ACCEPT | frames.SYNACK
+            if kind & asking:
                 if kind & frames.SYNACK and not kind & LARGE:
                     body = bytes(body)  # waiting for the verdict reads on, over the memory this view is of
                 if not self._accept(kind, number, started, stream):

@@ -10,11 +10,13 @@ from multiprocessing import util
 
 from .._wire import errors, frames
 from .._wire.board import Board
+from .._wire.descriptors import is_readable
+from .._wire.exits import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from . import lifeline, signals
 from .loop import Loop
-from .settings import EX_FAILURE, WorkerSettings
+from .settings import WorkerSettings
 
 
 def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
@@ -24,7 +26,7 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
     """
     _lead_own_group()
     lifeline.tie(lifeline_fd)
-    if lifeline.is_cut(lifeline_fd):
+    if is_readable(lifeline_fd):  # it was cut before it could be watched
         os._exit(EX_FAILURE)
     _reseed()
     os.register_at_fork(after_in_child=functools.partial(_leave_to_the_parent, far_end.fds))
@@ -56,9 +58,7 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
     raise SystemExit(status)
 
 
-def serve_spawned(
-    far_end: FarEnd, board_fd: int, settings: WorkerSettings, importable_main: bool
-) -> None:
+def serve_spawned(far_end: FarEnd, board_fd: int, settings: WorkerSettings, importable_main: bool) -> None:
     """`serve` for a process that multiprocessing started: everything came as arguments."""
     from multiprocessing import current_process, parent_process
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .._typing import Any, Final, NamedTuple
-
-EX_OK: Final = 0
-EX_FAILURE: Final = 1
-EX_RECYCLE: Final = 0x9B  # billiard's status of a worker that was replaced in good order
+from .._typing import Any, NamedTuple
 
 
 class WorkerSettings(NamedTuple):
