@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 import reprlib
-import traceback
 
 from .._typing import Any
 from ..einfo import ExceptionInfo
@@ -32,6 +31,8 @@ def safe_repr(obj: Any) -> str:
 def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
     """The body for an exception that was raised in this process. Never raises for what the exception is."""
     try:
+        import traceback  # a tenth of what the package's import takes; a pool's process has it with `logging`
+
         text = "".join(traceback.format_exception(exc))
     except Exception:
         text = f"{type(exc).__name__}: (its traceback could not be formatted)\n"
