@@ -13,6 +13,7 @@ from billiard._core.core import Core
 from billiard._core.dispatch import (
     ALONE_FROM,
     MAX_WINDOW_BYTES,
+    MUTE_S,
     OLDEST_EVERY,
     OLDEST_EVERY_S,
     OVERHEAD_US,
@@ -337,6 +338,32 @@ class TestWindow:
         late_s = 1.5 * WAKING_US / 1e6 if before == "late" else 0.0
         assert bench.submit(job(), now=1.0 + late_s).holder is not first.holder
 
+    def test_nor_for_one_who_is_kept_from_beginning(self):
+        bench = Bench(2)
+        bench.warm()
+        first = bench.submit(job(), now=1.0)
+        assert bench.submit(job(), now=1.0 + 0.9 * MUTE_S).holder is first.holder
+        assert bench.submit(job(), now=1.0 + 1.1 * MUTE_S).holder is not first.holder
+
+    def test_who_was_heard_of_a_moment_ago_is_not_kept_from_it(self):
+        bench = Bench(2)
+        bench.warm()
+        first, second = bench.submit(job(), now=1.0), bench.submit(job(), now=1.0)
+        bench.core.dispatch.turned(2.0)
+        bench.result(first.holder, first.number)
+        assert bench.submit(job(), now=2.0 + 0.9 * MUTE_S).holder is second.holder
+
+    def test_parts_of_a_map_and_calls_nobody_would_rescue_wait_for_nobody(self):
+        bench = Bench(3)
+        bench.warm()
+        first, part, call = job(), job(), job()
+        part.may_follow = False
+        bench.submit(first, part)
+        assert part.holder is not first.holder
+        bench.core.dispatch.rescues = False
+        bench.submit(call)
+        assert call.holder not in (first.holder, part.holder)
+
     def test_a_call_that_is_not_known_as_brief_waits_for_nobody(self):
         bench = Bench(2)
         bench.warm()
@@ -468,7 +495,7 @@ class TestDeaths:
         assert first.body.run_s == pytest.approx(2.0)
         assert list(bench.core.dispatch.backlog)[: len(waiting)] == waiting
         assert [one.state for one in (second, third)] == [0, 0]
-        assert second.deaths == 1
+        assert [one.deaths for one in (second, third)] == [0, 0]  # it was not reading them, but on the first
         assert later is None or later.deaths == 0
 
     def test_a_burial_that_is_repeated_counts_one_death(self, monkeypatch):
@@ -865,6 +892,19 @@ class TestStall:
         bench.fence(2 * HOARD_S)
         assert behind.holder not in (slow.holder, None)
         assert 2 * HOARD_S + FENCE_S < STALL_S
+        assert bench.core.dispatch.run_time_s(1) >= HOARD_S  # or it would be behind another brief one next
+
+    def test_who_is_kept_from_beginning_is_not_looked_at_for_ever(self):
+        bench = Bench(2)
+        bench.warm()
+        first = bench.submit(job(), now=1.0)
+        bench.submit(job(), now=1.0)
+        now, looks = 1.0, 0
+        while now < 1.0 + 3 * STALL_S:
+            now += HOARD_S
+            looks += HOARD in bench.run_timers(now)
+        assert HOARD not in first.holder.due
+        assert 2 < looks <= 1 + STALL_S / HOARD_S
 
     def test_calls_that_wait_while_nobody_is_idle_are_not(self):
         bench = Bench(2)

@@ -34,6 +34,20 @@ def timed_error(result, within_s=10):
     return caught.value, took
 
 
+def test_promise_1_holds_for_what_was_to_follow_many_that_die(make_pool):
+    pool = make_pool(4)
+    pool.map(t.leave_if_negative, range(2000), chunksize=1)  # so that it gives many at a time
+    rng = random.Random(2026)
+    calls = [(x, pool.apply_async(t.leave_if_negative, (x,))) for x in (rng.choice((-1, 1, 2, 3)) for _ in range(500))]
+    for x, result in calls:
+        if x < 0:
+            with pytest.raises(WorkerLostError) as caught:
+                result.get(60)
+            assert caught.value.started
+        else:
+            assert result.get(60) == x
+
+
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSEGV, None], ids=["SIGKILL", "SIGSEGV", "_exit"])
 def test_promise_1_a_death_fails_exactly_its_task_at_once(make_pool, blow):
     pool = make_pool(2)
@@ -219,6 +233,18 @@ def test_promise_8_what_was_to_follow_a_brief_call_does_not_wait_when_it_proves_
     assert told.wait(10)
     assert time.monotonic() - began < 0.05 * SLACK
     assert not slow.ready()
+    slow.get(10)
+
+
+def test_promise_8_holds_for_an_outer_loop_that_asks_for_no_deadline(make_pool):
+    pool, told = make_pool(2, threads=False), []
+    pool.map(t.nap, [0] * 2000, chunksize=1)
+    slow, _ = pool.apply_async(t.nap, (1.5,)), pool.apply_async(t.nap, (0, "brief"), callback=told.append)
+    began = time.monotonic()
+    while not told and select.select([pool], [], [], 10)[0]:
+        pool.turn()
+    assert told == ["brief"]
+    assert time.monotonic() - began < 0.05 * SLACK
     slow.get(10)
 
 

@@ -18,6 +18,7 @@ _read: Final = pickling.read
 class Chunk(Awaited):
     """Some consecutive items of a map, sent as one call."""
 
+    may_follow = False  # many of them come at once, and which wakes nobody would still wait for those before it
     queued = False  # of imap_unordered: it has ended, and is in the queue of those ...
     fetched = False  # ... and was taken from it
     call: Any
@@ -191,7 +192,7 @@ class MapResult(Handle):
                 self._pool._engine.terminate_job(chunk, signal.SIGTERM)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self._job} chunks left:{len(self._chunks) - self._open} ready:{self.ready()}>"
+        return f"<{type(self).__name__}: {self._job} chunks left:{max(len(self._chunks) - self._open, 0)} ready:{self.ready()}>"
 
 
 def rest_until(deadline: float | None) -> float | None:

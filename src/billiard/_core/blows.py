@@ -125,9 +125,12 @@ class Blows:
         """Calls were given to `worker` though another had nothing to do: it was thought to be sooner (see `Dispatch`)."""
         if len(worker.inflight) < 2 or worker.recalled or not self._dispatch.idle:
             return
-        if sight.current in worker.inflight and self.run_time(sight, now) >= HOARD_S / 2:
+        job = worker.inflight.get(sight.current)
+        run_s = self.run_time(sight, now)
+        if job is not None and run_s >= HOARD_S / 2:
+            self._dispatch.proved_slow(job.function_id, run_s * 1e6)
             self.recall(worker, sight.current + 1, now)
-        else:
+        elif now - worker.heard_at < STALL_S:  # else it is kept from beginning, and that is looked at less often
             self._timers.set(worker, HOARD, now + HOARD_S)
 
     def _check_limits(self, worker: Worker, sight: Sight, now: float) -> None:

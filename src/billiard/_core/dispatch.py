@@ -24,6 +24,7 @@ OLDEST_EVERY: Final = 128  # one pick in so many is for the worker that has been
 OLDEST_EVERY_S: Final = 0.1  # ... if this has passed since the last such pick
 KEPT_SIZE: Final = 1 << 12  # a larger call is dropped with its result: handles are kept long after
 WAKING_US: Final = 40.0  # until a worker that slept has begun: whoever is done sooner with what it holds begins sooner
+MUTE_S: Final = 0.001  # a worker that has not begun what it was given for so long may be kept from it
 OVERHEAD_US: Final = 6.0  # what a worker spends on a call besides running it
 REST_US: Final = 2_000.0  # window of a pool whose turns come quickly
 SLOW_TURNS_US: Final = 25_000.0  # ... and of one whose driver computes: five of the interpreter's switch intervals
@@ -46,6 +47,7 @@ class Dispatch:
         self._oldest_picked = 0.0
         self._recent_us = 0.0
         self._horizon_us = REST_US
+        self.rescues = True  # somebody comes at each deadline, so that a call may wait behind one that may prove slow
         self.last_turn = 0.0  # when somebody last looked at what the workers sent
 
     # -- the two hot facts
@@ -78,6 +80,7 @@ class Dispatch:
             busy_us += tag
             count += 1
         if count:
+            worker.heard_at = self.last_turn
             self._measure(function_id, busy_us / count)
         self.released(worker)
         return rare
@@ -102,9 +105,11 @@ class Dispatch:
         """Give out as much of the backlog as there is room for, evenly."""
         backlog, idle, open_ = self.backlog, self.idle, self.open
         while backlog:
-            worker = self._next_worker(backlog[0].function_id, now)
+            worker = self._next_worker(backlog[0], now)
             if worker is None:
                 return
+            if not worker.inflight:
+                worker.heard_at = now
             if worker.phase is not Phase.UP:
                 # condemned while it had nothing to do, or room: what it was given now would start, and be lost
                 idle.pop(worker, None)
@@ -114,12 +119,12 @@ class Dispatch:
             share = -(-len(backlog) // (len(idle) + len(open_)))
             self._fill(worker, share)
 
-    def _next_worker(self, function_id: int, now: float) -> Worker | None:
-        """Who gets the next job, a call of that function. Idle workers first, but for one that is about to be."""
+    def _next_worker(self, job: Job, now: float) -> Worker | None:
+        """Who gets `job`, which is next. Idle workers first, but for one that is about to be."""
         idle, open_ = self.idle, self.open
         if not idle:
             return next(iter(open_), None)
-        if open_ and self._window.get(function_id, 1) > 1:
+        if open_ and self.rescues and job.may_follow and self._window.get(job.function_id, 1) > 1:
             worker = next(iter(open_))
             if self._soon_idle(worker, now):
                 return worker
@@ -144,7 +149,9 @@ class Dispatch:
         if worker.board is None:
             return False
         sight = worker.board.see()
-        return sight.current not in worker.inflight or now * 1e6 - sight.started_ns / 1e3 < WAKING_US
+        if sight.current in worker.inflight:
+            return (now - sight.started_ns / 1e9) * 1e6 < WAKING_US
+        return now - worker.heard_at < MUTE_S
 
     def _fill(self, worker: Worker, share: int) -> None:
         """Give `worker` up to `share` jobs; afterwards it is in `open` only if it has room left."""
@@ -217,6 +224,11 @@ class Dispatch:
         wanted = min(max(4 * gap_us, REST_US), SLOW_TURNS_US)
         # up at once, down slowly: a driver that computes is seen only every few milliseconds
         self._horizon_us = wanted if wanted > self._horizon_us else 0.9 * self._horizon_us + 0.1 * wanted
+
+    def proved_slow(self, function_id: int, run_us: float) -> None:
+        """A call has taken that long, and is not over: those behind it, wherever they go now, are not brief ones."""
+        if run_us > self._run_us.get(function_id, 0.0):
+            self._measure(function_id, run_us)
 
     def _measure(self, function_id: int, mean_us: float) -> None:
         old = self._run_us.get(function_id, mean_us)

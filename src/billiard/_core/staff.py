@@ -247,8 +247,10 @@ class Staff:
         if worker.leaving_from is not None:
             current = min(current, worker.leaving_from)
         unstarted: dict[int, Job] = {}
+        died_on_one = False
         for number, job in list(worker.inflight.items()):
             if number <= current and sight is not None:
+                died_on_one = True
                 self._dispatch.settle(job, self._fate(worker, job, status, sight, now))
             elif job.holder is worker or job.holder is None:
                 unstarted[number] = job
@@ -256,7 +258,7 @@ class Staff:
         left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
         # what it let be, it had read
         suspect = next((job for number, job in unstarted.items() if number > read), None) if unstarted else worker.suspect
-        if suspect is not None and not suspect.state and not left and not self._struck(worker):
+        if suspect is not None and not suspect.state and not (died_on_one or left or self._struck(worker)):
             # it may have been reading this one when it died
             if not worker.blamed:  # one death counts once, however often this is cut short and repeated
                 suspect.deaths, worker.blamed = suspect.deaths + 1, True

@@ -82,6 +82,7 @@ class Job:
     deaths: int = 0  # workers that died with this job next in their queue
     watched: bool = False  # somebody wants to be told at once that it is settled
     terminate_signal: int = 0  # the user wants it ended
+    may_follow: bool = True  # if it is brief: another that is about to end, though a worker has nothing to do
 
     def _running(self) -> bool:
         """Whether a worker has begun it, and no end of it is known."""
@@ -148,11 +149,13 @@ class Worker:
         "board",
         "due",
         "hands",
+        "heard_at",
         "held_to",
         "ident",
         "index",
         "inflight",
         "leaving_from",
+        "name",
         "next_number",
         "phase",
         "pid",
@@ -161,6 +164,7 @@ class Worker:
         "resume",
         "retire_status",
         "seated",
+        "serial",
         "since",
         "soft_sent",
         "stalled_at",
@@ -173,6 +177,8 @@ class Worker:
         self.index = index  # 0..size-1, reused by replacements
         self.phase = Phase.STARTING
         self.pid: int | None = None
+        self.name = ""  # of its process; whoever starts that gives it, with a number among the workers of all pools
+        self.serial = 0
         self.status: int | None = None  # exit code or -signum, once known
         self.inflight: dict[int, Job] = {}
         self.next_number = 1
@@ -185,6 +191,7 @@ class Worker:
         self.since = 1  # calls from this number on follow the latest RESUME; earlier ones may still be being skipped
         self.blow: Blow | None = None
         self.soft_sent = (0, 0)
+        self.heard_at = 0.0  # when its last result came, or it was given its first call after a pause
         self.stalled_at = 0  # the call it was on when a stall was last looked for ...
         self.held_to = 0  # ... and the first number that it did not hold then
         self.leaving_from: int | None = None  # it said that it runs nothing after this number
