@@ -125,6 +125,17 @@ def test_cold_shutdown_does_not_wait(start_worker: Starter, within: Within, key:
     assert worker.complaints() == []
 
 
+def test_cold_shutdown_leaves_to_the_broker_what_has_not_begun(start_worker: Starter, key: str) -> None:
+    worker = start_worker("-c", "1")
+    worker.send("hold", key)
+    worker.begun(key)
+    waiting = worker.send("pid")
+    wait_until(lambda: f"{waiting.id}] received" in worker.log(), 10, "the worker has the second task")
+    worker.stop(signal.SIGQUIT)
+    assert waiting.state != "FAILURE", waiting.result
+    assert worker.complaints() == []
+
+
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 def test_murdered_parent_leaves_no_child(start_worker: Starter, within: Within, key: str, busy: bool) -> None:
     worker = start_worker("-c", "2")

@@ -312,6 +312,54 @@ class Exiting(SystemExit):
     pass
 
 
+class Unshowable:
+    """Neither pickles nor has a repr: both want to leave the process."""
+
+    def __reduce__(self):
+        raise KeyboardInterrupt
+
+    def __repr__(self):
+        raise SystemExit(3)
+
+
+class UnshowableError(Exception):
+    def __reduce__(self):
+        raise SystemExit(4)
+
+    __str__ = __repr__ = Unshowable.__repr__
+
+
+def unshowable(kind):
+    """As a result, as an argument of an error, or as the error itself."""
+    if kind == "result":
+        return Unshowable()
+    raise ValueError(Unshowable()) if kind == "argument" else UnshowableError
+
+
+def stay_with_an_alarm(delay_s):
+    """Leaves a thread that is no daemon, and an alarm whose handler raises when the task is long over."""
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+
+    def gave_up(signum, frame):
+        raise RuntimeError("this took too long")
+
+    signal.signal(signal.SIGALRM, gave_up)
+    signal.setitimer(signal.ITIMER_REAL, delay_s)
+    return os.getpid()
+
+
+def stay(path, seconds):
+    """Leaves a thread that is no daemon, and that has it noted when it ends."""
+    threading.Thread(target=lambda: (time.sleep(seconds), note(path, "thread"))).start()
+    return os.getpid()
+
+
+def leave_if_negative(x):
+    if x < 0:
+        os._exit(3)
+    return x
+
+
 def raise_interrupt():
     raise KeyboardInterrupt
 

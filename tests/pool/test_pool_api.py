@@ -3,6 +3,7 @@
 import inspect
 import os
 import pickle
+import select
 import socket
 import time
 from multiprocessing import resource_sharer
@@ -13,6 +14,7 @@ from pool_helpers import WITHIN_S, wait_until
 
 import billiard
 import billiard.pool
+from billiard import TimeLimitExceeded, WorkerLostError
 from billiard.pool import Pool
 
 PARAMETERS = {
@@ -279,6 +281,58 @@ def test_fileno_and_next_deadline(make_pool):
         pool.fileno()
 
 
+@pytest.mark.parametrize("celery", [{}, {"proc_alive_timeout": 4.0}], ids=["anybody's", "Celery's"])
+def test_who_is_told_of_what_a_terminated_pool_has_not_run(make_pool, celery):
+    """Celery would store a failure, and acknowledge a message that its broker can give to another worker."""
+    pool, told = make_pool(1, **celery), []
+    running = pool.apply_async(t.nap, (30,), error_callback=told.append)
+    queued = pool.apply_async(t.nap, (0,), error_callback=told.append)
+    wait_until(running.worker_pids)
+    pool.terminate()
+    pool.join()
+    for result in (running, queued):
+        with pytest.raises(WorkerLostError, match="the pool was terminated"):
+            result.get(0)
+    assert len(told) == (0 if celery else 2)
+
+
+def test_who_asks_for_the_deadline_is_told_of_an_earlier_one(make_pool):
+    pool = make_pool(1, threads=False)
+    pool.apply(t.pid)
+    while select.select([pool], [], [], 0)[0]:
+        pool.turn()
+    assert pool.next_deadline() is None
+    running = pool.apply_async(t.nap, (30,), timeout=0.3)
+    assert select.select([pool], [], [], 10)[0]
+    pool.turn()
+    while not running.ready():
+        deadline = pool.next_deadline()
+        select.select([pool], [], [], None if deadline is None else max(0, deadline - time.monotonic()))
+        pool.turn()
+    with pytest.raises(TimeLimitExceeded):
+        running.get(0)
+
+
+def test_numbers_may_be_those_of_other_libraries(make_pool):
+    class Number:
+        """As numpy's integers: no int."""
+
+        def __init__(self, value):
+            self.value = value
+
+        def __index__(self):
+            return self.value
+
+    pool = make_pool(Number(1), maxtasksperchild=Number(5))
+    pool.grow(Number(1))
+    assert pool.map(t.square, [1, 2, 3], Number(2)) == list(pool.imap(t.square, [1, 2, 3], Number(1))) == [1, 4, 9]
+    assert pool.apply_async(t.square, (2,), timeout=Number(9)).get(10**400) == 4
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        pool.grow(Number(0))
+    with pytest.raises(TypeError, match="timeout must be a number"):
+        pool.turn("soon")
+
+
 def test_on_job_ready_and_send_ack_are_there(pool):
     assert pool.on_job_ready(0, None, (True, 1), None) is None
     finished = pool.apply_async(t.pid)
@@ -290,7 +344,9 @@ def test_on_job_ready_and_send_ack_are_there(pool):
 def test_initializer_and_names(start, lasting_helpers):
     with Pool(1, t.init_state, ("given",), context=billiard.get_context(start)) as pool:
         assert pool.apply(t.state) == "given"
-        assert "PoolWorker-" in pool.apply(process_name)
+        [handle] = pool._pool
+        assert "PoolWorker-" in handle.name
+        assert pool.apply(process_name) == handle.name
 
 
 def process_name():

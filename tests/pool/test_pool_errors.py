@@ -7,10 +7,11 @@ import traceback
 
 import pool_tasks as t
 import pytest
-from pool_helpers import wait_until
+from pool_helpers import is_running, wait_until
 
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import PayloadError, TaskError, Terminated
+from billiard.pool import MaybeEncodingError
 
 
 def caught(result):
@@ -189,6 +190,30 @@ def test_what_does_not_pickle_is_named(pool, call, which):
         call(pool)
     (note,) = info.value.__notes__
     assert note.startswith(f"while pickling {which} for a call of ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("result", MaybeEncodingError), ("argument", TaskError), ("error", TaskError)]
+)
+def test_what_wants_to_leave_while_it_is_shown_fails_its_call_only(make_pool, kind, error):
+    pool = make_pool(1)
+    pid = pool.apply(t.pid)
+    assert type(caught(pool.apply_async(t.unshowable, (kind,)))) is error
+    assert pool.apply(t.pid) == pid
+
+
+def test_a_worker_that_serves_no_more_is_replaced_though_a_thread_keeps_its_process(make_pool):
+    pool = make_pool(1)
+    stays = pool.apply(t.stay_with_an_alarm, (0.05,))
+
+    def is_another():
+        try:
+            return pool.apply_async(t.pid).get(10) != stays
+        except WorkerLostError:
+            return False
+
+    wait_until(is_another)
+    wait_until(lambda: not is_running(stays))
 
 
 def test_an_alarm_while_something_is_pickled_is_no_ones_fault(pool):

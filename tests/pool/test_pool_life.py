@@ -64,6 +64,20 @@ def test_what_a_task_left_for_the_end_runs_as_in_multiprocessing(make_pool, tmp_
         assert sorted(t.noted(log)) == (["atexit", "finalizer"] if runs_atexit else ["finalizer"])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_thread_that_a_task_left_has_a_while_to_end(make_pool, tmp_path, method):
+    log, down = tmp_path / "log", []
+    pool = make_pool(1, maxtasksperchild=1, context=billiard.get_context(method), on_process_down=lambda *end: down.append(end))
+    brief, endless = pool.apply(t.stay, (log, 0.3)), pool.apply(t.stay, (log, 3600))
+    pool.close()
+    began = time.monotonic()
+    pool.join()
+    assert time.monotonic() - began < 10
+    assert t.noted(log) == ["thread"]
+    ends = {handle.pid: handle.exitcode for (handle,) in down}
+    assert ends[brief] == ends[endless] == billiard.pool.EX_RECYCLE
+
+
 def test_no_main_guard_is_needed_with_fork(script):
     code, out = run(script, """
         from billiard import Pool

@@ -17,16 +17,19 @@ class WorkerHandle:
     pid, also as a key and in a sorted list. What wants a real int (JSON) gets ``int(handle)``.
 
     `pid`: its process id. `exitcode`: None while it runs, else its exit code, or -signum. `index`: its place in the pool,
-    from 0; a replacement takes over the index. `name`: what its pool calls it; ``current_process().name`` in the worker
-    counts the workers of all pools. `daemon`: False, as in the worker, which may have children.
+    from 0; a replacement takes over the index. `name`: that of its process, as ``current_process()`` has it in the worker.
+    `daemon`: False, as in the worker, which may have children.
     """
 
-    def __init__(self, worker: Worker, name: str, sentinel_of: Callable[[Worker], int]) -> None:
+    def __init__(self, worker: Worker, sentinel_of: Callable[[Worker], int]) -> None:
         self._worker = worker
         self._sentinel_of: Callable[[Worker], int] = sentinel_of
         self.index = worker.index
-        self.name = name
         self.daemon = False
+
+    @property
+    def name(self) -> str:
+        return self._worker.name
 
     @property
     def pid(self) -> int | None:

@@ -97,12 +97,13 @@ class Pool(Submitting, Telling):
         sched_strategy: Any = _NOT_GIVEN,
     ) -> None:
         # Celery passes the last two. Who passes them sets the limits independently of each other, may start with no
-        # process at all, means a worker's memory and not its growth, and gives a worker one task at a time (its -O fair).
+        # process at all, means a worker's memory and not its growth, gives a worker one task at a time (its -O fair), and
+        # wants to hear nothing of what a terminated pool has not run.
         celery = proc_alive_timeout is not _NOT_GIVEN or sched_strategy is not _NOT_GIVEN
         if processes is None:
             processes = self.cpu_count()
-        self._least = 0 if celery else 1
-        validate.integer("processes", processes, self._least)
+        self._least, self._is_celerys = 0 if celery else 1, celery
+        processes = validate.integer("processes", processes, self._least)
         self.soft_timeout, self.timeout = validate.limits(soft_timeout, timeout, ordered=not celery)
         validate.number("lost_worker_timeout", lost_worker_timeout)
         quota = validate.optional_integer("maxtasksperchild", maxtasksperchild, 1)
@@ -238,13 +239,13 @@ class Pool(Submitting, Telling):
 
     def grow(self, n: int = 1) -> None:
         """Add `n` workers."""
-        validate.integer("n", n, 1)
+        n = validate.integer("n", n, 1)
         self._check_running()
         self._resize(n)
 
     def shrink(self, n: int = 1) -> None:
         """Remove `n` workers: idle ones at once, busy ones after the calls they hold."""
-        validate.integer("n", n, 1)
+        n = validate.integer("n", n, 1)
         self._check_running()
         if self._processes - n < self._least:
             raise ValueError(f"Can't shrink pool by {n}: it has {self._processes} processes, and needs {self._least}")
@@ -269,7 +270,7 @@ class Pool(Submitting, Telling):
         An unknown pid is ignored: the worker may just have gone.
         """
         try:
-            pid = int(pid)
+            pid = int(pid)  # of a WorkerHandle, too
         except (TypeError, ValueError):
             raise TypeError(f"pid must be the pid of a worker, not {pid!r}") from None
         for worker in list(self._engine.core.staff.workers.values()):
@@ -299,7 +300,7 @@ class Pool(Submitting, Telling):
 
         With ``threads=False`` callbacks and hooks run in here.
         """
-        self._engine.turn_beside(timeout)
+        self._engine.turn_beside(validate.number("timeout", timeout) or 0.0)
 
     def did_start_ok(self) -> bool:
         """Whether no worker has died on its own since the pool was made."""

@@ -256,7 +256,7 @@ class Submitting:
     ) -> MapResult:
         self._check_running()
         validate.function(func)
-        validate.optional_integer("chunksize", chunksize, 1)
+        chunksize = validate.optional_integer("chunksize", chunksize, 1)
         validate.callable_or_none("callback", callback)
         validate.callable_or_none("error_callback", error_callback)
         items = iterable if isinstance(iterable, list | tuple | range) else list(validate.items("iterable", iterable))
@@ -323,7 +323,7 @@ class Submitting:
         lost_worker_timeout: float | None = None,
     ) -> IMapIterator:  # fmt: skip
         """`map` as an iterator that takes its input as results are fetched."""
-        validate.chunksize(chunksize)
+        chunksize = validate.chunksize(chunksize)
         return self._imap(IMapIterator, func, iterable, chunksize, lost_worker_timeout)
 
     def imap_unordered(
@@ -331,7 +331,7 @@ class Submitting:
         lost_worker_timeout: float | None = None,
     ) -> IMapIterator:  # fmt: skip
         """`imap` with the results in the order in which they come."""
-        validate.chunksize(chunksize)
+        chunksize = validate.chunksize(chunksize)
         return self._imap(IMapUnorderedIterator, func, iterable, chunksize, lost_worker_timeout)
 
     def _imap(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .._core import blows as core_blows
 from .._core import staff as core_staff
-from .._core.state import Worker
+from .._core.state import FATE, Cause, Worker
 from .._supervisor.engine import Engine
 from .._typing import Any
 from .._wire import frames
@@ -31,6 +31,7 @@ class Telling:
     on_timeout_set: Callable[..., Any] | None
     on_timeout_cancel: Callable[..., Any] | None
     synack: bool
+    _is_celerys: bool
 
     def _notice(self, kind: str, subject: Any, value: Any) -> None:
         announce = self._engine.announcer.add
@@ -53,7 +54,7 @@ class Telling:
     def _handle(self, worker: Worker) -> WorkerHandle:
         handle = self._handles.get(worker.ident)
         if handle is None:
-            handle = self._handles[worker.ident] = WorkerHandle(worker, f"PoolWorker-{worker.ident}", self._engine.sentinel_of)
+            handle = self._handles[worker.ident] = WorkerHandle(worker, self._engine.sentinel_of)
         return handle
 
     def _tell_up(self, handle: WorkerHandle) -> None:
@@ -109,6 +110,10 @@ class Telling:
         """`job` has ended. Where user code runs."""
         if self.on_timeout_cancel is not None and (job.soft_s is not None or job.hard_s is not None):
             self.on_timeout_cancel(job)
+        if self._is_celerys and job.callbacks is not None and job.state == FATE and job.body.cause is Cause.POOL_TERMINATED:
+            # Told of it, Celery would store a failure and acknowledge the message. Untold, the message stays with the broker,
+            # which gives the task to another worker.
+            job.callbacks.error = None
 
 
 def weakly(pool: Telling) -> Callable[[str, Any, Any], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import ceil, inf
+from operator import index
 
 from .._typing import Any
 
@@ -18,16 +19,25 @@ def number(name: str, value: Any, *, positive: bool = False) -> float | None:
     """Seconds and the like: None, or a real number that is not negative (`positive`: nor zero). May be infinite."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    real = value if isinstance(value, float) else _whole(value)
+    if real is None:
         raise TypeError(f"{name} must be a number or None, not {type(value).__name__}: {value!r}")
     try:
-        float(value)
+        float(real)
     except OverflowError:  # an int that no clock can be added to; its digits may fill a page, or be too many for repr()
-        bits = int(value).bit_length()
+        bits = int(real).bit_length()
         raise ValueError(f"{name} must be a number that a float can hold, not an int of {bits} bits") from None
-    if value != value or value < 0 or (positive and value == 0):
+    if real != real or real < 0 or (positive and real == 0):
         raise ValueError(f"{name} must be {'greater than 0' if positive else 'at least 0'}, not {value!r}")
-    return value
+    return real
+
+
+def _whole(value: Any) -> int | None:
+    """An int, or what stands for one, as numpy's integers do; None for anything else, and for a bool."""
+    try:
+        return None if isinstance(value, bool) else index(value)
+    except TypeError:
+        return None
 
 
 def kilobytes(name: str, value: Any) -> int | None:
@@ -40,11 +50,12 @@ def integer(name: str, value: Any, least: int) -> int:
     """An int that is at least `least`."""
     if isinstance(value, float):
         raise NotWholeError(f"{name} must be an int, not {type(value).__name__}: {value!r}")
-    if isinstance(value, bool) or not isinstance(value, int):
+    whole = _whole(value)
+    if whole is None:
         raise TypeError(f"{name} must be an int, not {type(value).__name__}: {value!r}")
-    if value < least:
+    if whole < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
-    return value
+    return whole
 
 
 def optional_integer(name: str, value: Any, least: int) -> int | None:
@@ -93,11 +104,11 @@ def limits(soft: Any, hard: Any, *, ordered: bool) -> tuple[float | None, float 
     return soft_s or None, hard_s or None
 
 
-def chunksize(value: Any) -> None:
+def chunksize(value: Any) -> int:
     """Items in one call of an `imap`."""
     if isinstance(value, int) and value < 1:
         raise ValueError(f"Chunksize must be 1+, not {value}")  # billiard's words; hence not `integer`'s
-    integer("chunksize", value, 1)
+    return integer("chunksize", value, 1)
 
 
 def arguments(index: int, item: Any) -> None:

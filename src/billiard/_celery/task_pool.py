@@ -31,6 +31,7 @@ from .task_pool_child import initialize
 from .task_pool_engine import CeleryEngine
 
 log: Final = logging.getLogger("celery.pool")
+_NEVER_STARTED: Final = (Cause.RESTARTS, Cause.UNSTARTABLE)
 
 
 class CeleryPool(Pool):
@@ -129,13 +130,8 @@ class CeleryPool(Pool):
             self._putlock.release()
         super()._ended(job)
         callbacks = job.callbacks
-        if callbacks is not None and job.state == FATE:
-            cause = job.body.cause
-            unstarted = cause in (Cause.RESTARTS, Cause.UNSTARTABLE) and not job.body.started
-            if cause is Cause.POOL_TERMINATED or unstarted:
-                # Telling would have Celery acknowledge the message, or store a failure. Untold, the message stays
-                # with the broker, which gives the task to a worker that can run it.
-                callbacks.error = None
+        if callbacks is not None and job.state == FATE and not job.body.started and job.body.cause in _NEVER_STARTED:
+            callbacks.error = None  # as of what a terminated pool has not run: this worker ends too
 
     def flush(self) -> None:
         """The connection to the broker was lost, or the worker shuts down: forget every task that is not yet accepted.

@@ -15,6 +15,7 @@ handler that interrupted the holder itself.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -269,6 +270,8 @@ def moment_in(timeout: float) -> float:
     except TypeError:
         kind = type(timeout).__name__
         raise TypeError(f"timeout must be a number of seconds or None, not {kind}: {timeout!r}") from None
+    except OverflowError:  # an int that no float holds
+        return math.inf
     if moment != moment:
         raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
     return moment

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from .._core import blows as core_blows
 from .._core.core import Core
 from .._core.staff import Standing
-from .._core.state import PENDING, Blow, Cause, Job, Phase, Worker
+from .._core.state import NEVER_S, PENDING, Blow, Cause, Job, Phase, Worker
 from .._typing import Any, Final
 from .announcer import Announcer
 from .driver import Driver, Target
@@ -52,6 +52,7 @@ class Engine(Ending):
         super().__init__(core)
         self.announcer = Announcer(threaded, f"{name}-callbacks")
         self.threaded = threaded
+        core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
         self._notice = notice
         self._since_look = 0
         self._postponed: deque[Callable[[], None]] = deque()  # changes that a signal handler wanted in the midst of a turn
@@ -80,12 +81,18 @@ class Engine(Ending):
         return self.core.staff.standing
 
     def next_deadline(self) -> float | None:
-        """When `turn` must be called at the latest, in seconds of the monotonic clock; None: no such time."""
+        """When `turn` must be called at the latest, in seconds of the monotonic clock; None: no such time.
+
+        Whoever asks is told, by `fileno` being readable, when it becomes an earlier one.
+        """
         if self.closed:
             return None
         if self._unfinished or (self.announcer.pending and not self.threaded):  # the latter: cut short before them
             return 0.0
-        return self.core.next_deadline()
+        deadline = self.core.next_deadline()
+        if not self.threaded:
+            self._told_deadline, self.core.dispatch.rescues = NEVER_S if deadline is None else deadline, True
+        return deadline
 
     # -- submitting
 

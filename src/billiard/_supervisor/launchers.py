@@ -120,7 +120,9 @@ class TemplateLauncher:
         control = self._control
         if control is None:
             raise OSError(errno.EAGAIN, "no template process")
-        message = template.MESSAGE.pack(template.SPAWN, worker.ident, worker.index, self._serial())
+        serial = worker.serial = worker.serial or self._serial()  # an order may be repeated
+        worker.name = f"{self._name_prefix}-{serial}"
+        message = template.MESSAGE.pack(template.SPAWN, worker.ident, worker.index, serial)
         try:
             socket.send_fds(control, [message], [*far_end.fds, board.fd])
         except (BrokenPipeError, ConnectionResetError) as exc:
@@ -248,10 +250,11 @@ class ContextLauncher:
             if worker.ident in self._begun:
                 # whether there is a process that serves this channel, nobody knows: another one needs another channel
                 raise OSError(errno.EAGAIN, "starting a process was cut short")
+            worker.name = f"{self._name_prefix}-{self._serial()}"
             process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
                 target=_serve_with_fds,
                 args=(far_end.sock, _FdArgument(far_end.fds[-1]), _FdArgument(board.fd), self._settings, self._importable),
-                name=f"{self._name_prefix}-{self._serial()}",
+                name=worker.name,
                 daemon=True,
             )
             process.index = worker.index

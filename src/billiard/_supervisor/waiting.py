@@ -46,6 +46,7 @@ class Waiting(Lives):
         self._unfinished = False  # a turn was cut short: look at everything, and at once
         self.terminate_wanted = False
         self._sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
+        self._told_deadline: float | None = None  # when an outer loop was last told to come; None: it never asked
         self._spin = SpinWait()
         self._let_go_at = 0.0  # when one who waits for news last let others have the interpreter for a while
 
@@ -112,13 +113,17 @@ class Waiting(Lives):
             self._let_go_at = time.monotonic()
 
     def _overslept(self) -> bool:
-        """Whether all who sleep would sleep past the next deadline, so that one must be woken.
+        """Whether all who sleep, and an outer loop, would sleep past the next deadline, so that one must be woken.
 
         It is not enough to wake one when the deadline is set: the kernel lets a sleeper sleep on when somebody else has taken
         the wake-up by then, as a caller does who turns meanwhile. So whoever turned asks again when he leaves.
         """
         deadline = self.core.timers.next()
-        if deadline is None or not self._sleepers:
+        if deadline is None:
+            return False
+        if self._told_deadline is not None and deadline < self._told_deadline:
+            return True  # it is woken, and asks again
+        if not self._sleepers:
             return False
         now = time.monotonic()
         # one whose time is up wakes by itself, or is what an exception left behind

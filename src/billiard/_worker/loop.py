@@ -23,7 +23,8 @@ from .._wire.exits import EX_OK, EX_RECYCLE
 from .._wire.far_end import WHOLE, FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE, LARGE
 from .._wire.spin import SpinWait
-from ..exceptions import PayloadError, SoftTimeLimitExceeded
+from .._wire.unsendable import MaybeEncodingError, Shown
+from ..exceptions import PayloadError, SoftTimeLimitExceeded, TaskError
 from .memory import PeakGrowth
 from .settings import WorkerSettings
 from .signals import SoftLimit, Termination
@@ -116,9 +117,7 @@ class Loop:
                 if self.termination.requested:
                     raise
                 exc.__traceback__ = _from_the_task_on(exc.__traceback__)
-                if payload is None:
-                    exc = _unread(exc, self._snapshot)
-                reply = errors.encode(exc, self._snapshot)
+                reply = self._encoded(exc, unread=payload is None)
             run_us = (clock() - started) // 1000
             if run_us > _MAX_TAG:
                 run_us = _MAX_TAG
@@ -166,12 +165,24 @@ class Loop:
             send(frames.RESULT, run_us, number, [pickled], len(pickled))
 
     def _unsendable(self, exc: BaseException, value: Any) -> bytes:
-        # imported here: it is the rare case, and the pool's module is not small
-        from .._wire.unsendable import MaybeEncodingError, Shown
-
-        error = MaybeEncodingError(exc, Shown(errors.safe_repr(value)))
+        try:
+            shown = errors.safe_repr(value)
+        except BaseException:
+            if self.termination.requested:
+                raise
+            shown = f"<{type(value).__name__}>"  # its repr wants to leave: SystemExit, KeyboardInterrupt
+        error = MaybeEncodingError(exc, Shown(shown))
         error.__cause__ = exc
-        return errors.encode(error, self._snapshot)
+        return self._encoded(error)
+
+    def _encoded(self, exc: BaseException, unread: bool = False) -> bytes:
+        try:
+            return errors.encode(_unread(exc, self._snapshot) if unread else exc, self._snapshot)
+        except BaseException:  # as above
+            if self.termination.requested:
+                raise
+            stand_in = TaskError(type(exc).__name__, "(they could not be shown)", "(it could not be shown)\n")
+            return errors.encode(stand_in, self._snapshot)
 
     def _accept(self, kind: int, number: int, started_ns: int, stream: Iterator[_Frame]) -> bool:
         """Say that this call was taken; with SYNACK wait for the verdict. Whether to run it."""
@@ -250,7 +261,7 @@ def _unread(exc: BaseException, snapshot: pickling.MainSnapshot) -> BaseExceptio
     """What a call failed with before it began: a limit that struck is what it is, any other error is the payload's."""
     if not isinstance(exc, Exception) or isinstance(exc, SoftTimeLimitExceeded):
         return exc
-    error = PayloadError(f"the call could not be rebuilt in the worker: {exc!r}")
+    error = PayloadError(f"the call could not be rebuilt in the worker: {errors.safe_repr(exc)}")
     error.__cause__ = exc
     exc.__traceback__ = _from_the_task_on(exc.__traceback__)
     error._sent_cause = errors.encode(exc, snapshot)  # by itself, so that a cause that does not pickle is not the error's end

@@ -6,8 +6,10 @@ import functools
 import os
 import signal
 import sys
+import threading
 from multiprocessing import util
 
+from .._typing import Final
 from .._wire import errors, frames
 from .._wire.board import Board
 from .._wire.descriptors import is_readable
@@ -17,6 +19,8 @@ from .._wire.pickling import MainSnapshot
 from . import lifeline, signals
 from .loop import Loop
 from .settings import WorkerSettings
+
+LEAVE_GRACE_S: Final = 1.0  # for the threads of its tasks, once a worker has nothing else to do
 
 
 def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
@@ -29,7 +33,7 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
     if is_readable(lifeline_fd):  # it was cut before it could be watched
         os._exit(EX_FAILURE)
     _reseed()
-    os.register_at_fork(after_in_child=functools.partial(_leave_to_the_parent, far_end.fds))
+    os.register_at_fork(after_in_child=functools.partial(_leave_to_the_parent, far_end))
     status = EX_FAILURE
     loop: Loop | None = None
     try:
@@ -41,7 +45,13 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
             error = errors.encode(exc, snapshot)
             far_end.send(frames.FAILED, 0, 0, [error], len(error))
         else:
-            status = loop.run()
+            try:
+                status = loop.run()
+            except BaseException:
+                # The process may stay, for a thread of a task's that is no daemon. The parent must see that it serves no more.
+                if not loop.termination.requested:
+                    far_end.close()
+                raise
             loop.termination.too_late()
     except SystemExit as exc:
         status = exc.code if isinstance(exc.code, int) else EX_FAILURE
@@ -55,7 +65,22 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
             util._exit_function()  # type: ignore[attr-defined]  # what BaseProcess._bootstrap would do next
             util._flush_std_streams()  # type: ignore[attr-defined]  # not published
             loop.termination.die_of_it()
+        _leave_in_time(status)
     raise SystemExit(status)
+
+
+def _leave_in_time(status: int) -> None:
+    """A thread that a task left, and that is no daemon, has a while to end. One that never ends would keep the process for
+    ever, and with it `join`; with a quota of tasks there would be ever more of them."""
+    if threading.active_count() > 1:
+        last_act = threading.Timer(LEAVE_GRACE_S, _leave_at_once, (status,))
+        last_act.daemon = True
+        last_act.start()
+
+
+def _leave_at_once(status: int) -> None:
+    util._flush_std_streams()  # type: ignore[attr-defined]  # not published
+    os._exit(status & 0xFF)
 
 
 def serve_spawned(far_end: FarEnd, board_fd: int, settings: WorkerSettings, importable_main: bool) -> None:
@@ -83,12 +108,13 @@ def _lead_own_group() -> None:
         pass  # already a session leader
 
 
-def _leave_to_the_parent(fds: list[int]) -> None:
+def _leave_to_the_parent(far_end: FarEnd) -> None:
     """In a child that a task forks: one that came back from the task, or was left by `sys.exit`, would go on as the worker,
     and take and answer calls on its channel. It finds the end of it, and leaves."""
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in fds:
-        os.dup2(null, fd, inheritable=False)
+    for fd in far_end.fds:
+        if fd >= 0:  # else it was closed
+            os.dup2(null, fd, inheritable=False)
     os.close(null)
 
 
