@@ -25,7 +25,7 @@ from .poll_set import Events
 
 NAP_MAX_S: Final = 0.002
 NAP_MIN_S: Final = 0.0002
-HOLD_S: Final = 0.001  # while callers wait, the interpreter is kept for so long ...
+HOLD_S: Final = 0.0015  # while callers wait, the interpreter is kept for so long ...
 LET_GO_S: Final = 0.00005  # ... and then let go of for long enough that somebody takes it
 HELD_SPIN_S: Final = 0.000015  # ... and kept for so much of a spin: those who wait for it may be those who would give out work
 LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
