@@ -1,7 +1,9 @@
 """Put the table of ten ordinary faults, as last measured by benchmarks/faults.py, into the README between its markers.
 
-python tools/readme.py            fill in
-python tools/readme.py --check    exit status 1 if the README shows something else
+    python tools/readme.py            fill in
+    python tools/readme.py --check    only look
+
+With ``--check`` the exit status is 1 if the README shows something else.
 """
 
 from __future__ import annotations

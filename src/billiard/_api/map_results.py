@@ -18,7 +18,7 @@ _read: Final = pickling.read
 class Chunk(Awaited):
     """Some consecutive items of a map, sent as one call."""
 
-    may_follow = False  # many of them come at once, and which wakes nobody would still wait for those before it
+    may_follow = False  # they come together, and are for as many workers as there are
     queued = False  # of imap_unordered: it has ended, and is in the queue of those ...
     fetched = False  # ... and was taken from it
     call: Any

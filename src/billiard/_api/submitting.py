@@ -30,7 +30,7 @@ class Submitting:
     _packer: Packer
     _function_ids: dict[int, int]
     _has_defaults: bool  # whether a call has options even if it was given none
-    _least: int
+    _is_celerys: bool
     _putlock: Any
     soft_timeout: float | None
     timeout: float | None
@@ -145,7 +145,7 @@ class Submitting:
             validate.number("lost_worker_timeout", lost_worker_timeout)
         soft_s, hard_s = self.soft_timeout, self.timeout
         if soft_timeout is not None or timeout is not None:
-            soft_given_s, hard_given_s = validate.limits(soft_timeout, timeout, ordered=self._least > 0)
+            soft_given_s, hard_given_s = validate.limits(soft_timeout, timeout, ordered=not self._is_celerys)
             soft_s, hard_s = soft_given_s or soft_s, hard_given_s or hard_s
         hooked = False
         if soft_s is not None or hard_s is not None:

@@ -64,7 +64,7 @@ class Blows:
     # -- arming
 
     def given(self, worker: Worker, now: float) -> None:
-        """`worker` was given calls: watch it for a stall behind a slow one, and for the limits of what it holds."""
+        """`worker` was given calls: watch it for a stall behind a slow one."""
         if len(worker.inflight) < 2:
             return
         if STALL not in worker.due:

@@ -82,7 +82,7 @@ class Job:
     deaths: int = 0  # workers that died with this job next in their queue
     watched: bool = False  # somebody wants to be told at once that it is settled
     terminate_signal: int = 0  # the user wants it ended
-    may_follow: bool = True  # if it is brief: another that is about to end, though a worker has nothing to do
+    may_follow: bool = True  # it may wait behind a brief call, though another worker has nothing to do
 
     def _running(self) -> bool:
         """Whether a worker has begun it, and no end of it is known."""

@@ -45,7 +45,7 @@ class Announcer:
     """
 
     def __init__(self, threaded: bool, name: str) -> None:
-        self.threaded = threaded
+        self._threaded = threaded
         self._name = name
         self.thread: threading.Thread | None = None
         self._runs = threading.Lock()  # held by the thread that runs announcements
@@ -58,7 +58,7 @@ class Announcer:
 
     def release(self) -> None:
         """Let the thread run what was added. One hand-over a turn, however many results it brought. Under the pool's lock."""
-        if not self.threaded:
+        if not self._threaded:
             return
         batch = list(self.pending)
         self._queue.put(batch)
@@ -72,7 +72,7 @@ class Announcer:
 
     def run_here(self) -> None:
         """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
-        while self.pending and not self.threaded:
+        while self.pending and not self._threaded:
             taken: list[Announcement] = []
             try:
                 taken.extend(itertools.starmap(self.pending.popleft, ((),)))  # one call in C: taken and noted, or neither

@@ -17,4 +17,4 @@ def is_readable(fd: int) -> bool:
     """Whether there is something to read, or the far end is closed."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    return bool(poller.poll(0))
+    return any(event & (select.POLLIN | select.POLLHUP) for _fd, event in poller.poll(0))  # not: no such descriptor

@@ -29,7 +29,8 @@ def safe_repr(obj: Any) -> str:
 
 
 def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
-    """The body for an exception that was raised in this process. Never raises for what the exception is."""
+    """The body for an exception that was raised in this process. Raises nothing for what the exception is, but
+    what is no Exception itself: a repr that wants to leave the process."""
     try:
         import traceback  # a tenth of what the package's import takes; a pool's process has it with `logging`
 
