@@ -75,7 +75,7 @@ class CoreMachine(RuleBasedStateMachine):
         if hard_s is not None:
             job.limit(None, hard_s)
         self.all.append(job)
-        self.core.dispatch.submit(job)
+        self.core.dispatch.backlog.append(job)
         self.settle()
         return job
 

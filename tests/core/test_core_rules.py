@@ -94,7 +94,7 @@ class Bench:
 
     def submit(self, *jobs, now=0.0):
         for job in jobs:
-            self.core.dispatch.submit(job)
+            self.core.dispatch.backlog.append(job)
         self.core.decide(now)
         self.core.dispatch.unwritten.clear()
         return jobs[0] if len(jobs) == 1 else jobs
@@ -453,7 +453,7 @@ class TestSeats:
     def test_a_turn_cut_short_after_giving_is_made_up_for(self):
         bench = Bench(1, max_tasks_per_child=1)
         worker = bench.worker
-        bench.core.dispatch.submit(job(hard_s=1.0))
+        bench.core.dispatch.backlog.append(job(hard_s=1.0))
         bench.core.dispatch.assign(0.0)  # and then an exception
         bench.core.dispatch.limited.clear()
         bench.core.decide(0.0)
@@ -610,7 +610,7 @@ class TestDeaths:
         worker = bench.worker
         bench.core.staff.retire(worker, 0)
         waiting = job()
-        bench.core.dispatch.submit(waiting)
+        bench.core.dispatch.backlog.append(waiting)
         bench.core.assign(0.0)
         assert waiting.holder is None
 
@@ -707,7 +707,7 @@ class TestBreakdown:
             bench.up(now)
         assert bench.core.staff.standing is Standing.BROKEN
         late = job()
-        bench.core.dispatch.submit(late)
+        bench.core.dispatch.backlog.append(late)
         bench.core.staff.disturb()
         bench.core.decide(3.0)
         assert late.body.cause is Cause.RESTARTS
@@ -759,7 +759,7 @@ class TestBreakdown:
         bench.core.staff.terminate()
         assert (running.state, waiting.body.cause) == (0, Cause.POOL_TERMINATED)
         late = job()
-        bench.core.dispatch.submit(late)
+        bench.core.dispatch.backlog.append(late)
         bench.core.decide(0.0)
         assert late.state == FATE
         bench.core.staff.exited(bench.worker, -15, 0.0)

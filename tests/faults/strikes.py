@@ -323,7 +323,7 @@ def _all_lost(pool: Any, n: int, calls: Calls) -> None:
     """The template dies, and its workers with it."""
     for i in range(4):
         calls.add(pool.apply_async(t.nap, (0.01, i)), i, WorkerLostError)
-    os.kill(pool._engine.launcher._pids[-1], signal.SIGKILL)
+    os.kill(pool._engine.lives.launcher._pids[-1], signal.SIGKILL)
     calls.wait()
     calls.add(pool.apply_async(t.add, (n, n)), 2 * n, WorkerLostError)
     calls.wait()
@@ -352,11 +352,11 @@ def _as_it_was(pool: Any, calls: Calls) -> None:
 
 def _others_wait(pool: Any, calls: Calls) -> None:
     """System calls keep the interpreter from now on."""
-    pool._engine.waiting_callers["somebody"] = threading.Lock()
+    pool._engine.poll_set.waiting_callers["somebody"] = threading.Lock()
 
 
 def _nobody_waits(pool: Any, calls: Calls) -> None:
-    pool._engine.waiting_callers.clear()
+    pool._engine.poll_set.waiting_callers.clear()
 
 
 def _closing(pool: Any, n: int, calls: Calls) -> None:
@@ -430,7 +430,7 @@ def restless(pool: Any) -> str:
 
 
 def _undone(engine: Any) -> str:
-    core, by_fd = engine.core, engine._by_fd
+    core, by_fd = engine.core, engine.poll_set.by_fd
     workers = list(core.staff.workers.values())
     channels = {worker.hands.channel.fd for worker in workers if worker.hands is not None}
     wrong = {
@@ -439,7 +439,7 @@ def _undone(engine: Any) -> str:
         "unwritten": list(core.dispatch.unwritten),
         "settled": list(core.dispatch.settled),
         "orders": [*core.staff.orders, *core.blows.orders],
-        "exits": list(engine._exits),
+        "exits": list(engine.lives.exits),
         "not idle": [worker for worker in workers if worker not in core.dispatch.idle],
         "too few": len(workers) != core.staff.size and workers,
         "recalled": [worker for worker in workers if worker.recalled],
@@ -454,7 +454,7 @@ def _undone(engine: Any) -> str:
 
 def _is_polled(engine: Any, fd: int) -> bool:
     try:
-        engine._poll.modify(fd, select.EPOLLIN)
+        engine.poll_set._poll.modify(fd, select.EPOLLIN)
     except FileNotFoundError:
         return False
     return True

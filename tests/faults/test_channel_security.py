@@ -190,7 +190,7 @@ def test_a_body_that_never_comes_costs_no_processor_time(make_pool):
 
 
 def announce_and_chatter():
-    say(frames.header(frames.RESULT | frames.BESIDE, 0, 1, 1 << 20) + bytes(1000))
+    say(frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, 1 << 20) + bytes(1000))
     t.nap(20)
 
 
@@ -243,7 +243,7 @@ def test_a_header_that_claims_much_and_sends_nothing(make_pool):
 
 
 def claim_and_die():
-    header = frames.header(frames.RESULT | frames.BESIDE, 0, 1, 1 << 40)
+    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, 1 << 40)
     say(header)
     my_channel()[0].sendall(header + bytes(100_000))
     t.strike("SIGKILL")

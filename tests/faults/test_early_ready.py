@@ -21,12 +21,10 @@ PID = 1 << 30  # nobody's
 
 
 class Scripted:
-    method = "script"
-
-    def __init__(self, engine):
+    def __init__(self, poll_set):
         self.read, self._write = os.pipe()
-        self._unwatch = engine.unwatch
-        engine.watch(self.read)
+        self._unwatch = poll_set.unwatch
+        poll_set.watch(self.read)
         self.told = []
         self.made = None
 
@@ -79,7 +77,7 @@ def limited_job():
 def test_ready_counts_when_the_pid_is_known_and_so_no_signal_is_lost(signals):
     engine = engines.Engine(Core(1), Scripted, lambda *notice: None, False, "scripted")
     engine.start()
-    launcher = engine.launcher
+    launcher = engine.lives.launcher
     worker, far, board = launcher.made
     far.tell(frames.frame(frames.READY, 0, 0))
     job = limited_job()

@@ -20,7 +20,7 @@ from billiard import WorkerLostError
 from billiard._api.results import Handle
 from billiard._core.core import Core
 from billiard._supervisor.engine import Engine
-from billiard._supervisor.poll_set import IN, OUT
+from billiard._supervisor.poll_set import IN, OUT, PollSet
 from billiard._supervisor.traffic import Traffic
 from billiard._wire.channel import Channel
 
@@ -59,16 +59,17 @@ def test_every_kind_of_point_is_found():
 
 @pytest.fixture
 def polled():
-    """A worker's two descriptors in a poll set, both ready for whatever they are polled for: (traffic, worker)."""
-    traffic = Traffic(Core(1))
+    """A worker's two descriptors in a poll set, both ready for whatever they are polled for: (traffic, poll set, worker)."""
+    poll_set = PollSet()
+    traffic = Traffic(Core(1), poll_set)
     pipe_read, pipe_write = os.pipe()
     ours, theirs = socket.socketpair()
     os.write(pipe_write, b"x")
     theirs.send(b"x")
     channel = SimpleNamespace(fd=pipe_read, sock_fd=ours.fileno(), busy=False, awaits_body=False)
-    yield traffic, SimpleNamespace(hands=SimpleNamespace(channel=channel, registered=True, watched=0))
+    yield traffic, poll_set, SimpleNamespace(hands=SimpleNamespace(channel=channel, registered=True, watched=0))
     strikes._injector.close()
-    traffic._release_fds()
+    poll_set.close()
     ours.close()
     theirs.close()
     os.close(pipe_read)
@@ -83,9 +84,9 @@ def want(traffic, worker, wanted):
 
 def test_what_a_socket_is_polled_for_is_known_again_after_an_exception(polled):
     """Cut short at any point on its way from one to another, the next change still leads where it should."""
-    traffic, worker = polled
+    traffic, poll_set, worker = polled
     channel = worker.hands.channel
-    traffic.watch(channel.fd, worker)
+    poll_set.watch(channel.fd, worker)
     struck = set()
     for first, second, third in itertools.product((0, IN, OUT, IN | OUT), repeat=3):
         for ordinal in itertools.count():
@@ -95,7 +96,7 @@ def test_what_a_socket_is_polled_for_is_known_again_after_an_exception(polled):
                 want(traffic, worker, second)
             want(traffic, worker, third)
             expected = {channel.sock_fd: third, channel.fd: 0 if third & IN else IN}
-            assert dict(traffic._poll_for(0)) == {fd: mask for fd, mask in expected.items() if mask}, strike.struck
+            assert dict(poll_set.poll(0)) == {fd: mask for fd, mask in expected.items() if mask}, strike.struck
             if strike.struck is None:
                 break
             struck.add(strike.struck.where)

@@ -84,7 +84,7 @@ def test_a_deadline_is_kept_although_somebody_else_took_the_wake_up(make_pool, u
     pool = make_pool(2)
     engine = pool._engine
     assert pool.apply(t.add, (1, 2)) == 3
-    until(lambda: list(engine._sleepers.values()) == [math.inf])
+    until(lambda: list(engine.waiting.sleepers.values()) == [math.inf])
     worker = next(iter(engine.core.staff.workers.values()))
     engine.core.timers.set(worker, LIMIT, time.monotonic() + 0.05)  # as a turn does: nobody is woken for it yet
     if turn == "a caller that waited":

@@ -119,7 +119,7 @@ def test_map_callbacks(pool):
 def resting(pool):
     """A pool whose workers are up, and whose supervisor sleeps until something happens."""
     pool.map(t.nap, [0.05] * 4, 1)
-    wait_until(lambda: pool._engine.driver.thread.ident in pool._engine._sleepers)
+    wait_until(lambda: pool._engine.driver.thread.ident in pool._engine.waiting.sleepers)
     return pool
 
 
@@ -148,7 +148,7 @@ def test_a_map_that_ends_while_it_is_submitted_tells_its_callback(resting, monke
     def slowly(chunks):
         submit_all(chunks)
         wait_until(lambda: all(chunk.state for chunk in chunks))
-        wait_until(lambda: pool._engine.driver.thread.ident in pool._engine._sleepers)
+        wait_until(lambda: pool._engine.driver.thread.ident in pool._engine.waiting.sleepers)
 
     monkeypatch.setattr(pool._engine, "submit_all", slowly)
     pool.map_async(t.square, [1, 2], chunksize, callback=lambda values: told.set())

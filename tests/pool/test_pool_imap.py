@@ -350,7 +350,7 @@ def test_all_who_wait_are_told_of_the_end(make_pool, how, tmp_path):
     threads = [threading.Thread(target=lambda: got.append([*results]), daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(pool._engine.waiting_callers) == 2)  # ... and one drives
+    wait_until(lambda: len(pool._engine.poll_set.waiting_callers) == 2)  # ... and one drives
     go.touch()
     for thread in threads:
         thread.join(WITHIN_S)

@@ -338,7 +338,7 @@ def test_promise_14_an_idle_pool_wakes_nobody(make_pool):
         lines = [line for path in watched for line in path.read_text().splitlines()]
         return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
 
-    wait_until(lambda: pool._engine._sleepers, what="the supervisor's taking over from the last caller")
+    wait_until(lambda: pool._engine.waiting.sleepers, what="the supervisor's taking over from the last caller")
     wait_until(lambda: all("State:\tS" in path.read_text() for path in watched), what="that all of them sleep")
     before = switches()
     time.sleep(1.5)  # what is measured: time in which nothing happens

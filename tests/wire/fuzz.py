@@ -235,17 +235,17 @@ def seeds() -> list[bytes]:
     results = b"".join(frames.frame(frames.RESULT, i, i + 1, bytes([i]) * (i * 9)) for i in range(8))
     parts, _ = frames.pack_large(b"pickle", [memoryview(b"a" * 20), memoryview(b"b" * 33)])
     large = frames.frame(frames.RESULT | frames.LARGE, 0, 3, b"".join(parts))
-    one, two = frames.header(frames.RESULT | frames.BESIDE, 0, 20, 100), frames.header(0xC3, 1, 21, 358)
-    huge = frames.header(frames.RESULT | frames.BESIDE, 0, 1, 1 << 40)
+    one, two = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 20, 100), frames.HEADER.pack(0xC3, 1, 21, 358)
+    huge = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, 1 << 40)
     beside = [  # the last 500 bytes come by the socket
         results + one + about + two + results + one + bytes(range(100)) + two + bytes(358),
         huge + huge + bytes(479), results + one + bytes(500),
-        frames.header(frames.ACCEPTED | frames.BESIDE, 0, 1, 40) + bytes(500),
+        frames.HEADER.pack(frames.ACCEPTED | frames.BESIDE, 0, 1, 40) + bytes(500),
     ]  # fmt: skip
     streams = [
         frames.frame(frames.READY, 4242, 0), about, results, large, results + about + large, large + results,
         frames.frame(frames.ERROR, 0, 5, b"e" * 400) + about, frames.frame(frames.FAILED, 0, 0, b"f" * 120),
-        frames.header(frames.RESULT, 0, 1, 1 << 40) + bytes(600), frames.header(frames.ACCEPTED, 0, 0, 1 << 20),
+        frames.HEADER.pack(frames.RESULT, 0, 1, 1 << 40) + bytes(600), frames.HEADER.pack(frames.ACCEPTED, 0, 0, 1 << 20),
         results[:-5], b"".join(parts),
         frames.frame(frames.RESULT, 0, 1) + frames.frame(frames.RESULT, 0, 2, b"x" * 150) + results,
     ]  # fmt: skip

@@ -105,7 +105,7 @@ def put(sock, data):
 def test_bodies_beside_the_pipe_in_pieces(ends, size, piece, body_first):
     channel, far_end = ends
     body = random.Random(size).randbytes(size)
-    header = frames.header(frames.RESULT | frames.BESIDE, 0, 2, size)
+    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 2, size)
     said = BEFORE + header + BEHIND
     far_end.sock.setblocking(False)
     got, left = [], header + body
@@ -123,7 +123,8 @@ def test_bodies_beside_the_pipe_in_pieces(ends, size, piece, body_first):
 
 
 def test_what_was_said_cut_at_every_byte_around_a_body_beside():
-    first, second = frames.header(frames.ERROR | frames.BESIDE, 0, 2, 5), frames.header(frames.RESULT | frames.BESIDE, 0, 4, 3)
+    first = frames.HEADER.pack(frames.ERROR | frames.BESIDE, 0, 2, 5)
+    second = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 4, 3)
     said = BEFORE + first + second + BEHIND
     for cut in range(len(said) + 1):
         channel, far_end = a_channel()
@@ -149,7 +150,7 @@ def test_what_was_said_cut_at_every_byte_around_a_body_beside():
 @pytest.mark.parametrize("sent", [0, 1, frames.HEADER_SIZE, frames.HEADER_SIZE + 99_999])
 def test_an_end_in_the_middle_of_a_body_beside(ends, sent):
     channel, far_end = ends
-    header = frames.header(frames.RESULT | frames.BESIDE, 0, 2, 100_000)
+    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 2, 100_000)
     far_end.tell(BEFORE + header)
     far_end.sock.sendall((header + bytes(100_000))[:sent])
     far_end.close()
@@ -160,7 +161,7 @@ def test_an_end_in_the_middle_of_a_body_beside(ends, sent):
 def test_an_end_behind_a_body_beside_loses_nothing(ends):
     """The pipe has ended when the body is yet to be read: that is no end of the channel."""
     channel, far_end = ends
-    header = frames.header(frames.RESULT | frames.BESIDE, 0, 2, 100_000)
+    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 2, 100_000)
     far_end.tell(BEFORE + header + BEHIND)
     far_end.sock.sendall(header + bytes(100_000))
     far_end.close()
@@ -172,14 +173,14 @@ def test_an_end_behind_a_body_beside_loses_nothing(ends):
 @pytest.mark.parametrize("kind", [frames.RESULT | frames.LARGE, frames.ACCEPTED | frames.BESIDE, frames.READY | frames.BESIDE])
 def test_what_may_not_come_so_is_refused(ends, kind):
     channel, far_end = ends
-    far_end.tell(frames.header(kind, 0, 1, 10) + bytes(10))
+    far_end.tell(frames.HEADER.pack(kind, 0, 1, 10) + bytes(10))
     with pytest.raises(frames.FrameError):
         channel.receive()
 
 
 def test_other_bytes_beside_the_pipe_are_refused(ends):
     channel, far_end = ends
-    header = frames.header(frames.RESULT | frames.BESIDE, 0, 1, 1000)
+    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, 1000)
     far_end.sock.sendall(b"x" + header)
     far_end.tell(header)
     with pytest.raises(frames.FrameError):
@@ -188,7 +189,7 @@ def test_other_bytes_beside_the_pipe_are_refused(ends):
 
 def test_a_claim_of_more_than_the_pipe_carries_is_refused(ends):
     channel, far_end = ends
-    far_end.tell(frames.header(frames.RESULT, 0, 1, frames.IN_PIPE + 1))
+    far_end.tell(frames.HEADER.pack(frames.RESULT, 0, 1, frames.IN_PIPE + 1))
     with pytest.raises(frames.FrameError):
         channel.receive()
 
@@ -278,7 +279,7 @@ def test_memory_is_not_committed_on_a_headers_word(ends, claimed, arrived):
     theirs = far_end.sock
     tracemalloc.start()
     try:
-        header = frames.header(frames.RESULT | frames.BESIDE, 0, 1, claimed)
+        header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, claimed)
         far_end.tell(header)
         theirs.sendall(header)
         theirs.setblocking(False)
@@ -305,7 +306,7 @@ def test_memory_is_not_committed_on_a_headers_word(ends, claimed, arrived):
 
 def test_sending_what_the_socket_does_not_take(ends):
     channel, far_end = ends
-    parts = [frames.header(frames.CALL, 0, 1, 12 << 20), bytes(4 << 20), bytearray(8 << 20)]
+    parts = [frames.HEADER.pack(frames.CALL, 0, 1, 12 << 20), bytes(4 << 20), bytearray(8 << 20)]
     channel.outgoing = channel.prepare(parts)
     channel.flush()
     assert channel.busy
@@ -330,7 +331,7 @@ def test_many_parts(ends):
 def test_own_copies_what_the_caller_may_change(ends):
     channel, far_end = ends
     block = bytearray(b"x" * (8 << 20))
-    channel.outgoing = channel.prepare([frames.header(frames.CALL, 0, 1, len(block)), block])
+    channel.outgoing = channel.prepare([frames.HEADER.pack(frames.CALL, 0, 1, len(block)), block])
     channel.flush()
     assert channel.busy
     channel.own()
@@ -398,7 +399,7 @@ def test_an_exception_at_any_line_of_receiving_loses_nothing(at):
 
     channel, far_end = a_channel()
     _, expected = stream_of([b"a" * 10, b"b" * 100_000, b"c"])
-    header = frames.header(frames.RESULT | frames.BESIDE, 1, 2, 100_000)
+    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 1, 2, 100_000)
     far_end.tell(frames.frame(frames.RESULT, 0, 1, b"a" * 10) + header + frames.frame(frames.RESULT, 2, 3, b"c"))
     far_end.sock.setblocking(False)
     left = header + b"b" * 100_000

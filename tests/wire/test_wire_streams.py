@@ -15,7 +15,7 @@ KINDS = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 0x82, 0x83, 0x1F, 0x42, 0x43
 FRAMES = st.builds(
     frames.frame, KINDS, st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=150) | st.just(bytes(16))
 )
-HEADERS = st.builds(frames.header, KINDS, st.just(3), st.integers(0, 2**64 - 1), st.integers(0, 200))
+HEADERS = st.builds(frames.HEADER.pack, KINDS, st.just(3), st.integers(0, 2**64 - 1), st.integers(0, 200))
 STREAMS = st.lists(FRAMES | HEADERS | st.binary(max_size=40), max_size=12).map(b"".join)
 PIECES = st.lists(st.integers(0, 255), max_size=15)
 

@@ -58,7 +58,7 @@ class Parent:
         read = self._from_pipe
         if kind & frames.BESIDE:
             read = self.sock.recv
-            assert self._exactly(frames.HEADER_SIZE, read) == frames.header(kind, tag, number, size)
+            assert self._exactly(frames.HEADER_SIZE, read) == frames.HEADER.pack(kind, tag, number, size)
         body = self._exactly(size, read)
         return kind & ~frames.BESIDE, tag, number, body
 
@@ -198,7 +198,7 @@ def test_half_a_frame_and_then_nothing(start, cut):
 
 def test_half_a_large_frame_and_then_nothing(start):
     parent = start()
-    parent.send(frames.header(frames.KWCALL, 0, 1, 1 << 20), b"x" * 100_000)
+    parent.send(frames.HEADER.pack(frames.KWCALL, 0, 1, 1 << 20), b"x" * 100_000)
     parent.sock.shutdown(socket.SHUT_WR)
     assert parent.wait() == 0
 
@@ -280,7 +280,7 @@ def test_large_bodies_both_ways(start):
     kept = []
     pickled = pickle.dumps((block.__class__, (pickle.PickleBuffer(block),), {}), 5, buffer_callback=kept.append)
     parts, size = frames.pack_large(pickled, [buffer.raw() for buffer in kept])
-    parent.send(frames.header(frames.KWCALL | frames.LARGE, 0, 1, size), *map(bytes, parts))
+    parent.send(frames.HEADER.pack(frames.KWCALL | frames.LARGE, 0, 1, size), *map(bytes, parts))
     kind, _, number, body = parent.read()
     assert (kind & frames.KIND, number) == (frames.RESULT, 1)
     if kind & frames.LARGE:

@@ -296,7 +296,7 @@ class IMapIterator:
     def __del__(self) -> None:
         # every chunk under way holds us: there is none
         if self._forget:
-            self._pool._engine.functions.unneeded.append(self._forget)
+            self._pool._engine.traffic.functions.unneeded.append(self._forget)
         if self._begun:
             self._let_end()
 

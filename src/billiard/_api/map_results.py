@@ -87,7 +87,7 @@ class MapResult(Handle):
     def forget_function(self) -> None:
         """No further call of this map will name its function."""
         if self._forget:
-            self._pool._engine.functions.unneeded.append(self._forget)
+            self._pool._engine.traffic.functions.unneeded.append(self._forget)
             self._forget = 0
 
     @property

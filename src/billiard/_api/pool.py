@@ -19,6 +19,7 @@ from .._core.staff import Standing
 from .._stdlib.context import _default_context as default_context
 from .._supervisor.engine import Engine
 from .._supervisor.launchers import ContextLauncher, TemplateLauncher
+from .._supervisor.poll_set import PollSet
 from .._typing import Any, Final
 from .._worker.settings import WorkerSettings
 from . import story, validate
@@ -140,8 +141,8 @@ class Pool(Submitting, Telling):
         )  # fmt: skip
         self._engine = self._engine_class(core, self._launcher_maker(settings), weakly(self), self.threads, _pool_name())
         try:
-            self._packer = Packer(self._engine.launcher.snapshot, self._engine.functions)
-            self._function_ids = self._engine.functions.ids
+            self._packer = Packer(self._engine.lives.launcher.snapshot, self._engine.traffic.functions)
+            self._function_ids = self._engine.traffic.functions.ids
             # whether a call has options even if it was given none
             self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
             self._finalizer = util.Finalize(self, _end_engine, args=(self._engine,), exitpriority=15)
@@ -151,15 +152,15 @@ class Pool(Submitting, Telling):
             self._engine.abandon()
             raise
 
-    def _launcher_maker(self, settings: WorkerSettings) -> Callable[[Engine], Any]:
+    def _launcher_maker(self, settings: WorkerSettings) -> Callable[[PollSet], Any]:
         context, method = self._ctx, self._ctx.get_start_method()
         prefix = f"{method.capitalize() if method != 'forkserver' else 'ForkServer'}PoolWorker"
 
-        def make(engine: Engine) -> Any:
+        def make(poll_set: PollSet) -> Any:
             serial = _serials.__next__
             if method == "fork":
-                return TemplateLauncher(settings, prefix, engine.watch, engine.unwatch, serial)
-            return ContextLauncher(context, settings, prefix, engine.watch, engine.unwatch, serial)
+                return TemplateLauncher(settings, prefix, poll_set.watch, poll_set.unwatch, serial)
+            return ContextLauncher(context, settings, prefix, poll_set.watch, poll_set.unwatch, serial)
 
         return make
 

@@ -91,10 +91,10 @@ class Telling:
         return (self.on_timeout_set is not None and limited) or accept is not None
 
     def send_ack(self, response: int, job: Any, i: Any, fd: Any) -> None:
-        """Answer a worker that asks whether to begin a call (``synack=True``). `response`: 0 (ACK) or 3 (NACK)."""
+        """Answer a worker that asks whether to begin a call (``synack=True``). `response`: `frames.ACK` or `frames.NACK`."""
         worker: Worker | None = job.holder
         if worker is not None and worker.hands is not None and job.number in worker.inflight:
-            verdict = frames.frame(frames.VERDICT, 1 if response == 0 else 0, job.number)
+            verdict = frames.frame(frames.VERDICT, int(response == frames.ACK), job.number)
             hands = worker.hands
 
             def decide() -> None:
@@ -104,7 +104,7 @@ class Telling:
             self._engine.change(decide)
 
     def _answer(self, job: ApplyResult) -> None:
-        self.send_ack(3 if job._cancelled else 0, job, None, None)
+        self.send_ack(frames.NACK if job._cancelled else frames.ACK, job, None, None)
 
     def _ended(self, job: Handle) -> None:
         """`job` has ended. Where user code runs."""

@@ -50,10 +50,7 @@ class Dispatch:
         self.rescues = True  # somebody comes at each deadline, so that a call may wait behind one that may prove slow
         self.last_turn = 0.0  # when somebody last looked at what the workers sent
 
-    # -- the two hot facts
-
-    def submit(self, job: Job) -> None:
-        self.backlog.append(job)
+    # -- the hot fact
 
     def results(self, worker: Worker, batch: Iterable[tuple[int, int, int, Any]]) -> list[tuple[int, int, int, Any]]:
         """What `worker` sent, in order: (kind, run time in us, number, body). Returns the frames that are no results.

@@ -46,8 +46,6 @@ class Machine(Protocol):
 
     @property
     def end(self) -> Target: ...
-    @property
-    def waiting_callers(self) -> dict[object, Any]: ...
     def turn(self, timeout: float, spin: bool) -> None: ...
     def turn_beside(self, timeout: float) -> None: ...
     def next_deadline(self) -> float | None: ...
@@ -60,7 +58,8 @@ class Machine(Protocol):
 class Driver:
     """Shares one `turn` among the supervisor thread, blocked callers and an outer loop."""
 
-    def __init__(self, machine: Machine, name: str) -> None:
+    def __init__(self, machine: Machine, waiting: dict[object, Any], name: str) -> None:
+        """`waiting`: where to note each caller that waits while another drives, with the lock that it sleeps on."""
         self._machine = machine
         self._turn = machine.turn
         self._next_deadline = machine.next_deadline
@@ -68,7 +67,7 @@ class Driver:
         self._name = name
         self._pilot = threading.Lock()  # held by the caller that drives
         self._pilot_ident = 0  # its thread, set before it looks at its target and polls
-        self._waiting = machine.waiting_callers  # those that do not
+        self._waiting = waiting
         self._inside: dict[int, None] = {}  # threads that are in `wait`
         self._last_left = 0.0
         self._parked = False

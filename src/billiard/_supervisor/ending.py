@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
 from .._core.core import Core
 from .._core.state import Cause, Fate
+from .._typing import Any
 from .announcer import Announcer
 from .driver import Driver
-from .waiting import Waiting
+from .lives import Lives
+from .poll_set import PollSet
+from .traffic import Traffic
 
 
 class _End:
@@ -45,17 +49,29 @@ class _End:
         self.wakers.pop(wake, None)
 
 
-class Ending(Waiting):
-    """The ends of one pool."""
+class Ending:
+    """The parts of one engine, and how they end."""
 
     driver: Driver
     announcer: Announcer
 
     def __init__(self, core: Core) -> None:
-        super().__init__(core)
+        self.core = core
+        self.poll_set = PollSet()
+        self.traffic = Traffic(core, self.poll_set)
+        self.lives = Lives(core, self.poll_set, self.traffic)
+        self.end = _End(core)
+        self.closed = False
+        self.terminate_wanted = False
         self._pid = os.getpid()
         self._struck = False  # all workers were
-        self.end = _End(core)
+        # It knows its owner: a signal handler may have interrupted that very thread, and would wait for itself.
+        crank: Any = threading.RLock()
+        self._crank = crank
+        #: Whether this thread is in the middle of the pool's work: then we are in a signal handler (or a `__del__`), and that
+        #: work goes on only when the handler returns. Nothing can be changed or waited for until then.
+        self.interrupted: Callable[[], bool] = crank._is_owned
+        self.wake = self.poll_set.wake
 
     def close_later(self) -> None:
         """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
@@ -90,7 +106,7 @@ class Ending(Waiting):
     def _carry_out_kills(self) -> None:
         orders = self.core.blows.orders
         while orders:
-            self._obey(*orders[0], time.monotonic())
+            self.lives.obey(*orders[0], time.monotonic())
             orders.popleft()
 
     def release(self) -> None:
@@ -100,9 +116,9 @@ class Ending(Waiting):
         self.driver.stop(self.wake)
         with self._crank:
             if not self.closed:
-                self.launcher.close()
+                self.lives.launcher.close()
                 self.closed = True
-            self._release_fds()
+            self.poll_set.close()
         self._settle_late()
 
     def _settle_late(self) -> None:
@@ -151,10 +167,10 @@ class Ending(Waiting):
                 self.closed = True
                 for worker in list(self.core.staff.workers.values()):
                     if worker.hands is not None:
-                        self._kill(worker, signal.SIGKILL)
+                        self.lives.kill(worker, signal.SIGKILL)
                         worker.hands.close()
-                self.launcher.close()
-                self._release_fds()
+                self.lives.launcher.close()
+                self.poll_set.close()
         finally:
             if held and held[0]:
                 self._crank.release()
@@ -167,7 +183,7 @@ class Ending(Waiting):
         for worker in list(self.core.staff.workers.values()):
             if worker.hands is not None:
                 worker.hands.close_in_forked_child()
-        launcher = getattr(self, "launcher", None)
+        launcher = getattr(self.lives, "launcher", None)
         if launcher is not None:
             launcher.close_in_forked_child()
-        self._release_fds()
+        self.poll_set.close()

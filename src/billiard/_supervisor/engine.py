@@ -11,7 +11,9 @@ then, because every step leaves its cause in place until it has been dealt with:
 consumed, events before they are dropped, orders before they are popped; and each may be applied twice. `_unfinished` says
 that such a rest exists, and the next turn then looks at everything instead of at what the poll reports.
 
-It stands on `ending`, and so on `waiting` (for news), `lives` (processes), `traffic` (channels) and `poll_set` (descriptors).
+Its parts: `core` (the rules), `poll_set` (descriptors), `traffic` (channels), `lives` (processes), `waiting` (for news),
+`driver` (who turns), `announcer` (user code). None of them knows the engine, but for what the driver calls `Machine`. How all
+of them end stands in `ending`, which this extends.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from .ending import Ending
 from .fork_safety import remember
 from .hands import Hands
 from .launchers import Launcher
-from .poll_set import IN, OUT, drain
+from .poll_set import IN, OUT, PollSet
+from .waiting import Waiting
 
 OWN_WAIT_S: Final = 0.05
 LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
@@ -46,26 +49,28 @@ class Engine(Ending):
     has to tell; whatever user code that leads to belongs on `announcer`."""
 
     def __init__(
-        self, core: Core, make_launcher: Callable[[Engine], Launcher], notice: Callable[[str, Any, Any], None], threaded: bool,
+        self, core: Core, make_launcher: Callable[[PollSet], Launcher], notice: Callable[[str, Any, Any], None], threaded: bool,
         name: str,
     ) -> None:  # fmt: skip
         super().__init__(core)
+        self.waiting = Waiting(core, self.poll_set, self._crank)
         self.announcer = Announcer(threaded, f"{name}-callbacks")
         self.threaded = threaded
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
         self._notice = notice
         self._since_look = 0
+        self._unfinished = False  # a turn was cut short: look at everything, and at once
         self._postponed: deque[Callable[[], None]] = deque()  # changes that a signal handler wanted in the midst of a turn
         if threaded:
             # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
             # template, waits for that import for ever as soon as it wants the same module
             import logging  # noqa: F401 - see above
-        self.driver = Driver(self, f"{name}-supervisor")
+        self.driver = Driver(self, self.poll_set.waiting_callers, f"{name}-supervisor")
         remember(self)
         try:
-            self.launcher = make_launcher(self)
+            self.lives.launcher = make_launcher(self.poll_set)
         except BaseException:
-            self._release_fds()
+            self.poll_set.close()
             raise
 
     def start(self) -> None:
@@ -80,6 +85,10 @@ class Engine(Ending):
         """Of the pool: whether it takes calls, ends, or is broken."""
         return self.core.staff.standing
 
+    def fileno(self) -> int:
+        """A descriptor that is readable when `turn` has something to do."""
+        return self.poll_set.fileno()
+
     def next_deadline(self) -> float | None:
         """When `turn` must be called at the latest, in seconds of the monotonic clock; None: no such time.
 
@@ -91,7 +100,7 @@ class Engine(Ending):
             return 0.0
         deadline = self.core.next_deadline()
         if not self.threaded:
-            self._told_deadline, self.core.dispatch.rescues = NEVER_S if deadline is None else deadline, True
+            self.waiting.told_deadline, self.core.dispatch.rescues = NEVER_S if deadline is None else deadline, True
         return deadline
 
     # -- submitting
@@ -136,7 +145,7 @@ class Engine(Ending):
                 if not held[0]:
                     return
                 self.core.assign(time.monotonic())
-                self._write_all()
+                self.traffic.write_all()
             except BaseException:
                 # cut short, perhaps before what was given out is known as unwritten: the next turn looks at everything
                 self._unfinished = True
@@ -146,7 +155,7 @@ class Engine(Ending):
                 try:
                     if held and held[0]:
                         self._crank.release()
-                    if dispatch.unwritten or self.core.staff.orders or self._overslept():
+                    if dispatch.unwritten or self.core.staff.orders or self.waiting.overslept():
                         # orders: a worker was given its last call, and its replacement is to start now
                         self.wake()
                 except BaseException:
@@ -181,7 +190,7 @@ class Engine(Ending):
             try:
                 held.extend(map(self._crank.acquire, (False,)))
                 if held[0] and not self.closed:
-                    self._process(self._awaited(0.0), time.monotonic())
+                    self._process(self.waiting.news(0.0), time.monotonic())
             finally:
                 if held and held[0]:
                     self._crank.release()
@@ -196,7 +205,7 @@ class Engine(Ending):
 
     def rouse(self) -> None:
         """This thread turns no more: see to it that somebody does when the next deadline comes."""
-        if self._overslept():
+        if self.waiting.overslept():
             self.wake()
 
     # -- the turn
@@ -209,7 +218,7 @@ class Engine(Ending):
         if self.interrupted():
             return
         try:
-            events = self._awaited(timeout, spin)
+            events = self.waiting.news(0.0 if self._unfinished or self.terminate_wanted else timeout, spin)
         except (ValueError, OSError):
             if self.closed:  # another thread has seen the end
                 return
@@ -227,7 +236,7 @@ class Engine(Ending):
         except BaseException:
             self.wake()  # cut short: whoever polls next must not wait for news
             raise
-        if self._sleepers and not self.driver.is_pilot:
+        if self.waiting.sleepers and not self.driver.is_pilot:
             self.rouse()
         if self.announcer.pending:
             self.announcer.run_here()
@@ -245,23 +254,24 @@ class Engine(Ending):
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
         """One turn's work, with the crank held."""
+        poll_set, by_fd = self.poll_set, self.poll_set.by_fd
         everything = self._unfinished
         self._unfinished = True
         self.core.dispatch.turned(now)
         if everything:
             self.core.staff.disturb()
-            events = [(fd, IN | OUT) for fd in list(self._by_fd)]
+            events = [(fd, IN | OUT) for fd in list(by_fd)]
         for fd, mask in events:
-            worker = self._by_fd.get(fd)
+            worker = by_fd.get(fd)
             if worker is not None:
-                self._on_channel(worker, mask)
-            elif fd == self._wake_fd:
-                drain(fd)
+                self.traffic.on_channel(worker, mask)
+            elif fd == poll_set.wake_fd:
+                poll_set.woken()
             else:
-                self._on_launcher(fd, now)
-        if self._exits:
-            for worker in list(self._exits):
-                self._bury(worker, now)
+                self.lives.on_launcher(fd, now)
+        if self.lives.exits:
+            for worker in list(self.lives.exits):
+                self.lives.bury(worker, now)
         deadline = self.core.timers.next()
         if deadline is not None and deadline <= now:
             self._run_timers(now)
@@ -276,7 +286,7 @@ class Engine(Ending):
         for worker, kind in self.core.timers.due(now):
             # a call that finished in time must not be struck because its result has not been read
             if worker.hands is not None and not worker.hands.channel.closed_by_peer:
-                self._drain(worker)
+                self.traffic.drain(worker)
             self.core.came_up(worker, kind, now)
 
     def _carry_out(self, now: float) -> None:
@@ -286,19 +296,20 @@ class Engine(Ending):
         while staff_orders or blow_orders:
             # the blows first: a template that forks the replacement hears of the death only when it has
             orders = blow_orders or staff_orders
-            self._obey(*orders[0], now)
+            self.lives.obey(*orders[0], now)
             orders.popleft()
         if core.dispatch.unwritten:
-            self._write_all()
+            self.traffic.write_all()
         if core.staff.standing is Standing.BROKEN:
             self._end_broken(now)
         while notices:
             self._notice(*notices[0])
             notices.popleft()
         self._announce_settled()
-        while self.functions.unneeded:
-            self.forget_function(self.functions.unneeded[0])
-            self.functions.unneeded.popleft()
+        unneeded = self.traffic.functions.unneeded
+        while unneeded:
+            self.traffic.forget_function(unneeded[0])
+            unneeded.popleft()
         if self.announcer.pending:
             self.announcer.release()
         if self.end.wakers and self.end.state:
@@ -386,7 +397,7 @@ class Engine(Ending):
                 decide()
                 self._carry_out(time.monotonic())
                 self._unfinished = rest
-            if self._unfinished or self._overslept():
+            if self._unfinished or self.waiting.overslept():
                 self.wake()
             self._tell_interrupted()
             dispatch = self.core.dispatch

@@ -16,34 +16,37 @@ from .._core.state import Phase, Worker
 from .._wire.exits import spends_restart
 from .hands import Hands
 from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, Launcher, send_signal
+from .poll_set import PollSet
 from .traffic import Traffic
 
 
-class Lives(Traffic):
+class Lives:
     """The processes of one pool's workers."""
 
-    launcher: Launcher  # how they are started
+    launcher: Launcher  # how they are started; set when all that it tells can be received
 
-    def __init__(self, core: Core) -> None:
-        super().__init__(core)
-        self._exits: dict[Worker, None] = {}  # ended, and not buried yet
+    def __init__(self, core: Core, poll_set: PollSet, traffic: Traffic) -> None:
+        self._core = core
+        self._poll_set = poll_set
+        self._traffic = traffic
+        self.exits: dict[Worker, None] = {}  # ended, and not buried yet
 
     # -- orders
 
-    def _obey(self, order: str, worker: Worker, number: int, now: float) -> None:
+    def obey(self, order: str, worker: Worker, number: int, now: float) -> None:
         if order == staff.SPAWN:
             self._spawn(worker, now)
         elif order == staff.RETIRE:
             if worker.hands is None:
-                self.core.staff.exited(worker, 0, now)  # never spawned
-            self.core.dispatch.unwritten[worker] = None
+                self._core.staff.exited(worker, 0, now)  # never spawned
+            self._core.dispatch.unwritten[worker] = None
         elif order == blows.KILL:
-            self._kill(worker, number)
+            self.kill(worker, number)
         elif order == blows.INTERRUPT and worker.pid is not None and worker.phase <= Phase.DOOMED:
             # without a pid it holds no call: its READY does not count before its pid is known
             send_signal(worker.pid, signal.SIGUSR1, group=False)
 
-    def _kill(self, worker: Worker, signum: int) -> None:
+    def kill(self, worker: Worker, signum: int) -> None:
         if worker.phase is Phase.GONE or worker.hands is None:
             return
         if worker.pid is None:
@@ -54,35 +57,35 @@ class Lives(Traffic):
 
     def _spawn(self, worker: Worker, now: float) -> None:
         if worker.phase is not Phase.STARTING and worker.hands is None:
-            self.core.staff.exited(worker, None, now)  # told to go before it was made
+            self._core.staff.exited(worker, None, now)  # told to go before it was made
             return
         # else an exception cut the making short: what has hands is started, or its end would be waited for for ever
         hands = None
         try:
-            hands = worker.hands or Hands(self.waiting_callers)
+            hands = worker.hands or Hands(self._poll_set.waiting_callers)
             worker.hands, worker.board = hands, hands.board
             if not hands.registered:
-                self.watch(hands.channel.fd, worker)
+                self._poll_set.watch(hands.channel.fd, worker)
                 hands.registered = True
             if hands.theirs is not None:
                 self.launcher.start(worker, hands.theirs, hands.board)
         except OSError as exc:
             if hands is not None:
                 self._discard_unstarted(worker, hands)
-            self.core.not_spawned(worker, exc, now)
+            self._core.not_spawned(worker, exc, now)
             return
         for what, ident, value in self.launcher.early():
             self._on_event(what, ident, value, now)
         self.launcher.early_applied()
 
     def _discard_unstarted(self, worker: Worker, hands: Hands) -> None:
-        self._unwatch_channel(hands)
+        self._traffic.unwatch_channel(hands)
         worker.hands = worker.board = None
         hands.close()
 
     # -- what the launcher tells
 
-    def _on_launcher(self, fd: int, now: float) -> None:
+    def on_launcher(self, fd: int, now: float) -> None:
         events = self.launcher.events(fd)
         for what, ident, value in events:
             self._on_event(what, ident, value, now)
@@ -92,60 +95,60 @@ class Lives(Traffic):
         if what == ALL_LOST:
             self._all_lost()
             return
-        worker = self.core.staff.workers.get(ident)
+        worker = self._core.staff.workers.get(ident)
         if worker is None:
             return
         hands: Hands | None = worker.hands
         if what == NOT_STARTED:
             if hands is not None:  # else this is a repetition
                 self._discard_unstarted(worker, hands)
-            self.core.not_spawned(worker, OSError(value, os.strerror(value)), now)
+            self._core.not_spawned(worker, OSError(value, os.strerror(value)), now)
         elif hands is None:
             return
         elif what == STARTED:
             worker.pid = value
             hands.started()
             if hands.kill_on_start:
-                self._kill(worker, hands.kill_on_start)
+                self.kill(worker, hands.kill_on_start)
             if hands.ready_early:
-                self.core.staff.ready(worker)
+                self._core.staff.ready(worker)
         elif what == EXITED:
             hands.exited, hands.exit_status = True, value
-            self._exits[worker] = None
+            self.exits[worker] = None
 
     def _all_lost(self) -> None:
         """The template died, and its workers with it."""
         import logging
 
         log = logging.getLogger("multiprocessing")
-        if self.core.staff.standing is Standing.RUN:
+        if self._core.staff.standing is Standing.RUN:
             log.warning("the template process of a pool died; its workers are replaced")
-        for worker in list(self.core.staff.workers.values()):
+        for worker in list(self._core.staff.workers.values()):
             if worker.hands is not None and not worker.hands.exited:
                 if worker.pid is not None:
                     # the lifeline has done it, or is doing it: the pid is not ours to reap any more, so no signal now
                     worker.hands.exit_status = -signal.SIGKILL
                 worker.hands.exited = True
-                self._exits[worker] = None
+                self.exits[worker] = None
         self.launcher.lost()
 
-    def _bury(self, worker: Worker, now: float) -> None:
+    def bury(self, worker: Worker, now: float) -> None:
         """Drain, judge, reap: in this order, and each step may be repeated."""
         hands: Hands | None = worker.hands
         if hands is not None:
             if not hands.channel.closed_by_peer:
-                self._drain(worker)
+                self._traffic.drain(worker)
             died = hands.exit_status is not None and spends_restart(hands.exit_status)
             if died and worker.pid is not None and worker.phase is not Phase.GONE:
                 send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
-            self.core.staff.exited(worker, hands.exit_status, now, hands.failure)
+            self._core.staff.exited(worker, hands.exit_status, now, hands.failure)
             self.launcher.bury(worker)
             self._discard_buried(worker, hands)
-        self._exits.pop(worker, None)
+        self.exits.pop(worker, None)
 
     def _discard_buried(self, worker: Worker, hands: Hands) -> None:
         if hands.registered:
-            self._unwatch_channel(hands)
+            self._traffic.unwatch_channel(hands)
         if hands.pidfd >= 0:
             pidfd, hands.pidfd = hands.pidfd, -1
             os.close(pidfd)

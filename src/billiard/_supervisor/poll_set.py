@@ -1,6 +1,7 @@
 """What a pool waits for: one poll set, which is itself a descriptor that can be polled, and a way to wake whoever polls.
 
-Whose descriptor it is stands in `_by_fd`: a worker's channel, or None for the launcher's and our own.
+May not: know what a descriptor is for. Whose it is stands in `by_fd`: a worker's channel, or None for the launcher's and
+our own.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from .._typing import Any, Final
 from .._wire import held_calls
 from .._wire.descriptors import close_all
 
-IN: Final = select.EPOLLIN if hasattr(select, "EPOLLIN") else select.POLLIN
-OUT: Final = select.EPOLLOUT if hasattr(select, "EPOLLOUT") else select.POLLOUT
+IN: Final = select.POLLIN  # epoll's are the same numbers
+OUT: Final = select.POLLOUT
 Events = list[tuple[int, int]]
 LONGEST_S: Final = 1e6  # what epoll (2 ** 31 ms) and locks can wait for at once; whoever wants more waits again
 _EVENTS: Final = 128  # at one look; what is ready beyond them is so at the next
@@ -25,56 +26,56 @@ class PollSet:
 
     def __init__(self) -> None:
         self.closed = False
-        self._poll: Any = select.epoll() if hasattr(select, "epoll") else None
-        self._wake_fd, self._wake_write = _wake_pair()
-        self._own_fds = list({self._wake_fd, self._wake_write})
-        self._by_fd: dict[int, Worker | None] = {}
+        self.by_fd: dict[int, Worker | None] = {}
         #: callers that wait while another thread drives, each with the lock it sleeps on (see billiard._supervisor.driver).
         #: While there are any, system calls keep the interpreter.
         self.waiting_callers: dict[object, Any] = {}
-        self._poll_fds = [] if self._poll is None else [self._poll.fileno()]  # until it is closed
+        self.wake_fd, self._wake_write = _wake_pair()
+        self._own_fds = list({self.wake_fd, self._wake_write})
+        self._poll: Any = select.epoll() if hasattr(select, "epoll") else _PlainPoll(self.wake)
+        self._epoll_fds = [self._poll.fileno()] if hasattr(select, "epoll") else []  # until it is closed
         self._seen = bytearray(_EVENTS * held_calls.EPOLL_EVENT.size)
         self._seen_at = held_calls.address_of(self._seen)
-        self.watch(self._wake_fd)
+        self.watch(self.wake_fd)
 
     def watch(self, fd: int, worker: Worker | None = None, mask: int = IN) -> None:
-        self._by_fd[fd] = worker
-        if self._poll is not None:
-            try:
-                self._poll.register(fd, mask)
-            except FileExistsError:  # an interrupted call got that far, or it is to be watched for something else now
-                self._poll.modify(fd, mask)
+        self.by_fd[fd] = worker
+        try:
+            self._poll.register(fd, mask)
+        except FileExistsError:  # an interrupted call got that far, or it is to be watched for something else now
+            self._poll.modify(fd, mask)
 
     def unwatch(self, fd: int) -> None:
         """Always before the descriptor is closed: a number used again would be answered for by the wrong owner."""
-        if self._poll is not None:
-            try:
-                self._poll.unregister(fd)
-            except (OSError, ValueError):
-                pass
-        self._by_fd.pop(fd, None)
+        try:
+            self._poll.unregister(fd)
+        except (OSError, ValueError):
+            pass
+        self.by_fd.pop(fd, None)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when `turn` has something to do."""
+        """A descriptor that is readable when something is ready. Raises ValueError when there is none any more, and
+        NotImplementedError on a system without epoll."""
         if self.closed:
             raise ValueError("the pool has ended, and has no descriptor any more")
-        return self._poll.fileno() if self._poll is not None else -1
+        return int(self._poll.fileno())
 
-    def _look(self) -> Events:
+    def look(self) -> Events:
         """What is ready now. Raises ValueError when the set is closed."""
         count = -1
         if self.waiting_callers:
             # one call in C, as in billiard._wire.channel: the number may be another set's as soon as this one is closed
-            count = next(map(held_calls.epoll_wait, self._poll_fds, (self._seen_at,), (_EVENTS,), (0,)), -1)
+            count = next(map(held_calls.epoll_wait, self._epoll_fds, (self._seen_at,), (_EVENTS,), (0,)), -1)
         if count < 0:
-            return self._poll_for(0.0)
+            return self.poll(0.0)
         # Another thread may have looked meanwhile, and then some of this is what it saw. That does no harm: what is ready is
         # reported until it was dealt with, and who looks after something that is not finds nothing there.
         size = held_calls.EPOLL_EVENT.size
         return [(fd, mask) for mask, fd in held_calls.EPOLL_EVENT.iter_unpack(memoryview(self._seen)[: count * size])]
 
-    def _poll_for(self, timeout: float) -> Events:
-        """What is ready within `timeout` seconds (-1: whenever it is). Raises ValueError when the set is closed."""
+    def poll(self, timeout: float) -> Events:
+        """What is ready within `timeout` seconds (-1: whenever it is), letting others have the interpreter meanwhile. Raises
+        ValueError when the set is closed."""
         events: Events = self._poll.poll(min(timeout, LONGEST_S))
         return events
 
@@ -87,12 +88,55 @@ class PollSet:
         except (BlockingIOError, OSError):
             pass  # full: a wake-up is pending already
 
-    def _release_fds(self) -> None:
-        self._poll_fds.clear()
-        if self._poll is not None:
-            self._poll.close()
+    def woken(self) -> None:
+        """`wake_fd` was readable: it is not any more."""
+        try:
+            os.read(self.wake_fd, 4096)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Give up every descriptor. Repeatable."""
+        self.closed = True
+        self._epoll_fds.clear()
+        self._poll.close()
         close_all(self._own_fds)
-        self._by_fd.clear()
+        self.by_fd.clear()
+
+
+class _PlainPoll:
+    """`select.epoll`, as far as it is used here, for systems that have none (macOS)."""
+
+    def __init__(self, changed: Any) -> None:
+        self._changed = changed  # called when whoever polls has to begin anew, since what is watched has changed
+        self._masks: dict[int, int] = {}
+        self._closed = False
+
+    def register(self, fd: int, mask: int) -> None:
+        if fd in self._masks:
+            raise FileExistsError(fd)
+        self.modify(fd, mask)
+
+    def modify(self, fd: int, mask: int) -> None:
+        self._masks[fd] = mask
+        self._changed()
+
+    def unregister(self, fd: int) -> None:
+        self._masks.pop(fd, None)
+
+    def poll(self, timeout: float) -> Events:
+        if self._closed:
+            raise ValueError("I/O operation on closed poll object")
+        poll = select.poll()  # one a call: it cannot be shared by threads
+        for fd, mask in list(self._masks.items()):
+            poll.register(fd, mask)
+        return poll.poll(None if timeout < 0.0 else 1e3 * timeout)
+
+    def fileno(self) -> int:
+        raise NotImplementedError("an outer loop needs a descriptor for the whole pool, which takes Linux' epoll")
+
+    def close(self) -> None:
+        self._closed = True
 
 
 def _wake_pair() -> tuple[int, int]:
@@ -103,10 +147,3 @@ def _wake_pair() -> tuple[int, int]:
     os.set_blocking(read, False)
     os.set_blocking(write, False)
     return read, write
-
-
-def drain(fd: int) -> None:
-    try:
-        os.read(fd, 4096)
-    except BlockingIOError:
-        pass

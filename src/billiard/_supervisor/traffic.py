@@ -23,23 +23,23 @@ _DRAIN_MAX: Final = 10_000
 _UNSURE: Final = -1  # what a socket is polled for, while that is being changed
 
 
-class Traffic(PollSet):
+class Traffic:
     """The channels of one pool's workers."""
 
-    def __init__(self, core: Core) -> None:
-        super().__init__()
-        self.core = core
+    def __init__(self, core: Core, poll_set: PollSet) -> None:
+        self._core = core
+        self._poll_set = poll_set
         self.functions = Functions()
         self.accepting = False  # calls that want to be told of their start have been submitted
 
-    def _write_all(self) -> None:
-        unwritten = self.core.dispatch.unwritten
+    def write_all(self) -> None:
+        unwritten = self._core.dispatch.unwritten
         while unwritten:
             worker = next(iter(unwritten))
             self._write(worker)
             del unwritten[worker]
 
-    def _on_channel(self, worker: Worker, mask: int) -> None:
+    def on_channel(self, worker: Worker, mask: int) -> None:
         hands: Hands | None = worker.hands
         if hands is None:
             return
@@ -49,10 +49,10 @@ class Traffic(PollSet):
         if mask & ~OUT and not hands.channel.closed_by_peer:
             self._receive(worker)
         if hands.channel.closed_by_peer and hands.registered:
-            self._unwatch_channel(hands)
+            self.unwatch_channel(hands)
             if not hands.exited:
                 # it closed its end and may be ending; a worker without a channel is of no use
-                self.core.timers.set(worker, blows.ESCALATE, time.monotonic() + LOST_CHANNEL_S)
+                self._core.timers.set(worker, blows.ESCALATE, time.monotonic() + LOST_CHANNEL_S)
 
     def _receive(self, worker: Worker) -> None:
         hands: Hands = worker.hands
@@ -70,7 +70,7 @@ class Traffic(PollSet):
         if channel.awaits_body or hands.watched:
             self._watch_socket(worker)
 
-    def _drain(self, worker: Worker) -> None:
+    def drain(self, worker: Worker) -> None:
         """Read until nothing is there."""
         channel = worker.hands.channel
         for _ in range(_DRAIN_MAX):
@@ -84,13 +84,13 @@ class Traffic(PollSet):
             for kind, _, number, body in received:
                 if kind == frames.ACCEPTED and not number:
                     self._accepted(worker, body)
-        for kind, tag, _, body in self.core.dispatch.results(worker, received):
+        for kind, tag, _, body in self._core.dispatch.results(worker, received):
             self._apply_rare(worker, kind, tag, body)
         if worker.phase >= Phase.RETIRING:
-            self.core.staff.emptied(worker)
+            self._core.staff.emptied(worker)
 
     def _apply_rare(self, worker: Worker, kind: int, tag: int, body: bytes) -> None:
-        core = self.core
+        core = self._core
         if kind == frames.READY:
             if worker.pid is None:
                 worker.hands.ready_early = True  # it was faster than the news of its start, which tells its pid
@@ -124,14 +124,14 @@ class Traffic(PollSet):
         number, started_ns = frames.read_about(body)
         job = worker.inflight.get(number)
         if job is not None:
-            self.core.blows.notices.append((blows.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
+            self._core.blows.notices.append((blows.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
 
     def _distrust(self, worker: Worker, exc: FrameError) -> None:
         """What it sends is no frame, or too large for us: kill it, and let its call fail."""
         import logging
 
         logging.getLogger("multiprocessing").error("worker %s is killed: %s", worker.pid, exc)
-        self.core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
+        self._core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
         # only now: cut short before it, the next turn finds the same bytes, and condemns it again
         worker.hands.channel.closed_by_peer = True
         worker.hands.failure = None
@@ -157,25 +157,25 @@ class Traffic(PollSet):
         hands.watched = _UNSURE  # cut short from here on, all of it is done again
         # one of the two is in the poll set at any time, or a turn that was cut short in here would forget this worker
         if not wanted & IN:
-            self.watch(channel.fd, worker)
+            self._poll_set.watch(channel.fd, worker)
         if wanted:
-            self.watch(channel.sock_fd, worker, wanted)
+            self._poll_set.watch(channel.sock_fd, worker, wanted)
         else:
-            self.unwatch(channel.sock_fd)
+            self._poll_set.unwatch(channel.sock_fd)
         if wanted & IN:
-            self.unwatch(channel.fd)
+            self._poll_set.unwatch(channel.fd)
         hands.watched = wanted
 
-    def _unwatch_channel(self, hands: Hands) -> None:
-        self.unwatch(hands.channel.fd)
-        self.unwatch(hands.channel.sock_fd)
+    def unwatch_channel(self, hands: Hands) -> None:
+        self._poll_set.unwatch(hands.channel.fd)
+        self._poll_set.unwatch(hands.channel.sock_fd)
         hands.registered, hands.watched = False, 0
 
     def forget_function(self, number: int) -> None:
         """No call names this function any more: the parent's pickle of it and the workers' copies can go."""
         self.functions.pickles.pop(number, None)
-        self.core.dispatch.forget_function(number)
-        for worker in self.core.staff.workers.values():
+        self._core.dispatch.forget_function(number)
+        for worker in self._core.staff.workers.values():
             hands: Hands | None = worker.hands
             if hands is not None and number in hands.known:
                 # goes along with the next call: not worth a wake-up

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 from .._core import blows
 from .._core.core import Core
 from .._core.state import NEVER_S
 from .._typing import Any, Final
 from .._wire.spin import SpinWait
-from .lives import Lives
-from .poll_set import Events
+from .poll_set import Events, PollSet
 
 NAP_MAX_S: Final = 0.002
 NAP_MIN_S: Final = 0.0002
@@ -32,34 +30,26 @@ LATE_S: Final = 0.25  # a poll that overslept by this much, without the process 
 WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least this often to notice a suspension
 
 
-class Waiting(Lives):
-    """The poll set of one pool, and when to sleep on it."""
+class Waiting:
+    """When to sleep on the poll set of one pool, for how long, and who does."""
 
-    def __init__(self, core: Core) -> None:
-        super().__init__(core)
-        # It knows its owner: a signal handler may have interrupted that very thread, and would wait for itself.
-        crank: Any = threading.RLock()
+    def __init__(self, core: Core, poll_set: PollSet, crank: Any) -> None:
+        self._core = core
+        self._poll_set = poll_set
         self._crank = crank
-        #: Whether this thread is in the middle of the pool's work: then we are in a signal handler (or a `__del__`), and that
-        #: work goes on only when the handler returns. Nothing can be changed or waited for until then.
-        self.interrupted: Callable[[], bool] = crank._is_owned
-        self._unfinished = False  # a turn was cut short: look at everything, and at once
-        self.terminate_wanted = False
-        self._sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
-        self._told_deadline: float | None = None  # when an outer loop was last told to come; None: it never asked
+        self.sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
+        self.told_deadline: float | None = None  # when an outer loop was last told to come; None: it never asked
         self._spin = SpinWait()
         self._let_go_at = 0.0  # when one who waits for news last let others have the interpreter for a while
 
-    def _awaited(self, timeout: float, spin: bool = False) -> Events:
+    def news(self, timeout: float, spin: bool = False) -> Events:
         """What the poll set reports within `timeout` seconds (-1: until the next deadline)."""
-        if self._poll is None:
-            return []
-        if self.waiting_callers and time.monotonic() - self._let_go_at > HOLD_S:
+        if self._poll_set.waiting_callers and time.monotonic() - self._let_go_at > HOLD_S:
             self._let_go(LET_GO_S)
-        events = self._look()
-        if events or timeout == 0.0 or self._unfinished or self.terminate_wanted:
+        events = self._poll_set.look()
+        if events or timeout == 0.0:
             return events
-        nap_s = self.core.spare_s() / 2
+        nap_s = self._core.spare_s() / 2
         if nap_s > NAP_MIN_S:
             return self._napped(min(nap_s, NAP_MAX_S), timeout)
         if not spin:
@@ -72,21 +62,21 @@ class Waiting(Lives):
         return events
 
     def _napped(self, nap_s: float, timeout: float) -> Events:
-        deadline = self.core.timers.next()
+        deadline = self._core.timers.next()
         if deadline is not None:
             nap_s = min(nap_s, deadline - time.monotonic())
         if timeout > 0.0:
             nap_s = min(nap_s, timeout)
         if nap_s > 0.0:
             self._let_go(nap_s)
-        return self._look()
+        return self._poll_set.look()
 
     def _spun(self, seconds: float) -> Events:
-        poll, clock = self._poll, time.monotonic
+        look, poll, clock = self._poll_set.look, self._poll_set.poll, time.monotonic
         now = clock()
-        until, held_until = now + seconds, now + HELD_SPIN_S if self.waiting_callers else 0.0
+        until, held_until = now + seconds, now + HELD_SPIN_S if self._poll_set.waiting_callers else 0.0
         while now < until:
-            events: Events = self._look() if now < held_until else poll.poll(0.0)
+            events = look() if now < held_until else poll(0.0)
             now = clock()
             if events:
                 self._spin.found()
@@ -102,32 +92,32 @@ class Waiting(Lives):
 
     def _slept(self, timeout: float) -> Events:
         me = threading.get_ident()
-        self._sleepers[me] = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
+        self.sleepers[me] = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
         try:
-            deadline = self.core.timers.next()
+            deadline = self._core.timers.next()
             if deadline is not None or timeout > 0.0:
                 return self._slept_bounded(me, timeout, deadline)
-            return self._poll_for(-1.0)
+            return self._poll_set.poll(-1.0)
         finally:
-            self._sleepers.pop(me, None)
+            self.sleepers.pop(me, None)
             self._let_go_at = time.monotonic()
 
-    def _overslept(self) -> bool:
+    def overslept(self) -> bool:
         """Whether all who sleep, and an outer loop, would sleep past the next deadline, so that one must be woken.
 
         It is not enough to wake one when the deadline is set: the kernel lets a sleeper sleep on when somebody else has taken
         the wake-up by then, as a caller does who turns meanwhile. So whoever turned asks again when he leaves.
         """
-        deadline = self.core.timers.next()
+        deadline = self._core.timers.next()
         if deadline is None:
             return False
-        if self._told_deadline is not None and deadline < self._told_deadline:
+        if self.told_deadline is not None and deadline < self.told_deadline:
             return True  # it is woken, and asks again
-        if not self._sleepers:
+        if not self.sleepers:
             return False
         now = time.monotonic()
         # one whose time is up wakes by itself, or is what an exception left behind
-        earliest = min((until for until in list(self._sleepers.values()) if until >= now), default=None)
+        earliest = min((until for until in list(self.sleepers.values()) if until >= now), default=None)
         return earliest is not None and earliest > deadline
 
     def _slept_bounded(self, me: int, timeout: float, deadline: float | None) -> Events:
@@ -136,17 +126,17 @@ class Waiting(Lives):
             timeout = NEVER_S
         if deadline is not None and deadline - now < timeout:
             timeout = max(0.0, deadline - now)
-        limited = any(blows.LIMIT in worker.due for worker in list(self.core.staff.workers.values()))
+        limited = any(blows.LIMIT in worker.due for worker in list(self._core.staff.workers.values()))
         if limited and timeout > WATCH_SUSPENSION_S:
             timeout = WATCH_SUSPENSION_S
-        self._sleepers[me] = now + timeout
+        self.sleepers[me] = now + timeout
         if not limited:
-            return self._poll_for(timeout)
+            return self._poll_set.poll(timeout)
         cpu = time.process_time()
-        events = self._poll_for(timeout)
+        events = self._poll_set.poll(timeout)
         late = time.monotonic() - now - timeout
         if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
             # the machine, or we and our workers, stood still: nobody could run in that time
             with self._crank:
-                self.core.blows.excuse(time.monotonic(), late)
+                self._core.blows.excuse(time.monotonic(), late)
         return events

@@ -57,6 +57,9 @@ LEAVING: Final = 7  # the worker leaves on its own; body: about(the last call it
 FAILED: Final = 8  # the initializer raised; body: an error body
 DROPPED: Final = 9  # a call was dropped on a VERDICT; body: about(number)
 
+ACK: Final = 0  # what an owner of a pool answers for a VERDICT, by the numbers that billiard 4 has published
+NACK: Final = 3
+
 _ABOUT: Final = struct.Struct("<QQ")
 
 _LARGE_HEAD = struct.Struct("<IIQ")
@@ -65,10 +68,6 @@ _ALIGNMENT: Final = 16
 
 class FrameError(Exception):
     """What arrived is no frame: the sender is broken or hostile, its channel cannot be trusted again."""
-
-
-def header(kind: int, tag: int, number: int, size: int) -> bytes:
-    return HEADER.pack(kind, tag, number, size)
 
 
 def frame(kind: int, tag: int, number: int, body: bytes = b"") -> bytes:
