@@ -30,8 +30,6 @@ __all__ = [
 ]
 
 _winapi: Any = None
-if sys.platform == "win32":
-    pass
 
 FILENO_ERRORS = (AttributeError, ValueError, OSError)
 

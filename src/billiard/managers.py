@@ -11,7 +11,7 @@ from multiprocessing.managers import (
     Token,
 )
 
-from ._stdlib.context import _default_context
+from ._stdlib.context import chosen
 from ._stdlib.mirror import mirror
 from ._typing import Any
 
@@ -25,7 +25,7 @@ class BaseManager(mp_managers.BaseManager):
 
     def __init__(self, *args: Any, ctx: Any = None, **kwargs: Any) -> None:
         if len(args) <= 4:  # the fifth positional argument is ctx
-            kwargs["ctx"] = _default_context.get_context() if ctx is None else ctx
+            kwargs["ctx"] = chosen(ctx)
         super().__init__(*args, **kwargs)
 
 

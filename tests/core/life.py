@@ -20,7 +20,7 @@ from tests.core.world import (
 )  # fmt: skip
 
 from billiard._core.staff import Standing
-from billiard._core.state import PENDING, Blow, Cause, Phase
+from billiard._core.state import Phase
 from billiard._wire.exits import EX_RECYCLE
 
 MAX_TURNS = 20_000
@@ -173,11 +173,7 @@ class Life(World):
             self.asked.append(job)
         self.note(f"terminate {job} with {signum}")
 
-        def decide() -> None:
-            if job.state == PENDING:
-                self.core.blows.terminate(job, signum, self.now)
-
-        self.driver.change(decide)
+        self.driver.change(lambda: self.core.blows.terminate(job, signum, self.now))
 
     def _terminate_worker(self) -> None:
         workers = list(self.core.staff.workers.values())
@@ -193,13 +189,7 @@ class Life(World):
             return
         self.terminated_workers[worker.ident] = None
 
-        def decide() -> None:
-            if not worker.inflight:
-                self.core.blows.condemn(worker, signum, Cause.TERMINATED, self.now)
-            else:
-                self.core.blows.strike(worker, Blow(0, 0, signum, Cause.TERMINATED), self.now)
-
-        self.driver.change(decide)
+        self.driver.change(lambda: self.core.blows.terminate_worker(worker, signum, self.now))
 
     def _resize(self) -> None:
         staff = self.core.staff

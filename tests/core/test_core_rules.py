@@ -543,7 +543,7 @@ class TestDeaths:
         bench = Bench(2)
         worker = list(bench.core.dispatch.idle)[-1]
         first = bench.submit(job())
-        bench.core.blows._take_back(worker, 0)
+        bench.core.blows.take_back(worker, 0)
         bench.core.decide(0.0)
         assert first.holder not in (worker, None)
         first.deaths = 2
@@ -1059,6 +1059,24 @@ class TestTerminate:
         assert (victim.body.cause, victim.body.started) == (Cause.TERMINATED, False)
         assert (other.state, other.holder) == (0, None)
         assert not bench.orders(core_blows.KILL)
+
+    def test_a_worker_without_a_call_is_struck_at_once(self):
+        bench = Bench()
+        worker = bench.worker
+        bench.core.blows.terminate_worker(worker, 15, 0.0)
+        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 15)]
+
+    def test_a_worker_between_two_calls_is_fenced_in_first(self):
+        """Until the signal has its effect it would go on with the next ones, which nobody wanted to end."""
+        bench = Bench()
+        bench.warm()
+        bench.submit(*jobs(3))
+        worker = bench.worker
+        bench.core.blows.terminate_worker(worker, 15, 0.0)
+        assert bench.board.recalled == [1]
+        assert not bench.orders(core_blows.KILL)
+        bench.fence(0.0)
+        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 15)]
 
     def test_running(self):
         bench = Bench()

@@ -695,11 +695,7 @@ class Driver:
             core.staff.leaving(worker, number)
             core.staff.emptied(worker)
         elif kind == DROPPED:
-            if job is not None:
-                job.terminate_signal = job.terminate_signal or SIGTERM
-                core.dispatch.settle(job, None)
-                del worker.inflight[number]
-            core.dispatch.released(worker)
+            core.blows.dropped(worker, number)
         else:
             raise Violation(f"frame of kind {kind}")
 

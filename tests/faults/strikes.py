@@ -323,7 +323,7 @@ def _all_lost(pool: Any, n: int, calls: Calls) -> None:
     """The template dies, and its workers with it."""
     for i in range(4):
         calls.add(pool.apply_async(t.nap, (0.01, i)), i, WorkerLostError)
-    os.kill(pool._engine.lives.launcher._pids[-1], signal.SIGKILL)
+    os.kill(pool._engine.processes.launcher._pids[-1], signal.SIGKILL)
     calls.wait()
     calls.add(pool.apply_async(t.add, (n, n)), 2 * n, WorkerLostError)
     calls.wait()
@@ -439,14 +439,14 @@ def _undone(engine: Any) -> str:
         "unwritten": list(core.dispatch.unwritten),
         "settled": list(core.dispatch.settled),
         "orders": [*core.staff.orders, *core.blows.orders],
-        "exits": list(engine.lives.exits),
+        "exits": list(engine.processes.exits),
         "not idle": [worker for worker in workers if worker not in core.dispatch.idle],
         "too few": len(workers) != core.staff.size and workers,
         "recalled": [worker for worker in workers if worker.recalled],
         "channels not polled": channels - set(by_fd),
         "polled in vain": {fd for fd, worker in by_fd.items() if worker is not None} - channels,
         "not in the poll set": [fd for fd in by_fd if not _is_polled(engine, fd)],
-        "a pilot": engine.driver._pilot.locked(),
+        "a leader": engine.driver._leader.locked(),
         "callers waiting": list(engine.driver._waiting),
     }
     return ", ".join(f"{name}: {value}" for name, value in wrong.items() if value)

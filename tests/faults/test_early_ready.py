@@ -10,8 +10,8 @@ import pytest
 from billiard._core.core import Core
 from billiard._core.state import Job
 from billiard._supervisor import engine as engines
-from billiard._supervisor import lives
-from billiard._supervisor.launchers import EXITED, STARTED
+from billiard._supervisor import processes
+from billiard._supervisor.template import EXITED, STARTED
 from billiard._wire import frames
 from billiard._wire.board import CURRENT
 from billiard._wire.board import STARTED as SINCE
@@ -43,12 +43,6 @@ class Scripted:
         if count:
             os.read(self.read, count)
 
-    def early(self):
-        return []
-
-    def early_applied(self):
-        pass
-
     def bury(self, worker):
         self.made[1].close()
 
@@ -63,7 +57,7 @@ class Scripted:
 @pytest.fixture
 def signals(monkeypatch):
     sent = []
-    monkeypatch.setattr(lives, "send_signal", lambda pid, signum, group: sent.append((pid, signum)))
+    monkeypatch.setattr(processes, "send_signal", lambda pid, signum, group: sent.append((pid, signum)))
     return sent
 
 
@@ -77,7 +71,7 @@ def limited_job():
 def test_ready_counts_when_the_pid_is_known_and_so_no_signal_is_lost(signals):
     engine = engines.Engine(Core(1), Scripted, lambda *notice: None, False, "scripted")
     engine.start()
-    launcher = engine.lives.launcher
+    launcher = engine.processes.launcher
     worker, far, board = launcher.made
     far.tell(frames.frame(frames.READY, 0, 0))
     job = limited_job()

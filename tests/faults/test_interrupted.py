@@ -19,9 +19,10 @@ from strikes import StruckError
 from billiard import WorkerLostError
 from billiard._api.results import Handle
 from billiard._core.core import Core
+from billiard._supervisor.channels import Channels
+from billiard._supervisor.driver import Waitable
 from billiard._supervisor.engine import Engine
 from billiard._supervisor.poll_set import IN, OUT, PollSet
-from billiard._supervisor.traffic import Traffic
 from billiard._wire.channel import Channel
 
 SEED = int(os.environ.get("BILLIARD_FAULT_SEED", "1"))
@@ -45,7 +46,8 @@ def test_an_exception_at_random_points(scene):
 
 def test_every_kind_of_point_is_found():
     """Else the strikes would prove nothing."""
-    codes = [Handle.wait.__code__, Engine.kick.__code__, Engine._carry_out.__code__, Channel.receive.__code__]
+    functions = [Handle.wait, Engine.kick, Engine._carry_out, Channel.receive, Waitable.wake_all]
+    codes = [function.__code__ for function in functions]
     assert all(strikes.points(code) for code in codes)
     found = {}
     for code in codes:
@@ -59,15 +61,15 @@ def test_every_kind_of_point_is_found():
 
 @pytest.fixture
 def polled():
-    """A worker's two descriptors in a poll set, both ready for whatever they are polled for: (traffic, poll set, worker)."""
+    """A worker's two descriptors in a poll set, both ready for whatever they are polled for: (channels, poll set, worker)."""
     poll_set = PollSet()
-    traffic = Traffic(Core(1), poll_set)
+    channels = Channels(Core(1), poll_set)
     pipe_read, pipe_write = os.pipe()
     ours, theirs = socket.socketpair()
     os.write(pipe_write, b"x")
     theirs.send(b"x")
     channel = SimpleNamespace(fd=pipe_read, sock_fd=ours.fileno(), busy=False, awaits_body=False)
-    yield traffic, poll_set, SimpleNamespace(hands=SimpleNamespace(channel=channel, registered=True, watched=0))
+    yield channels, poll_set, SimpleNamespace(hands=SimpleNamespace(channel=channel, registered=True, watched=0))
     strikes._injector.close()
     poll_set.close()
     ours.close()
@@ -76,25 +78,25 @@ def polled():
     os.close(pipe_write)
 
 
-def want(traffic, worker, wanted):
+def want(channels, worker, wanted):
     channel = worker.hands.channel
     channel.busy, channel.awaits_body = bool(wanted & OUT), bool(wanted & IN)
-    traffic._watch_socket(worker)
+    channels._watch_socket(worker)
 
 
 def test_what_a_socket_is_polled_for_is_known_again_after_an_exception(polled):
     """Cut short at any point on its way from one to another, the next change still leads where it should."""
-    traffic, poll_set, worker = polled
+    channels, poll_set, worker = polled
     channel = worker.hands.channel
     poll_set.watch(channel.fd, worker)
     struck = set()
     for first, second, third in itertools.product((0, IN, OUT, IN | OUT), repeat=3):
         for ordinal in itertools.count():
-            want(traffic, worker, first)
+            want(channels, worker, first)
             strike = strikes.Strike(ordinal)
             with strike, contextlib.suppress(StruckError):
-                want(traffic, worker, second)
-            want(traffic, worker, third)
+                want(channels, worker, second)
+            want(channels, worker, third)
             expected = {channel.sock_fd: third, channel.fd: 0 if third & IN else IN}
             assert dict(poll_set.poll(0)) == {fd: mask for fd, mask in expected.items() if mask}, strike.struck
             if strike.struck is None:

@@ -16,24 +16,22 @@ import pytest
 
 import billiard.pool
 from billiard._celery import second_try, wire
-from billiard._celery.fates import JobFate, fate_of_job
-from billiard._wire.exits import ExitKind, classify_exit, is_expected, signal_behind, spends_restart
+from billiard._wire.exits import is_expected, signal_behind, spends_restart
 from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.queues import _SimpleQueue
 
 
 @pytest.mark.parametrize(
-    ("status", "ending", "expected", "spends"),
+    ("status", "expected", "spends"),
     [
-        (None, ExitKind.UNKNOWN, False, True),
-        (0, ExitKind.CLEAN, True, False),
-        (155, ExitKind.RECYCLED, True, False),
-        (1, ExitKind.FAILED, False, True),
-        (-9, ExitKind.KILLED, False, True),
+        (None, False, True),
+        (0, True, False),
+        (155, True, False),
+        (1, False, True),
+        (-9, False, True),
     ],
 )
-def test_exit_statuses(status, ending, expected, spends):
-    assert classify_exit(status) is ending
+def test_exit_statuses(status, expected, spends):
     assert is_expected(status) is expected
     assert is_expected(status, ordered=True)
     assert spends_restart(status) is spends
@@ -42,21 +40,6 @@ def test_exit_statuses(status, ending, expected, spends):
 def test_the_signal_behind_an_exit_argument():
     assert signal_behind(-(256 - signal.SIGTERM)) == signal.SIGTERM
     assert [signal_behind(n) for n in (0, 1, 155, -15, -256)] == [None] * 5
-
-
-@pytest.mark.parametrize(
-    ("facts", "fate"),
-    [
-        ({"ready": True, "started": True, "struck": True}, JobFate.KEPT),
-        ({"ready": False, "started": True, "struck": True}, JobFate.TERMINATED),
-        ({"ready": False, "started": True}, JobFate.LOST),
-        ({"ready": False, "started": False}, JobFate.RETURNED),
-        ({"ready": False, "started": False, "deaths_at_receipt": 2}, JobFate.RETURNED),
-        ({"ready": False, "started": False, "deaths_at_receipt": 3}, JobFate.POISON),
-    ],
-)
-def test_the_fate_of_a_job(facts, fate):
-    assert fate_of_job(**facts) is fate
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

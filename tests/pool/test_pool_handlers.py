@@ -390,7 +390,7 @@ def test_who_looks_again_and_again_is_not_remembered_for_each_look(make_pool, ma
     driven, looked_at = pool.apply_async(t.nap, (30,)), make(pool)
     driving = threading.Thread(target=lambda: driven.wait(WITHIN_S))
     driving.start()
-    wait_until(lambda: pool._engine.driver._pilot.locked())
+    wait_until(lambda: pool._engine.driver._leader.locked())
     for _ in range(50):
         looked_at.wait(0.001)
     assert len(looked_at._wakers) <= 1

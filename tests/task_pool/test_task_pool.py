@@ -345,14 +345,14 @@ def test_a_signal_to_all_processes_does_not_hit_the_template(make_pool, hub, tol
     pool = make_pool(1)
     running = meeting(pool)
     running.start("running")
-    template = pool._engine.lives.launcher._pids[-1]
+    template = pool._engine.processes.launcher._pids[-1]
     for signum in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1):
         os.kill(template, signum)
     pool.grow(1)
     hub.until(lambda: len(pool._pool) == 2)  # it still forks
     running.go()
     hub.until(lambda: told.of("running") == ["accepted", "success"])
-    assert pool._engine.lives.launcher._pids[-1] == template
+    assert pool._engine.processes.launcher._pids[-1] == template
 
 
 def test_write_stats(make_pool, hub, told):

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from .._core.staff import Standing
-from .._supervisor.driver import moment_in
+from .._supervisor.driver import Waitable, moment_in
 from .._typing import TYPE_CHECKING, Any, Final
 from .._wire import errors, frames, pickling
 from ..exceptions import TimeoutError
@@ -296,7 +296,7 @@ class IMapIterator:
     def __del__(self) -> None:
         # every chunk under way holds us: there is none
         if self._forget:
-            self._pool._engine.traffic.functions.unneeded.append(self._forget)
+            self._pool._engine.channels.functions.unneeded.append(self._forget)
         if self._begun:
             self._let_end()
 
@@ -304,14 +304,10 @@ class IMapIterator:
         return f"<{type(self).__name__}: {self._job} pending:{self._input.given - self._fetched}>"
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(Waitable, IMapIterator):
     """The results as they come."""
 
     told_of_chunks = True
-
-    def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
-        super().__init__(pool, func, function_id, forget, items)
-        self._wakers: dict[Callable[[], None], None] = {}  # of threads that wait for any of them
 
     def _enqueue(self, chunk: Chunk) -> None:
         # watched: it comes into the queue when it has ended, unless it has failed here already
@@ -324,27 +320,12 @@ class IMapUnorderedIterator(IMapIterator):
             self._queue.append(chunk)
             chunk.queued = True
         if self._wakers:
-            wakers = tuple(self._wakers)
-            for wake in wakers:
-                wake()
-            # not before: cut short, this is repeated. And no others: another thread may have come meanwhile
-            for wake in wakers:
-                self.unwatch(wake)
+            self.wake_all()
 
     @property
-    def state(self) -> int:
+    def state(self) -> int:  # type: ignore[override]  # read only
         """Whether there is something to do for one who waits for a result: take one, or see that all are taken."""
         return len(self._queue) or int(self._input.given <= self._fetched)
-
-    def watch(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called when there is a result; at once if there is one."""
-        self._wakers[wake] = None
-        if self.state:
-            wake()
-
-    def unwatch(self, wake: Callable[[], None]) -> None:
-        """`wake` need not be called any more."""
-        self._wakers.pop(wake, None)
 
     def _wait(self, chunk: Chunk | None, deadline: float | None) -> bool:
         return self._pool._engine.wait(self, rest_until(deadline))

@@ -35,7 +35,7 @@ class Chunk(Awaited):
 
     def announce(self) -> None:
         if self._wakers is not None:
-            self._wake_all()
+            self.wake_all()
         self.group.chunk_settled(self)
 
     def resolve(self) -> bool:
@@ -87,7 +87,7 @@ class MapResult(Handle):
     def forget_function(self) -> None:
         """No further call of this map will name its function."""
         if self._forget:
-            self._pool._engine.traffic.functions.unneeded.append(self._forget)
+            self._pool._engine.channels.functions.unneeded.append(self._forget)
             self._forget = 0
 
     @property
@@ -111,10 +111,10 @@ class MapResult(Handle):
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when all calls have ended; at once if they have."""
-        self._add_waker(wake)
         self.told_of_chunks = True
         for chunk in self._chunks[self._open :]:
             chunk.watched = True
+        super().watch(wake)
         # only now: a chunk that ended before it was watched is seen here
         if self._state or self._over:
             self._finish()

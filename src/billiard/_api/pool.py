@@ -30,8 +30,6 @@ from .slots import Slots
 from .submitting import Submitting
 from .telling import Telling, takes_two, weakly
 
-RUN: Final = 0
-CLOSE: Final = 1
 TERMINATE: Final = 2
 
 _NOT_GIVEN: Final = object()
@@ -141,8 +139,8 @@ class Pool(Submitting, Telling):
         )  # fmt: skip
         self._engine = self._engine_class(core, self._launcher_maker(settings), weakly(self), self.threads, _pool_name())
         try:
-            self._packer = Packer(self._engine.lives.launcher.snapshot, self._engine.traffic.functions)
-            self._function_ids = self._engine.traffic.functions.ids
+            self._packer = Packer(self._engine.processes.launcher.snapshot, self._engine.channels.functions)
+            self._function_ids = self._engine.channels.functions.ids
             # whether a call has options even if it was given none
             self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
             self._finalizer = util.Finalize(self, _end_engine, args=(self._engine,), exitpriority=15)
@@ -280,13 +278,11 @@ class Pool(Submitting, Telling):
 
     def maintain_pool(self) -> None:
         """Replace workers that have died. Needed only with ``threads=False``, where `turn` does it too."""
-        if not self._engine.closed:
-            self._engine.turn_beside(0.0)
+        self._engine.turn_beside(0.0)
 
     def handle_result_event(self, *args: Any) -> None:
         """Deal with whatever has happened, without waiting: what an outer loop calls when `fileno` is readable."""
-        if not self._engine.closed:
-            self._engine.turn_beside(0.0)
+        self._engine.turn_beside(0.0)
 
     def fileno(self) -> int:
         """A descriptor that is readable when `turn` has something to do."""
@@ -305,8 +301,7 @@ class Pool(Submitting, Telling):
 
     def did_start_ok(self) -> bool:
         """Whether no worker has died on its own since the pool was made."""
-        if not self._engine.closed:
-            self._engine.turn_beside(0.0)
+        self._engine.turn_beside(0.0)
         return not self._engine.core.staff.worker_died
 
     def on_job_ready(self, job: Any, i: Any, obj: Any, inqW_fd: Any) -> None:  # noqa: N803 - the published name

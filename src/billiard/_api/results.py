@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 
 from .._core.state import Job, share_keys
+from .._supervisor.driver import Waitable
 from .._typing import TYPE_CHECKING, Any, Final
 from .._wire import frames
 from ..einfo import ExceptionInfo
@@ -50,32 +51,13 @@ class Callbacks:
             self.timeout = timeout
 
 
-class Awaited(Job):
+class Awaited(Waitable, Job):
     """A job whose end somebody may wait for. What tells of it runs under the engine's lock: repeatable, and no user code."""
-
-    _wakers: dict[Callable[[], None], None] | None = None
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when it has ended; at once if it has."""
-        self._add_waker(wake)
         self.watched = True
-        if self.state:
-            wake()
-
-    def _add_waker(self, wake: Callable[[], None]) -> None:
-        # no call between the look and the store, so no other thread either: two of them, and one waker would be lost
-        if self._wakers is None:
-            self._wakers = {}
-        self._wakers[wake] = None
-
-    def unwatch(self, wake: Callable[[], None]) -> None:
-        """Who asked for `wake` waits no more. Kept, it would be one for each look of a caller who looks again and again."""
-        if self._wakers is not None:
-            self._wakers.pop(wake, None)
-
-    def _wake_all(self) -> None:
-        for wake in tuple(self._wakers or ()):
-            wake()
+        super().watch(wake)
 
 
 class Handle(Awaited):
@@ -126,7 +108,7 @@ class Handle(Awaited):
 
     def announce(self) -> None:
         if self._wakers is not None:
-            self._wake_all()
+            self.wake_all()
         if self.callbacks is not None:
             if self.callbacks.slot.__class__ is Slot:
                 self.callbacks.slot.release()  # a callback may wait for one

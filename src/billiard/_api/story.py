@@ -8,6 +8,7 @@ from .._core.restarts import RestartIntensity
 from .._core.state import Cause, Fate
 from .._typing import Any
 from .._wire import errors
+from ..common import human_status
 from ..einfo import ExceptionInfo
 from ..exceptions import RestartFreqExceeded, Terminated, TimeLimitExceeded, WorkerLostError
 
@@ -33,9 +34,7 @@ def signal_name(status: int | None) -> str | None:
 
 def how_it_ended(status: int | None) -> str:
     """An exit status in words."""
-    if status is None:
-        return "exit status unknown"
-    return f"signal {-status} ({signal_name(status)})" if status < 0 else f"exitcode {status}"
+    return "exit status unknown" if status is None else human_status(status)
 
 
 def tell(fate: Fate, func: Any, job: int | None, item: int | None = None) -> ExceptionInfo:

@@ -156,7 +156,7 @@ class Submitting:
         wanted = self.putlocks if waitforslot is None else waitforslot
         if accept_callback is not None or hooked or self.synack:
             job.kind |= frames.ACCEPT | (frames.SYNACK if self.synack else 0)
-            self._engine.traffic.accepting = True
+            self._engine.channels.accepting = True
         if wanted or hooked or told or callbacks_propagate is not None:
             callbacks = Callbacks(*hooks)
             if callbacks_propagate is not None:

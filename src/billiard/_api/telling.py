@@ -92,16 +92,7 @@ class Telling:
 
     def send_ack(self, response: int, job: Any, i: Any, fd: Any) -> None:
         """Answer a worker that asks whether to begin a call (``synack=True``). `response`: `frames.ACK` or `frames.NACK`."""
-        worker: Worker | None = job.holder
-        if worker is not None and worker.hands is not None and job.number in worker.inflight:
-            verdict = frames.frame(frames.VERDICT, int(response == frames.ACK), job.number)
-            hands = worker.hands
-
-            def decide() -> None:
-                hands.control += (verdict,)
-                self._engine.core.dispatch.unwritten[worker] = None
-
-            self._engine.change(decide)
+        self._engine.answer(job, response == frames.ACK)
 
     def _answer(self, job: ApplyResult) -> None:
         self.send_ack(frames.NACK if job._cancelled else frames.ACK, job, None, None)

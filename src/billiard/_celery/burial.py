@@ -9,13 +9,13 @@ from __future__ import annotations
 import select
 import time
 
+from .._core.staff import MAX_DEATHS_AT_RECEIPT
 from .._typing import Any
 from .._wire.descriptors import is_readable
-from .._wire.exits import ExitKind, classify_exit, is_expected, spends_restart
+from .._wire.exits import is_expected, spends_restart
 from ..common import human_status
 from ..exceptions import WorkerLostError
 from . import log
-from .fates import JobFate, fate_of_job
 from .handlers import TERMINATE, WorkersJoined
 from .wire import failure
 
@@ -127,7 +127,8 @@ class Burial:
     def _is_stillborn(self, process: Any) -> bool:
         counter = self._on_ready_counters.get(process.pid)
         return (
-            classify_exit(process.exitcode) is ExitKind.FAILED
+            (process.exitcode or 0) > 0
+            and spends_restart(process.exitcode)  # left by itself: a kill says little of it
             and counter is not None
             and counter.value == 0
             and not self._result_handler.has_accepted(process.pid)
@@ -150,12 +151,12 @@ class Burial:
 
     def _settle_started(self, job: Any, pid: int, process: Any) -> None:
         self.on_job_process_down(job, pid)
-        struck = getattr(process, "_job_terminated", False)
-        fate = fate_of_job(ready=job.ready(), started=True, struck=struck)
+        if job.ready():
+            return
         exitcode = getattr(process, "exitcode", None)
-        if fate is JobFate.TERMINATED:
+        if getattr(process, "_job_terminated", False):
             job._set_terminated(exitcode)
-        elif fate is JobFate.LOST:
+        else:
             self.on_job_process_lost(job, pid, exitcode or 0)
 
     def _settle_unstarted(self, job: Any, process: Any, written: bool) -> None:
@@ -166,8 +167,7 @@ class Burial:
         if written and died and not job._accepted and getattr(job, "_dead_receiver", None) is not process:
             job._dead_receiver = process
             job._deaths_at_receipt = getattr(job, "_deaths_at_receipt", 0) + 1
-            fate = fate_of_job(ready=job.ready(), started=False, deaths_at_receipt=job._deaths_at_receipt)
-            if fate is JobFate.POISON:
+            if job._deaths_at_receipt >= MAX_DEATHS_AT_RECEIPT and not job.ready():
                 job._ack(None, time.monotonic(), process.pid, None)
                 self.mark_as_worker_lost(job, process.exitcode or 0)
         self.on_job_process_down(job, process.pid)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -27,7 +26,7 @@ RUN = 0
 CLOSE = 1
 TERMINATE = 2
 
-SIGKILL = getattr(signal, "SIGKILL", common.TERM_SIGNAL)
+SIGKILL = signal.SIGKILL
 
 #: How long a worker that was told to go may take before it is killed.
 GRACE_S = 0.1
@@ -142,7 +141,7 @@ class TimeoutHandler(PoolThread):
         """Interrupt the job's task with SoftTimeLimitExceeded."""
         log.debug("soft time limit exceeded for %r", job)
         process, _index = self._process_by_pid(job._worker_pid)
-        if process is None or SIG_SOFT_TIMEOUT is None:
+        if process is None:
             return
         job.handle_timeout(soft=True)
         # Names the job it is meant for: by the time the signal arrives the worker may be on its next one.
@@ -197,11 +196,9 @@ class TimeoutHandler(PoolThread):
 
     @staticmethod
     def _leads_group(pid: int) -> bool:
-        if sys.platform == "win32":
-            return False
         try:
             return os.getpgid(pid) == pid
-        except (AttributeError, OSError):
+        except OSError:
             return False
 
 

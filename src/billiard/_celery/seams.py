@@ -17,16 +17,16 @@ from .._typing import Any
 _DEFAULTS: dict[str, Any] = {"Lock": threading.Lock, "_kill": os.kill}
 
 
-def at_the_door(name: str) -> Any:
+def _at_the_door(name: str) -> Any:
     """What ``billiard.pool.<name>`` is right now."""
     return getattr(sys.modules.get("billiard.pool"), name, _DEFAULTS[name])
 
 
 def new_lock() -> Any:
     """A lock of the kind chosen for this program. Use it with ``with`` only: Celery's dummy can do nothing else."""
-    return at_the_door("Lock")()
+    return _at_the_door("Lock")()
 
 
 def kill(pid: int, signum: int) -> None:
     """`os.kill`, unless somebody has put something in its place."""
-    at_the_door("_kill")(pid, signum)
+    _at_the_door("_kill")(pid, signum)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from .._core.state import Job, Worker
+from .._core.state import Worker
 from .._supervisor.engine import Engine
 from .._typing import Any
 
@@ -46,16 +46,6 @@ class CeleryEngine(Engine):
         if job is not None:
             self.terminate_job(job, signum)
 
-    def withdraw(self) -> list[Job]:
+    def withdraw(self) -> None:
         """Take back every job that no worker was given: it never starts, and nobody is told."""
-        backlog = self.core.dispatch.backlog
-        withdrawn: list[Job] = []
-
-        def empty_the_backlog() -> None:
-            while backlog:
-                job = backlog.popleft()
-                if job.holder is None and not job.state:
-                    withdrawn.append(job)
-
-        self.change(empty_the_backlog)
-        return withdrawn
+        self.change(self.core.dispatch.backlog.clear)

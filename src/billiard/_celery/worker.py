@@ -23,13 +23,14 @@ from types import FrameType
 from .. import common
 from .._typing import Any
 from .._wire.exits import EX_FAILURE, EX_OK, EX_RECYCLE, signal_behind
+from .._worker.memory import peak_kb
 from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded
 from . import log
 from .second_try import SecondTry
 from .wire import ACK, DEATH, NACK, READY, MaybeEncodingError, OffsetSender, Sealed, failure, is_plain, salvage_head
 
-SIG_SOFT_TIMEOUT = getattr(signal, "SIGUSR1", None)
+SIG_SOFT_TIMEOUT = signal.SIGUSR1
 
 MAXMEM_USED_FMT = "child process exiting after exceeding memory limit ({0}KiB / {1}KiB)"
 
@@ -184,8 +185,7 @@ class Worker:
         # After the initializer, because Celery's resets these very signals.
         common.reset_signals(full=self.sigprotection)
         self._second_try = SecondTry(self._signal_for)
-        if SIG_SOFT_TIMEOUT is not None:
-            common.maybe_setsignal(SIG_SOFT_TIMEOUT, self._on_soft_signal)
+        common.maybe_setsignal(SIG_SOFT_TIMEOUT, self._on_soft_signal)
         common.maybe_setsignal(signal.SIGINT, signal.SIG_IGN)
         self._second_try.install()
 
@@ -334,7 +334,7 @@ class Worker:
         limit = self.max_memory_per_child
         if not limit or limit <= 0:
             return False
-        used = _peak_rss_kib()
+        used = peak_kb()  # as Celery documents it: what a task freed still counts
         if used <= limit:
             return False
         log.warning(MAXMEM_USED_FMT.format(used, limit))
@@ -405,14 +405,6 @@ def _blocked(signum: int) -> Any:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _peak_rss_kib() -> int:
-    """The most memory this process ever held. The peak, as Celery documents it: what a task freed still counts."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 1024 if sys.platform == "darwin" else peak
 
 
 def _status_of(exc: SystemExit) -> int:

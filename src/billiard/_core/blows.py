@@ -31,6 +31,7 @@ STALL_S: Final = 0.010  # on one call for this long with others behind it: take 
 HOARD_S: Final = 0.002  # ... or for this long, if another worker has nothing to do and the call was taken for a brief one
 TERM_GRACE_S: Final = 0.5  # from a signal that may be caught to SIGKILL
 SIGKILL: Final = 9
+SIGTERM: Final = 15
 
 # timer kinds
 LIMIT: Final = "limit"
@@ -87,18 +88,13 @@ class Blows:
     def came_up(self, worker: Worker, kind: str, now: float) -> None:
         if worker.board is None:
             return
-        if kind == LIMIT:
-            self._check_limits(worker, worker.board.see(), now)
-        elif kind == STALL:
-            self._check_stall(worker, worker.board.see(), now)
-        elif kind == HOARD:
-            self._check_hoard(worker, worker.board.see(), now)
-        elif kind == MARK:
+        if kind == MARK:
             self._timers.set(worker, FENCE, now + FENCE_S)
-        elif kind == FENCE:
-            self._fenced(worker, worker.board.see(), now)
         elif kind == ESCALATE:
             self.orders.append((KILL, worker, SIGKILL))
+        else:
+            check = {LIMIT: self._check_limits, STALL: self._check_stall, HOARD: self._check_hoard, FENCE: self._fenced}[kind]
+            check(worker, worker.board.see(), now)
 
     def _check_stall(self, worker: Worker, sight: Sight, now: float) -> None:
         if len(worker.inflight) < 2:
@@ -206,10 +202,10 @@ class Blows:
     def skipped(self, worker: Worker, number: int) -> None:
         """The worker says that the recall kept `number` from running."""
         if 0 < worker.recalled <= number:  # else it is the echo of a recall that is over: what it holds came after that
-            self._take_back(worker, number - 1)
+            self.take_back(worker, number - 1)
             self._dispatch.released(worker)
 
-    def _take_back(self, worker: Worker, current: int) -> None:
+    def take_back(self, worker: Worker, current: int) -> None:
         """Everything behind `current` is certain not to start: back to the backlog with it."""
         # FATE: settled here before, and an exception came before it was out of flight; the worker may have reached it since
         behind = [(number, job) for number, job in worker.inflight.items() if number > current or job.state == FATE]
@@ -227,7 +223,7 @@ class Blows:
 
     def _fenced(self, worker: Worker, sight: Sight, now: float) -> None:
         if worker.recalled:
-            self._take_back(worker, max(sight.current, worker.recalled - 1))
+            self.take_back(worker, max(sight.current, worker.recalled - 1))
             self._dispatch.released(worker)
         blow = worker.blow
         if blow is None or blow.struck:
@@ -279,15 +275,24 @@ class Blows:
             return
         blow = Blow(0, 0, signum, cause)
         if worker.blow is None or not worker.blow.struck:
-            worker.blow = blow  # what it ends of, and not a blow to one call that never landed
+            worker.blow = blow  # its death is told by this one; an earlier one, to a single call, was never sent
         self._land(worker, blow, now)
+
+    def interrupt(self, job: Job) -> bool:
+        """Have the soft limit's signal delivered to `job`, as its limit would. False when no worker holds it."""
+        worker = job.holder
+        if worker is None or worker.board is None:
+            return False
+        worker.board.aim(job.number, worker.board.see().item)
+        self.orders.append((INTERRUPT, worker, job.number))
+        return True
 
     def terminate(self, job: Job, signum: int, now: float) -> None:
         """End this job and no other: before it starts if it has not, with `signum` if it has."""
-        job.terminate_signal = signum
         worker = job.holder
         if job.state:
             return
+        job.terminate_signal = signum
         if worker is None:
             self._dispatch.settle(job, None)
             return
@@ -301,3 +306,21 @@ class Blows:
                 worker.blow = Blow(job.number, 0, signum, Cause.TERMINATED)
         else:
             self.strike(worker, Blow(job.number, 0, signum, Cause.TERMINATED), now)
+
+    def terminate_worker(self, worker: Worker, signum: int, now: float) -> None:
+        """End `worker`, or if it is between two calls the one that it comes to."""
+        if worker.phase is Phase.GONE:
+            return
+        if not worker.inflight:
+            self.condemn(worker, signum, Cause.TERMINATED, now)
+        else:
+            self.strike(worker, Blow(0, 0, signum, Cause.TERMINATED), now)
+
+    def dropped(self, worker: Worker, number: int) -> None:
+        """The worker says that it dropped call `number`, as the verdict told it to."""
+        job = worker.inflight.get(number)
+        if job is not None:
+            job.terminate_signal = job.terminate_signal or SIGTERM
+            self._dispatch.settle(job, None)
+            del worker.inflight[number]
+        self._dispatch.released(worker)

@@ -24,7 +24,7 @@ OLDEST_EVERY: Final = 128  # one pick in so many is for the worker that has been
 OLDEST_EVERY_S: Final = 0.1  # ... if this has passed since the last such pick
 KEPT_SIZE: Final = 1 << 12  # a larger call is dropped with its result: handles are kept long after
 WAKING_US: Final = 40.0  # until a worker that slept has begun: whoever is done sooner with what it holds begins sooner
-MUTE_S: Final = 0.001  # a worker that has not begun what it was given for so long may be kept from it
+MUTE_S: Final = 0.001  # a worker that has not begun what it was given for so long is blocked, or given no processor
 OVERHEAD_US: Final = 6.0  # what a worker spends on a call besides running it
 REST_US: Final = 2_000.0  # window of a pool whose turns come quickly
 SLOW_TURNS_US: Final = 25_000.0  # ... and of one whose driver computes: five of the interpreter's switch intervals
@@ -47,7 +47,7 @@ class Dispatch:
         self._oldest_picked = 0.0
         self._recent_us = 0.0
         self._horizon_us = REST_US
-        self.rescues = True  # somebody comes at each deadline, so that a call may wait behind one that may prove slow
+        self.rescues = True  # deadlines are met, so that calls behind one that proves slow are taken back in time
         self.last_turn = 0.0  # when somebody last looked at what the workers sent
 
     # -- the hot fact

@@ -92,7 +92,7 @@ class Staff:
         """Order what is missing, let go of what is too much."""
         if self.standing in (Standing.TERMINATE, Standing.BROKEN):
             if self._dispatch.backlog:
-                self._fail_all(self.broken_by or Fate(Cause.POOL_TERMINATED))
+                self.fail_backlog(self.broken_by or Fate(Cause.POOL_TERMINATED))
             return
         if self.standing is Standing.CLOSE:
             if self._finished():
@@ -193,7 +193,7 @@ class Staff:
             worker.phase = Phase.RETIRING
         self._dispatch.idle.pop(worker, None)
         self._dispatch.open.pop(worker, None)
-        self._blows._take_back(worker, number)
+        self._blows.take_back(worker, number)
 
     def emptied(self, worker: Worker) -> None:
         """`worker` holds nothing: if it is on its way out it needs its seat no more."""
@@ -287,14 +287,15 @@ class Staff:
         """No worker can be kept alive: fail every job, those to come too, instead of hanging."""
         if self.standing in (Standing.RUN, Standing.CLOSE):
             self.broken_by, self.standing, self.restless = fate, Standing.BROKEN, True
-        self._fail_all(fate)
+        self.fail_backlog(fate)
 
     def terminate(self) -> None:
         """End now: whatever has no result yet never will."""
         self.standing, self.restless = Standing.TERMINATE, True
-        self._fail_all(Fate(Cause.POOL_TERMINATED))
+        self.fail_backlog(Fate(Cause.POOL_TERMINATED))
 
-    def _fail_all(self, fate: Fate) -> None:
+    def fail_backlog(self, fate: Fate) -> None:
+        """End with `fate` whatever no worker holds."""
         backlog = self._dispatch.backlog
         while backlog:
             job = backlog[0]

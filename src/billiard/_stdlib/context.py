@@ -258,6 +258,11 @@ _concrete_contexts: dict[str, BaseContext] = {
 _default_context: Any = DefaultContext(_concrete_contexts["spawn" if sys.platform == "darwin" else "fork"])
 
 
+def chosen(ctx: Any) -> Any:
+    """`ctx`, or when that is None what the default context stands for now."""
+    return _default_context.get_context() if ctx is None else ctx
+
+
 def _force_start_method(method: str) -> None:
     """Make ``method`` the default, whatever was set before."""
     _default_context._actual_context = _concrete_contexts[method]

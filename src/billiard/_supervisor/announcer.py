@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .._typing import Any, Protocol
+from .log import logger
 
 
 class Announcement(Protocol):
@@ -123,6 +124,4 @@ class Announcer:
 
 def log_callback_error(function: Any, exc: BaseException) -> None:
     """Say in the log that a callback raised."""
-    import logging
-
-    logging.getLogger("multiprocessing").error("Pool callback %r raised exception: %r", function, exc, exc_info=exc)
+    logger().error("Pool callback %r raised exception: %r", function, exc, exc_info=exc)

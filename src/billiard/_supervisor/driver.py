@@ -1,9 +1,10 @@
-"""Who turns the crank: one driver at a time, and nobody waits for a driver who may sleep.
+"""Who turns the crank: one driver at a time, and nobody waits for a driver who may sleep. Among the callers it is done as the
+pattern Leader/Followers has it.
 
     supervisor thread   drives when no caller does. While callers drive it naps: it would be woken by every result, only
                         to fight for the interpreter. It is back 20 ms after the last caller left, or at the next deadline.
-    a blocked caller    (`get`, `join`, ...) drives until it has what it waits for, so `apply` costs no change of thread.
-                        A second caller waits on a lock of its own and takes over when the first leaves.
+    a blocked caller    (`get`, `join`, ...) drives until it has what it waits for, so `apply` costs no change of thread: it
+                        is the leader. A second caller waits on a lock of its own and takes over when the first leaves.
     ... inside another  A signal handler, or a callback in `turn`: the wait that it interrupted goes on only when it is
                         through. It drives beside whoever does.
     an outer loop       (``threads=False``) calls `turn` when `fileno()` is readable or `next_deadline()` has come.
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 
 from .._typing import Any, Final, Protocol
+from .log import logger
 from .poll_set import LONGEST_S
 
 CALLERS_GONE_S: Final = 0.020
@@ -39,6 +41,32 @@ class Target(Protocol):
 
     def unwatch(self, wake: Callable[[], None]) -> None:
         """`wake` need not be called any more."""
+
+
+class Waitable:
+    """A `Target` that knows who waits for it. The room for that is made with the first: most calls are never waited for."""
+
+    state: int
+    _wakers: dict[Callable[[], None], None] | None = None
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when `state` is no longer 0; at once if it is so already."""
+        # no call between the look and the store, so no other thread either: two of them, and one waker would be lost
+        if self._wakers is None:
+            self._wakers = {}
+        self._wakers[wake] = None
+        if self.state:
+            wake()
+
+    def unwatch(self, wake: Callable[[], None]) -> None:
+        """Who asked for `wake` waits no more. Kept, it would be one for each look of a caller who looks again and again."""
+        if self._wakers is not None:
+            self._wakers.pop(wake, None)
+
+    def wake_all(self) -> None:
+        """Wake who waits. Under the engine's lock; repeatable."""
+        for wake in tuple(self._wakers or ()):
+            wake()
 
 
 class Machine(Protocol):
@@ -65,8 +93,8 @@ class Driver:
         self._next_deadline = machine.next_deadline
         self._interrupted = machine.interrupted
         self._name = name
-        self._pilot = threading.Lock()  # held by the caller that drives
-        self._pilot_ident = 0  # its thread, set before it looks at its target and polls
+        self._leader = threading.Lock()  # held by the caller that drives
+        self._leader_ident = 0  # its thread, set before it looks at its target and polls
         self._waiting = waiting
         self._inside: dict[int, None] = {}  # threads that are in `wait`
         self._last_left = 0.0
@@ -89,16 +117,16 @@ class Driver:
             while not target.state:
                 held: list[bool] = []  # see billiard._supervisor
                 try:
-                    held.extend(map(self._pilot.acquire, (False,)))
+                    held.extend(map(self._leader.acquire, (False,)))
                     if held[0]:
-                        return self._fly(target, deadline)
+                        return self._lead(target, deadline)
                 finally:
                     if held and held[0]:
                         # here and first: entering a function is a point where a signal's handler may raise, and the lock
                         # would stay taken by nobody
-                        self._pilot_ident = 0
+                        self._leader_ident = 0
                         try:
-                            self._pilot.release()
+                            self._leader.release()
                             self._hand_over()
                         except BaseException:
                             self._hand_over()
@@ -110,7 +138,7 @@ class Driver:
             inside.pop(me, None)
 
     def _wait_inside(self, target: Target, deadline: float | None) -> bool:
-        """In a signal handler, or in a callback that `turn` runs: this thread waits already, perhaps as the pilot, and that
+        """In a signal handler, or in a callback that `turn` runs: this thread waits already, perhaps as the leader, and that
         wait goes on only after this one. So drive beside whoever does, and look often: being woken is the others' right."""
         machine = self._machine
         while not target.state:
@@ -125,9 +153,9 @@ class Driver:
                 return bool(target.state)
         return True
 
-    def _fly(self, target: Target, deadline: float | None) -> bool:
-        # before the first look at the target: see `pilot_elsewhere`
-        self._pilot_ident = threading.get_ident()
+    def _lead(self, target: Target, deadline: float | None) -> bool:
+        # before the first look at the target: see `led_elsewhere`
+        self._leader_ident = threading.get_ident()
         turn = self._turn
         while not target.state:
             if deadline is None:
@@ -141,7 +169,7 @@ class Driver:
         return True
 
     def _hand_over(self) -> None:
-        """The pilot has left: see to it that somebody drives. Repeatable."""
+        """The leader has left: see to it that somebody drives. Repeatable."""
         self._last_left = time.monotonic()
         if self._waiting:
             for lock in list(self._waiting.values()):
@@ -149,10 +177,10 @@ class Driver:
                 return
         if self._parked:
             _release(self._park)  # it naps on, but not for ever
-        self._machine.rouse()  # ... or it sleeps on the poll set, and a wake-up that was meant for it was taken by the pilot
+        self._machine.rouse()  # ... or it sleeps on the poll set, and a wake-up that was meant for it was taken by the leader
 
     def _sleep(self, target: Target, deadline: float | None) -> bool:
-        """Sleep until the target is settled, or the pilot leaves. False when the time was up."""
+        """Sleep until the target is settled, or the leader leaves. False when the time was up."""
         key = object()
         lock = threading.Lock()
         lock.acquire()
@@ -165,7 +193,7 @@ class Driver:
             self._waiting[key] = lock
             target.watch(wake)
             in_time = True
-            if not target.state and self._pilot.locked():
+            if not target.state and self._leader.locked():
                 if deadline is None:
                     lock.acquire()
                 else:
@@ -177,8 +205,8 @@ class Driver:
             try:
                 self._waiting.pop(key, None)
                 target.unwatch(wake)
-                if not stays and not self._pilot.locked():
-                    # the pilot may have left it to us, and we leave too; the supervisor may be parked, and would be for ever
+                if not stays and not self._leader.locked():
+                    # the leader may have left it to us, and we leave too; the supervisor may be parked, and would be for ever
                     self._hand_over()
             except BaseException:
                 self._waiting.pop(key, None)
@@ -186,15 +214,15 @@ class Driver:
                 raise
 
     @property
-    def pilot_elsewhere(self) -> bool:
+    def led_elsewhere(self) -> bool:
         """Whether another thread drives. It may have looked at its target before this thread applied the result, and be
         about to poll for what will never come: it has to be woken."""
-        return self._pilot_ident not in (0, threading.get_ident())
+        return self._leader_ident not in (0, threading.get_ident())
 
     @property
-    def is_pilot(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this thread drives, and goes on to."""
-        return self._pilot_ident == threading.get_ident()
+        return self._leader_ident == threading.get_ident()
 
     # -- the supervisor thread
 
@@ -203,8 +231,6 @@ class Driver:
         self.thread.start()
 
     def _supervise(self) -> None:
-        import logging
-
         failures = 0
         while not self._stopping:
             try:
@@ -215,12 +241,12 @@ class Driver:
                     self._machine.release()
             except BaseException:  # also what another thread throws into this one: without it no limit holds
                 # the rules keep what is undone for the next turn; a turn that never succeeds must not spin
-                logging.getLogger("multiprocessing").exception("%s: a turn failed and is repeated", self._name)
+                logger().exception("%s: a turn failed and is repeated", self._name)
                 failures += 1
                 self._park.acquire(timeout=min(0.01 * 2**failures, 1.0))
 
     def _nap(self) -> bool:
-        """Leave the driving to callers, if there are any. True when it is time to look again whether there are."""
+        """Sleep while callers drive. True: it slept, look again whether they do; False: drive now."""
         now = time.monotonic()
         rest = self._last_left + CALLERS_GONE_S - now
         if rest > 0:
@@ -228,12 +254,15 @@ class Driver:
             deadline = self._next_deadline()
             if deadline is not None:
                 rest = min(rest, deadline - now)
-            return rest > 0 and (self._park.acquire(timeout=rest) or True)
-        if not self._pilot.locked():
+            if rest <= 0:
+                return False
+            self._park.acquire(timeout=rest)
+            return True
+        if not self._leader.locked():
             return False
         # one caller drives for long: it wakes us when it leaves
         self._parked = True
-        if self._pilot.locked():  # else it left before it could see that we are parked
+        if self._leader.locked():  # else it left before it could see that we are parked
             self._park.acquire()
         self._parked = False
         return True

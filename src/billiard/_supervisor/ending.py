@@ -21,32 +21,23 @@ from .._core.core import Core
 from .._core.state import Cause, Fate
 from .._typing import Any
 from .announcer import Announcer
-from .driver import Driver
-from .lives import Lives
+from .channels import Channels
+from .driver import Driver, Waitable
 from .poll_set import PollSet
-from .traffic import Traffic
+from .processes import Processes
 
 
-class _End:
+class _End(Waitable):
     """The end of an engine, as something to wait for: no worker is left, and nobody is to be told of anything (an exception
     may have come between a worker's end and the telling)."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.wakers: dict[Callable[[], None], None] = {}
 
     @property
-    def state(self) -> int:
+    def state(self) -> int:  # type: ignore[override]  # read only
         core = self._core
         return int(core.staff.over and not (core.dispatch.backlog or core.dispatch.settled or core.blows.notices))
-
-    def watch(self, wake: Callable[[], None]) -> None:
-        self.wakers[wake] = None
-        if self.state:
-            wake()
-
-    def unwatch(self, wake: Callable[[], None]) -> None:
-        self.wakers.pop(wake, None)
 
 
 class Ending:
@@ -58,8 +49,8 @@ class Ending:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.poll_set = PollSet()
-        self.traffic = Traffic(core, self.poll_set)
-        self.lives = Lives(core, self.poll_set, self.traffic)
+        self.channels = Channels(core, self.poll_set)
+        self.processes = Processes(core, self.poll_set, self.channels)
         self.end = _End(core)
         self.closed = False
         self.terminate_wanted = False
@@ -106,7 +97,7 @@ class Ending:
     def _carry_out_kills(self) -> None:
         orders = self.core.blows.orders
         while orders:
-            self.lives.obey(*orders[0], time.monotonic())
+            self.processes.obey(*orders[0], time.monotonic())
             orders.popleft()
 
     def release(self) -> None:
@@ -116,7 +107,7 @@ class Ending:
         self.driver.stop(self.wake)
         with self._crank:
             if not self.closed:
-                self.lives.launcher.close()
+                self.processes.launcher.close()
                 self.closed = True
             self.poll_set.close()
         self._settle_late()
@@ -126,12 +117,8 @@ class Ending:
         thread may have been between its look at the pool's state and its submission, or still be reading a map's input."""
         if self.in_forked_copy():
             return
-        dispatch = self.core.dispatch
         with self._crank:
-            while dispatch.backlog:
-                if dispatch.backlog[0].holder is None:
-                    dispatch.settle(dispatch.backlog[0], Fate(Cause.POOL_TERMINATED))
-                dispatch.backlog.popleft()
+            self.core.staff.fail_backlog(Fate(Cause.POOL_TERMINATED))
             self._announce_settled()
         self.announcer.stop()
 
@@ -167,9 +154,9 @@ class Ending:
                 self.closed = True
                 for worker in list(self.core.staff.workers.values()):
                     if worker.hands is not None:
-                        self.lives.kill(worker, signal.SIGKILL)
+                        self.processes.kill(worker, signal.SIGKILL)
                         worker.hands.close()
-                self.lives.launcher.close()
+                self.processes.launcher.close()
                 self.poll_set.close()
         finally:
             if held and held[0]:
@@ -183,7 +170,7 @@ class Ending:
         for worker in list(self.core.staff.workers.values()):
             if worker.hands is not None:
                 worker.hands.close_in_forked_child()
-        launcher = getattr(self.lives, "launcher", None)
+        launcher = getattr(self.processes, "launcher", None)
         if launcher is not None:
             launcher.close_in_forked_child()
         self.poll_set.close()

@@ -11,9 +11,9 @@ then, because every step leaves its cause in place until it has been dealt with:
 consumed, events before they are dropped, orders before they are popped; and each may be applied twice. `_unfinished` says
 that such a rest exists, and the next turn then looks at everything instead of at what the poll reports.
 
-Its parts: `core` (the rules), `poll_set` (descriptors), `traffic` (channels), `lives` (processes), `waiting` (for news),
-`driver` (who turns), `announcer` (user code). None of them knows the engine, but for what the driver calls `Machine`. How all
-of them end stands in `ending`, which this extends.
+Its parts: `core` (the rules), `poll_set`, `channels`, `processes`, `waiting` (when to sleep), `driver` (who turns), `announcer`
+(user code). None of them knows the engine, but for what the driver calls `Machine`. How all of them end stands in `ending`,
+which this extends.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from .._core import blows as core_blows
 from .._core.core import Core
 from .._core.staff import Standing
-from .._core.state import NEVER_S, PENDING, Blow, Cause, Job, Phase, Worker
+from .._core.state import NEVER_S, Job, Worker
 from .._typing import Any, Final
+from .._wire import frames
 from .announcer import Announcer
 from .driver import Driver, Target
 from .ending import Ending
 from .fork_safety import remember
 from .hands import Hands
 from .launchers import Launcher
+from .log import logger
 from .poll_set import IN, OUT, PollSet
 from .waiting import Waiting
 
@@ -64,11 +65,11 @@ class Engine(Ending):
         if threaded:
             # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
             # template, waits for that import for ever as soon as it wants the same module
-            import logging  # noqa: F401 - see above
+            logger()
         self.driver = Driver(self, self.poll_set.waiting_callers, f"{name}-supervisor")
         remember(self)
         try:
-            self.lives.launcher = make_launcher(self.poll_set)
+            self.processes.launcher = make_launcher(self.poll_set)
         except BaseException:
             self.poll_set.close()
             raise
@@ -145,7 +146,7 @@ class Engine(Ending):
                 if not held[0]:
                     return
                 self.core.assign(time.monotonic())
-                self.traffic.write_all()
+                self.channels.write_all()
             except BaseException:
                 # cut short, perhaps before what was given out is known as unwritten: the next turn looks at everything
                 self._unfinished = True
@@ -169,7 +170,7 @@ class Engine(Ending):
         """`job.call` is a copy now, and what it was made of may change: see to it that nothing but the copy is sent."""
         held: list[bool] = []  # see billiard._supervisor
         if self.interrupted():
-            return  # it goes on with the old memory
+            return  # what this has interrupted is written with the caller's own buffers
         try:
             # Another thread may be writing with what it read before the copy was there. Only for a while, or a signal's
             # handler that submits would wait for ever for what it interrupted; that goes on with the old memory then.
@@ -236,7 +237,7 @@ class Engine(Ending):
         except BaseException:
             self.wake()  # cut short: whoever polls next must not wait for news
             raise
-        if self.waiting.sleepers and not self.driver.is_pilot:
+        if self.waiting.sleepers and not self.driver.is_leader:
             self.rouse()
         if self.announcer.pending:
             self.announcer.run_here()
@@ -247,9 +248,9 @@ class Engine(Ending):
         self._tell_interrupted()
 
     def _tell_interrupted(self) -> None:
-        """This thread may have interrupted itself as the pilot, which looked at its target before something was done here, and
+        """This thread may have interrupted itself as the leader, which looked at its target before something was done here, and
         is about to poll for what will never come."""
-        if self.driver.is_pilot:
+        if self.driver.is_leader:
             self.wake()
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
@@ -264,14 +265,14 @@ class Engine(Ending):
         for fd, mask in events:
             worker = by_fd.get(fd)
             if worker is not None:
-                self.traffic.on_channel(worker, mask)
+                self.channels.on_channel(worker, mask)
             elif fd == poll_set.wake_fd:
                 poll_set.woken()
             else:
-                self.lives.on_launcher(fd, now)
-        if self.lives.exits:
-            for worker in list(self.lives.exits):
-                self.lives.bury(worker, now)
+                self.processes.on_launcher(fd, now)
+        if self.processes.exits:
+            for worker in list(self.processes.exits):
+                self.processes.bury(worker, now)
         deadline = self.core.timers.next()
         if deadline is not None and deadline <= now:
             self._run_timers(now)
@@ -286,7 +287,7 @@ class Engine(Ending):
         for worker, kind in self.core.timers.due(now):
             # a call that finished in time must not be struck because its result has not been read
             if worker.hands is not None and not worker.hands.channel.closed_by_peer:
-                self.traffic.drain(worker)
+                self.channels.drain(worker)
             self.core.came_up(worker, kind, now)
 
     def _carry_out(self, now: float) -> None:
@@ -296,35 +297,35 @@ class Engine(Ending):
         while staff_orders or blow_orders:
             # the blows first: a template that forks the replacement hears of the death only when it has
             orders = blow_orders or staff_orders
-            self.lives.obey(*orders[0], now)
+            self.processes.obey(*orders[0], now)
             orders.popleft()
         if core.dispatch.unwritten:
-            self.traffic.write_all()
+            self.channels.write_all()
         if core.staff.standing is Standing.BROKEN:
             self._end_broken(now)
         while notices:
             self._notice(*notices[0])
             notices.popleft()
         self._announce_settled()
-        unneeded = self.traffic.functions.unneeded
+        unneeded = self.channels.functions.unneeded
         while unneeded:
-            self.traffic.forget_function(unneeded[0])
+            self.channels.forget_function(unneeded[0])
             unneeded.popleft()
         if self.announcer.pending:
             self.announcer.release()
-        if self.end.wakers and self.end.state:
-            for wake in tuple(self.end.wakers):
-                wake()
-        if self.driver.pilot_elsewhere:
+        if core.staff.standing and self.end.state:
+            self.end.wake_all()
+        if self.driver.led_elsewhere:
             self.wake()
 
     # -- waiting, changing
 
     def sentinel_of(self, worker: Worker) -> int:
-        """A descriptor that is readable when the process of `worker` has ended; -1 when it has been seen to."""
+        """A descriptor that is readable when the process of `worker` has ended; -1 when it has been seen to, and where the
+        system has no such descriptors."""
         with self._crank:  # two threads would open two of them, and a burial beside us leave ours open
             hands: Hands | None = worker.hands
-            if hands is not None and hands.pidfd < 0 and worker.pid is not None:
+            if hands is not None and hands.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
                 with contextlib.suppress(ProcessLookupError):
                     hands.pidfd = os.pidfd_open(worker.pid)
             return hands.pidfd if hands is not None else -1
@@ -345,17 +346,13 @@ class Engine(Ending):
         return me is self.driver.thread or me is self.announcer.thread or self.interrupted()
 
     def terminate_job(self, job: Job, signum: int) -> None:
-        """End one job, queued or running, and no other."""
+        """End one job, queued or running, and no other. SIGUSR1 is delivered to one that is running like its soft limit."""
         signum = _checked_signal(signum)
+        blows = self.core.blows
 
         def decide() -> None:
-            board = job.holder.board if job.holder is not None else None
-            if signum == signal.SIGUSR1 and board is not None and job.holder is not None:
-                # the soft-limit signal: it is delivered to this job like a soft limit
-                board.aim(job.number, board.see().item)
-                self.core.blows.orders.append((core_blows.INTERRUPT, job.holder, job.number))
-            elif job.state == PENDING:
-                self.core.blows.terminate(job, signum, time.monotonic())
+            if not (signum == signal.SIGUSR1 and blows.interrupt(job)):
+                blows.terminate(job, signum, time.monotonic())
 
         self.change(decide)
 
@@ -371,16 +368,20 @@ class Engine(Ending):
         job = self._job_of(worker)
         if job is not None:
             self.terminate_job(job, signum)
+        else:
+            self.change(lambda: self.core.blows.terminate_worker(worker, signum, time.monotonic()))
+
+    def answer(self, job: Job, run: bool) -> None:
+        """Tell the worker that asks whether to begin `job` (``synack``)."""
+        worker = job.holder
+        if worker is None or worker.hands is None or job.number not in worker.inflight:
             return
+        hands: Hands = worker.hands
+        verdict = frames.frame(frames.VERDICT, int(run), job.number)
 
         def decide() -> None:
-            now = time.monotonic()
-            if worker.phase is Phase.GONE:
-                return
-            if not worker.inflight:
-                self.core.blows.condemn(worker, signum, Cause.TERMINATED, now)
-            else:  # between two calls: whichever it comes to
-                self.core.blows.strike(worker, Blow(0, 0, signum, Cause.TERMINATED), now)
+            hands.control += (verdict,)
+            self.core.dispatch.unwritten[worker] = None
 
         self.change(decide)
 

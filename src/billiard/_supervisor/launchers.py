@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from multiprocessing.reduction import DupFd
 
@@ -25,15 +26,15 @@ from .._wire.pickling import MainSnapshot
 from .._worker.main import serve_spawned
 from .._worker.settings import WorkerSettings
 from . import template
+from .log import logger
+from .template import EXITED, STARTED
 
-STARTED: Final = "started"  # events: (what, ident, pid | status | errno)
-EXITED: Final = "exited"
-NOT_STARTED: Final = "not started"
-ALL_LOST: Final = "all lost"  # the launcher itself died, and all its workers with it
+ALL_LOST: Final = 0  # the launcher itself died, and all its workers with it
+NO_FD: Final = -1  # the `events` of this are what `start` found out at once, and no descriptor tells
 
 _UNKNOWN_STATUS: Final = 255
 
-Event = tuple[str, int, Any]
+Event = tuple[int, int, Any]  # STARTED, EXITED, NOT_STARTED, with the worker's ident and its pid, status, errno; or ALL_LOST
 Watch = Callable[[int], None]
 
 
@@ -44,12 +45,6 @@ class Launcher(Protocol):
 
     def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
         """Have a process made that serves `far_end`. Raises OSError when it cannot be."""
-
-    def early(self) -> list[Event]:
-        """What `start` found out at once, and no descriptor tells."""
-
-    def early_applied(self) -> None:
-        """The `early` events were dealt with."""
 
     def lost(self) -> None:
         """ALL_LOST was dealt with: the next `start` begins anew."""
@@ -81,10 +76,8 @@ def send_signal(pid: int, signum: int, group: bool) -> None:
         if group:  # killed before it could make a group of its own
             send_signal(pid, signum, group=False)
     except OSError as exc:
-        import logging
-
         # a task that became another user's, perhaps: raised, it would end this turn and every other
-        logging.getLogger("multiprocessing").error("worker %d cannot be sent signal %d: %s", pid, signum, exc)
+        logger().error("worker %d cannot be sent signal %d: %s", pid, signum, exc)
 
 
 class TemplateLauncher:
@@ -141,21 +134,14 @@ class TemplateLauncher:
             pass
         except OSError:
             received.append(b"")
-        known = {template.STARTED: STARTED, template.EXITED: EXITED, template.NOT_STARTED: NOT_STARTED}
-        events = []
+        events: list[Event] = []
         for data in received:
             if not data:
                 events.append((ALL_LOST, 0, 0))
                 break
-            operation, ident, value, _ = template.MESSAGE.unpack(data)
-            events.append((known[operation], ident, value))
+            what, ident, value, _ = template.MESSAGE.unpack(data)
+            events.append((what, ident, value))
         return events
-
-    def early(self) -> list[Event]:
-        return []
-
-    def early_applied(self) -> None:
-        pass
 
     def applied(self, count: int) -> None:
         """The first `count` of the last `events` were dealt with."""
@@ -234,8 +220,6 @@ class ContextLauncher:
         self._name_prefix = name_prefix
         self._watch, self._unwatch = watch, unwatch
         self._serial = serial
-        import sys
-
         main = sys.modules.get("__main__")
         self._importable = getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
         self.snapshot = MainSnapshot(self._importable)
@@ -275,14 +259,10 @@ class ContextLauncher:
         if started not in self._early:
             self._early.append(started)
 
-    def early(self) -> list[Event]:
-        return list(self._early)
-
-    def early_applied(self) -> None:
-        """They were dealt with."""
-        self._early.clear()
-
     def events(self, fd: int) -> list[Event]:
+        return [*self._early, *self._exits(fd)]
+
+    def _exits(self, fd: int) -> list[Event]:
         ident = self._fds.get(fd)
         if ident is None:
             return []
@@ -304,7 +284,8 @@ class ContextLauncher:
         return [(EXITED, ident, status if status < 256 else status - 256)]
 
     def applied(self, count: int) -> None:
-        pass
+        """The first `count` of the last `events` were dealt with."""
+        del self._early[:count]
 
     def lost(self) -> None:
         pass
@@ -366,6 +347,3 @@ def _pidfd(process: Any) -> int:
         except ProcessLookupError:
             pass  # ended already, and the fork server has reaped it: the sentinel tells
     return int(process.sentinel)
-
-
-__all__ = ["ContextLauncher", "Launcher", "TemplateLauncher", "send_signal"]

@@ -47,8 +47,8 @@ RETIRE: Final = 9  # tag: exit status; no frame follows
 
 # worker -> parent. Only RESULT and ERROR name their call in the header: whatever else comes has number 0 there, so
 # the parent's loop over results tells the two apart by the look-up that it must do anyway.
-READY: Final = 1  # initialised; tag: pid
-RESULT: Final = 2  # body: the value, likewise
+READY: Final = 1  # initialised
+RESULT: Final = 2  # body: the value, see billiard._wire.pickling.read
 ERROR: Final = 3  # body: see billiard._wire.errors
 ACCEPTED: Final = 4  # the call was taken; body: about(number, monotonic nanoseconds)
 SKIPPED: Final = 5  # body: about(the first call that a recall kept from running)

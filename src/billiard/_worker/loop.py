@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import marshal
 import mmap
-import os
 import pickle
 import socket
 import time
@@ -58,7 +57,7 @@ class Loop:
         """Serve; returns the exit status to leave with. Raises SystemExit on SIGTERM."""
         self.termination.install()
         self._soft.install()
-        self._tell(frames.frame(frames.READY, os.getpid() & _MAX_TAG, 0))
+        self._tell(frames.frame(frames.READY, 0, 0))
         return self._serve(_receive(self._far_end.sock))
 
     def _ask_again(self, number: int) -> None:

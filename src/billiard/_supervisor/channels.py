@@ -16,6 +16,7 @@ from .._typing import Any, Final
 from .._wire import frames
 from .._wire.channel import FrameError
 from .hands import Functions, Hands
+from .log import logger
 from .poll_set import IN, OUT, PollSet
 
 LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
@@ -23,7 +24,7 @@ _DRAIN_MAX: Final = 10_000
 _UNSURE: Final = -1  # what a socket is polled for, while that is being changed
 
 
-class Traffic:
+class Channels:
     """The channels of one pool's workers."""
 
     def __init__(self, core: Core, poll_set: PollSet) -> None:
@@ -84,12 +85,12 @@ class Traffic:
             for kind, _, number, body in received:
                 if kind == frames.ACCEPTED and not number:
                     self._accepted(worker, body)
-        for kind, tag, _, body in self._core.dispatch.results(worker, received):
-            self._apply_rare(worker, kind, tag, body)
+        for kind, _, _, body in self._core.dispatch.results(worker, received):
+            self._apply_rare(worker, kind, body)
         if worker.phase >= Phase.RETIRING:
             self._core.staff.emptied(worker)
 
-    def _apply_rare(self, worker: Worker, kind: int, tag: int, body: bytes) -> None:
+    def _apply_rare(self, worker: Worker, kind: int, body: bytes) -> None:
         core = self._core
         if kind == frames.READY:
             if worker.pid is None:
@@ -101,7 +102,6 @@ class Traffic:
             worker.hands.failure = body
             return
         number, _ = frames.read_about(body)
-        job = worker.inflight.get(number)
         if kind == frames.ACCEPTED:
             pass  # dealt with before the results
         elif kind == frames.SKIPPED:
@@ -112,11 +112,7 @@ class Traffic:
             core.staff.leaving(worker, number)
             core.staff.emptied(worker)
         elif kind == frames.DROPPED:
-            if job is not None:
-                job.terminate_signal = job.terminate_signal or signal.SIGTERM
-                core.dispatch.settle(job, None)
-                del worker.inflight[number]
-            core.dispatch.released(worker)
+            core.blows.dropped(worker, number)
         else:
             raise FrameError(f"no frame is of kind {kind}")
 
@@ -128,13 +124,11 @@ class Traffic:
 
     def _distrust(self, worker: Worker, exc: FrameError) -> None:
         """What it sends is no frame, or too large for us: kill it, and let its call fail."""
-        import logging
-
-        logging.getLogger("multiprocessing").error("worker %s is killed: %s", worker.pid, exc)
+        logger().error("worker %s is killed: %s", worker.pid, exc)
         self._core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
         # only now: cut short before it, the next turn finds the same bytes, and condemns it again
         worker.hands.channel.closed_by_peer = True
-        worker.hands.failure = None
+        worker.hands.failure = None  # what it said of its initializer is not to be believed either
 
     def _write(self, worker: Worker) -> None:
         hands: Hands | None = worker.hands

@@ -14,21 +14,23 @@ from .._core.core import Core
 from .._core.staff import Standing
 from .._core.state import Phase, Worker
 from .._wire.exits import spends_restart
+from .channels import Channels
 from .hands import Hands
-from .launchers import ALL_LOST, EXITED, NOT_STARTED, STARTED, Launcher, send_signal
+from .launchers import ALL_LOST, NO_FD, Launcher, send_signal
+from .log import logger
 from .poll_set import PollSet
-from .traffic import Traffic
+from .template import EXITED, NOT_STARTED, STARTED
 
 
-class Lives:
+class Processes:
     """The processes of one pool's workers."""
 
     launcher: Launcher  # how they are started; set when all that it tells can be received
 
-    def __init__(self, core: Core, poll_set: PollSet, traffic: Traffic) -> None:
+    def __init__(self, core: Core, poll_set: PollSet, channels: Channels) -> None:
         self._core = core
         self._poll_set = poll_set
-        self._traffic = traffic
+        self._channels = channels
         self.exits: dict[Worker, None] = {}  # ended, and not buried yet
 
     # -- orders
@@ -74,12 +76,10 @@ class Lives:
                 self._discard_unstarted(worker, hands)
             self._core.not_spawned(worker, exc, now)
             return
-        for what, ident, value in self.launcher.early():
-            self._on_event(what, ident, value, now)
-        self.launcher.early_applied()
+        self.on_launcher(NO_FD, now)
 
     def _discard_unstarted(self, worker: Worker, hands: Hands) -> None:
-        self._traffic.unwatch_channel(hands)
+        self._channels.unwatch_channel(hands)
         worker.hands = worker.board = None
         hands.close()
 
@@ -91,7 +91,7 @@ class Lives:
             self._on_event(what, ident, value, now)
         self.launcher.applied(len(events))
 
-    def _on_event(self, what: str, ident: int, value: int, now: float) -> None:
+    def _on_event(self, what: int, ident: int, value: int, now: float) -> None:
         if what == ALL_LOST:
             self._all_lost()
             return
@@ -118,11 +118,8 @@ class Lives:
 
     def _all_lost(self) -> None:
         """The template died, and its workers with it."""
-        import logging
-
-        log = logging.getLogger("multiprocessing")
         if self._core.staff.standing is Standing.RUN:
-            log.warning("the template process of a pool died; its workers are replaced")
+            logger().warning("the template process of a pool died; its workers are replaced")
         for worker in list(self._core.staff.workers.values()):
             if worker.hands is not None and not worker.hands.exited:
                 if worker.pid is not None:
@@ -137,7 +134,7 @@ class Lives:
         hands: Hands | None = worker.hands
         if hands is not None:
             if not hands.channel.closed_by_peer:
-                self._traffic.drain(worker)
+                self._channels.drain(worker)
             died = hands.exit_status is not None and spends_restart(hands.exit_status)
             if died and worker.pid is not None and worker.phase is not Phase.GONE:
                 send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
@@ -148,7 +145,7 @@ class Lives:
 
     def _discard_buried(self, worker: Worker, hands: Hands) -> None:
         if hands.registered:
-            self._traffic.unwatch_channel(hands)
+            self._channels.unwatch_channel(hands)
         if hands.pidfd >= 0:
             pidfd, hands.pidfd = hands.pidfd, -1
             os.close(pidfd)
