@@ -106,6 +106,32 @@ def test_warm_shutdown_finishes_its_task(start_worker: Starter, within: Within, 
     assert str(pid) in told, "worker_process_shutdown is sent in the child"
 
 
+def test_warm_shutdowns_under_load_run_each_task_once(start_worker: Starter, within: Within, key: str) -> None:
+    """Acknowledged early, as by default: what was begun is not delivered again, and what was not begun is."""
+    worker = start_worker("-c", "2", conf={"worker_prefetch_multiplier": 20})
+    total, runs = 150, worker.meeting
+    for number in range(total):
+        worker.send("counted", key, number, 0.02)
+    with within("two warm shutdowns, 150 tasks", 30):
+        for at_least in (20, 70):
+            wait_until(lambda at_least=at_least: runs.hlen(key) >= at_least, 15, "some of the tasks")
+            worker.stop()
+            worker.start()
+        wait_until(lambda: runs.hlen(key) == total, 20, "all of the tasks")
+    worker.stop()
+    assert {number: count for number, count in runs.hgetall(key).items() if count != "1"} == {}
+    assert worker.complaints() == []
+
+
+def test_an_idle_process_that_is_killed_is_told_of(start_worker: Starter) -> None:
+    worker = start_worker("-c", "2")
+    assert worker.call("add", 1, 1) == 2
+    worker.murder(worker.pids()[0])
+    wait_until(lambda: "exited with 'signal 9 (SIGKILL)'" in worker.log(), 10, "a line in the log")
+    assert worker.call("add", 1, 1) == 2
+    assert worker.complaints() == []
+
+
 def test_soft_shutdown_gives_time(start_worker: Starter, within: Within, slack_s: float) -> None:
     worker = start_worker("-c", "2", conf={"worker_soft_shutdown_timeout": 5.0})
     result = worker.send("slow", 5, 1.0)

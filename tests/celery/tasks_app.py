@@ -181,6 +181,13 @@ def slow(number: int, seconds: float) -> int:
     return number
 
 
+@app.task(name="counted")
+def counted(key: str, number: int, seconds: float) -> None:
+    """Note at `key` that this one was run once more."""
+    meeting().hincrby(key, str(number), 1)
+    time.sleep(seconds)
+
+
 @app.task(name="slow_late", acks_late=True, reject_on_worker_lost=True)
 def slow_late(number: int, seconds: float) -> int:
     time.sleep(seconds)

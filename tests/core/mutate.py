@@ -143,7 +143,7 @@ FAULTS = [
     Fault("staff", "            if job.holder is None:\n                self._dispatch.settle(job, fate)\n            backlog.popleft()", "            backlog.popleft()"),
     Fault("staff", "        self._blows.take_back(worker, number)\n", ""),
     Fault("staff", "self._failed_starts, self._failed_spawns = 0.0, 0", "self._failed_spawns = 0"),
-    Fault("staff", "if self._restarts is None or terminated_by_user or not", "if self._restarts is None or not"),
+    Fault("staff", "if self._restarts is None or on_purpose or not", "if self._restarts is None or not"),
     Fault("staff", "            if self._finished():\n", "            if True:\n"),
     # restarts, core
     Fault("restarts", "while self._at[0] <= now - self.period_s:", "while self._at[0] < 0:"),

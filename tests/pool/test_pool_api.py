@@ -1,9 +1,11 @@
 """Signature for signature what the document publishes, positionally and by keyword."""
 
+import contextlib
 import inspect
 import os
 import pickle
 import select
+import signal
 import socket
 import time
 from multiprocessing import resource_sharer
@@ -15,6 +17,7 @@ from pool_helpers import WITHIN_S, wait_until
 import billiard
 import billiard.pool
 from billiard import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import Terminated
 from billiard.pool import Pool
 
 PARAMETERS = {
@@ -360,3 +363,69 @@ def test_synack_does_not_wait_for_another_call_s_callback(make_pool):
     first = pool.apply_async(t.add, (1, 2), callback=lambda value: values.append(pool.apply(t.add, (value, 4))))
     assert first.get(WITHIN_S) == 3
     wait_until(lambda: values == [7])
+
+
+def test_accepted_says_whether_it_had_begun_however_it_ended(make_pool):
+    pool = make_pool(1)
+    ends = [
+        pool.apply_async(t.fail), pool.apply_async(bytes, (10**6,)), pool.apply_async(t.die),
+        pool.apply_async(t.nap, (60,), timeout=0.05),
+    ]  # fmt: skip
+    for call in ends:
+        call.wait(10)
+        assert call.accepted()
+        with contextlib.suppress(Exception):
+            call.get()
+        assert call.accepted()
+        assert "ack:True" in repr(call)
+    running, queued = pool.apply_async(t.nap, (0.3,)), pool.apply_async(t.nap, (60,))
+    waiting = pool.map_async(t.nap, [60] * 3, 1)
+    queued.terminate(signal.SIGTERM)
+    waiting.terminate(signal.SIGTERM)
+    for call in (queued, waiting):
+        call.wait(10)
+        assert not call.accepted()
+        with pytest.raises(Terminated):
+            call.get()
+        assert not call.accepted()
+    running.wait(10)
+    assert pool.map_async(t.square, range(3), 1).get(10) == [0, 1, 4]
+
+
+class Tenfold(list):
+    def __iter__(self):
+        return (10 * x for x in super().__iter__())
+
+
+def test_of_a_kind_of_list_the_items_are_what_iterating_it_gives(pool):
+    items = Tenfold([1, 2, 3])
+    for chunksize in (1, 2, 3):
+        assert pool.map(t.echo, items, chunksize) == list(pool.imap(t.echo, items, chunksize)) == [10, 20, 30]
+
+
+def test_what_cannot_go_to_a_spawned_worker_is_named():
+    with pytest.raises(TypeError, match="initializer, initargs and on_process_exit must be picklable with start method"):
+        Pool(1, context=billiard.get_context("spawn"), initializer=lambda: None)
+
+
+def test_a_slow_end_of_an_argument_is_part_of_its_own_call(make_pool):
+    """Behind its result it would hold up whatever this idle worker is given next, beyond any limit."""
+    pool = make_pool(2)
+    for _ in range(2):
+        pool.map(t.echo, range(200), 1)
+    slow = pool.apply_async(t.fills, (SlowToEnd(),))
+    behind = [pool.apply_async(t.echo, (i,), timeout=0.5) for i in range(4)]
+    assert [call.get(WITHIN_S) for call in behind] == list(range(4))
+    assert not slow.ready()
+    slow.wait(WITHIN_S)
+
+
+class SlowToEnd:
+    parent = os.getpid()
+
+    def __len__(self):
+        return 0
+
+    def __del__(self):
+        if os.getpid() != SlowToEnd.parent:
+            time.sleep(1)

@@ -1,6 +1,7 @@
 """Callbacks and hooks: in order, out of the pool's way, whatever they raise."""
 
 import gc
+import logging
 import select
 import threading
 import time
@@ -11,6 +12,7 @@ from pool_helpers import WITHIN_S, wait_until
 
 import billiard
 from billiard import TimeLimitExceeded
+from billiard._supervisor.announcer import Announcer
 from billiard.einfo import ExceptionInfo
 
 
@@ -322,3 +324,62 @@ def test_a_slot_is_given_back_once(make_pool):
         pool.apply_async(lambda: None, callback="nothing")
     gc.collect()
     assert pool._putlock._free.qsize() == 1
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_raising_hook_is_logged_and_no_more(make_pool, threads, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("multiprocessing"), "propagate", True)
+
+    def bad(*args):
+        raise KeyError("hook")
+
+    told = []
+    hooks = dict.fromkeys(["on_process_up", "on_process_down", "on_timeout_set", "on_timeout_cancel"], bad)
+    with make_pool(1, threads=threads, timeout=50, **hooks) as pool:
+        call = pool.apply_async(t.add, (1, 2), accept_callback=lambda *args: told.append("accepted"), callback=told.append)
+        assert call.get(WITHIN_S) == 3
+        wait_until(lambda: len(told) == 2 or (not threads and pool.turn(0.01)))
+        assert told == ["accepted", 3]
+    assert caplog.text.count("KeyError: 'hook'") == 4
+
+
+def test_every_callback_runs_though_the_pool_ends_in_several_threads(make_pool):
+    """Who waited for a slot when the pool was terminated settles what is late, beside `join`."""
+    for _ in range(10):
+        pool, told, refused = make_pool(1, putlocks=True), [], []
+        pool.apply_async(t.nap, (60,))
+
+        def submit(pool=pool, told=told, refused=refused):
+            try:
+                pool.apply_async(abs, (-1,), error_callback=told.append)
+            except ValueError as exc:
+                refused.append(exc)
+
+        threads = [threading.Thread(target=submit) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda pool=pool: len(pool._claiming) == 3)
+        pool.terminate()
+        pool.join()
+        for thread in threads:
+            thread.join(WITHIN_S)
+        wait_until(lambda told=told, refused=refused: len(told) + len(refused) == 3)
+
+
+def test_what_is_announced_while_the_thread_ends_is_told(monkeypatch):
+    """Whoever announces may see the thread at work for the last time."""
+    announcer = Announcer(True, "test")
+    for _ in range(300):
+        told = []
+
+        def announce_and_stop(told=told):
+            announcer.add(told.append, 1)
+            announcer.stop()
+
+        threads = [threading.Thread(target=announce_and_stop) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WITHIN_S)
+        wait_until(lambda told=told: len(told) == 3)
+    announcer.stop()

@@ -1,5 +1,6 @@
 """An error is what it says it is, and carries the story."""
 
+import dataclasses
 import pickle
 import re
 import signal
@@ -251,3 +252,34 @@ def test_an_item_that_is_no_sequence_of_arguments(pool, how, items, said, chunks
         getattr(pool, how)(t.gather, items, chunksize)
     assert re.match(said, str(info.value))
     assert pool.starmap(t.gather, [(1,), [2, 3], "ab", {"k": 1}], chunksize) == [(1,), (2, 3), ("a", "b"), ("k",)]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    code: int = 0
+
+
+def raise_frozen():
+    raise FrozenError(3)
+
+
+class RaisesFrozen:
+    def __init__(self, where):
+        self.where = where
+
+    def __reduce__(self):
+        if self.where == "parent":
+            raise FrozenError(4)
+        return raise_frozen, ()
+
+
+def test_an_error_that_takes_no_attribute_is_the_users_all_the_same(pool):
+    """Its traceback is shortened, and notes are added, where it allows that."""
+    pid = pool.apply(t.pid)
+    with pytest.raises((FrozenError, TaskError), match="3"):
+        pool.apply(raise_frozen)
+    with pytest.raises(PayloadError, match="FrozenError"):
+        pool.apply(t.echo, (RaisesFrozen("worker"),))
+    with pytest.raises(FrozenError):
+        pool.apply(t.echo, (RaisesFrozen("parent"),))
+    assert pid in {pool.apply(t.pid) for _ in range(300)}

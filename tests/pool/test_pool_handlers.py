@@ -12,7 +12,7 @@ import pool_tasks as t
 import pytest
 from pool_helpers import WITHIN_S, wait_until
 
-from billiard import WorkerLostError
+from billiard import TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import Terminated
 from billiard.pool import Pool
 
@@ -226,11 +226,15 @@ class TestAfterItsEnd:
         if pid == 0:
             said = []
             try:
-                for use in (lambda: waits.get(5), lambda: pool.apply(t.pid)):
+                for use in (
+                    lambda: waits.get(5), lambda: pool.apply(t.pid), lambda: waits.terminate(15), waits.discard,
+                    lambda: pool.terminate_job(1234, 15) or waits.terminate(15),
+                ):  # fmt: skip
                     try:
                         use()
                     except RuntimeError as exc:
                         said.append(f"belongs to process {os.getppid()}" in str(exc))
+                assert not waits.worker_pids() and "ready:False" in repr(waits)
                 with pool if not said else Nothing():
                     pass
                 pool.terminate()
@@ -241,7 +245,7 @@ class TestAfterItsEnd:
             (tmp_path / "said").write_text(repr(said))
             os._exit(0)
         os.waitpid(pid, 0)
-        assert (tmp_path / "said").read_text() == "[True, True]"
+        assert (tmp_path / "said").read_text() == "[True, True, True, True, True]"
         assert waits.get(WITHIN_S) == "well"
 
 
@@ -329,7 +333,7 @@ def test_a_child_that_a_task_forks_is_no_worker(make_pool, task, start):
 
 _TOO_LARGE = """
 import resource, billiard
-from billiard import WorkerLostError
+from billiard import TimeLimitExceeded, WorkerLostError
 
 def large(n):
     return bytes(n)
@@ -396,3 +400,119 @@ def test_who_looks_again_and_again_is_not_remembered_for_each_look(make_pool, ma
     assert len(looked_at._wakers) <= 1
     pool.terminate()
     driving.join(WITHIN_S)
+
+
+def record_then_fork(path, x, forks):
+    """Note the item; the child comes back from it."""
+    t.record(path, str(x))
+    if x == forks and os.fork() == 0:
+        return "the child's"
+    time.sleep(0.02)
+    return x
+
+
+@pytest.mark.parametrize("chunksize", [1, 6])
+def test_a_child_that_comes_back_runs_nothing_else(make_pool, tmp_path, chunksize):
+    """Not the calls that its parent holds, nor the rest of a chunk, nor what is to be run as a worker exits."""
+    path, left = str(tmp_path / "ran"), tmp_path / "left"
+    pool = make_pool(1, on_process_exit=t.ExitNote(left))
+    pool.map(t.square, range(3000), chunksize=1)  # it may hold many of them now
+    pool.starmap(record_then_fork, [(path, i, -1) for i in range(6)], chunksize)
+    items = [(path, i, 8) for i in range(6, 12)]
+    assert pool.starmap(record_then_fork, items, chunksize) == list(range(6, 12))
+    assert not left.exists()
+    pool.close()
+    pool.join()
+    assert sorted(map(int, t.noted(path))) == list(range(12))
+    assert len(t.noted(left)) == 1
+
+
+def test_a_child_that_comes_back_is_no_reason_to_strike_the_next_call(make_pool):
+    """It noted the calls that it ran on the worker's board: their limits, and the worker's death, hit others."""
+    pool = make_pool(1)
+    pool.map(t.square, range(3000), chunksize=1)
+    stuck = pool.apply_async(fork_and_nap, (30,), timeout=0.3)
+    behind = [pool.apply_async(t.echo, (i,), timeout=0.3) for i in range(5)]
+    with pytest.raises(TimeLimitExceeded):
+        stuck.get(WITHIN_S)
+    assert [call.get(WITHIN_S) for call in behind] == list(range(5))
+
+
+def fork_and_nap(seconds):
+    if os.fork() == 0:
+        return
+    time.sleep(seconds)
+
+
+def start_and_terminate():
+    import multiprocessing
+
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join()
+    return child.exitcode
+
+
+def test_sigterm_ends_a_tasks_own_process_as_any_other(pool):
+    assert pool.apply(start_and_terminate) == -signal.SIGTERM
+
+
+def swallow_everything():
+    try:
+        time.sleep(20)
+    except BaseException:
+        pass
+    return os.getpid()
+
+
+def test_a_sigterm_that_a_task_swallows_ends_the_worker_after_it(make_pool, until_running):
+    """Not the next call, nor one that fails much later and would be taken for the signal's victim."""
+    pool = make_pool(1)
+    first = pool.apply_async(swallow_everything)
+    (pid,) = until_running(first)
+    os.kill(pid, signal.SIGTERM)
+    assert first.get(WITHIN_S) == pid
+    with pytest.raises(ValueError, match="broken"):
+        pool.apply(t.fail)
+    assert pool.apply(t.pid) != pid
+
+
+@pytest.fixture
+def until_running():
+    def wait(call):
+        wait_until(call.worker_pids)
+        return call.worker_pids()
+
+    return wait
+
+
+def test_a_slot_in_a_handler_that_interrupted_one_who_takes_a_slot(make_pool, threads):
+    """It gets one or an error; waiting, it would wait for what it has interrupted."""
+    pool = make_pool(1, threads=threads, putlocks=True)
+    counts = {"submitted": 0, "refused": 0}
+    inside = []
+
+    def submit(signum, frame):
+        if inside:
+            return
+        inside.append(1)
+        try:
+            pool.apply_async(abs, (-1,))
+            counts["submitted"] += 1
+        except RuntimeError:
+            counts["refused"] += 1
+        finally:
+            inside.pop()
+
+    before = signal.signal(signal.SIGALRM, submit)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            pool.apply_async(abs, (-1,))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert counts["refused"]
+    assert pool.apply_async(abs, (-5,)).get(WITHIN_S) == 5

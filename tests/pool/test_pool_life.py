@@ -389,3 +389,46 @@ def test_errors_name_no_internal_frames(pool):
     with pytest.raises(ValueError, match="broken") as info:
         pool.apply(t.fail)
     assert re.search(r"pool_tasks.py\", line \d+, in fail", str(info.value.__cause__))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_process_that_a_task_left_keeps_no_worker(make_pool, tmp_path, method):
+    """It goes on, and the worker leaves: else `join` would last as long, and recycled workers pile up."""
+    pool = make_pool(1, maxtasksperchild=1, context=billiard.get_context(method))
+    children = [pool.apply(start_a_process) for _ in range(2)]
+    pool.close()
+    began = time.monotonic()
+    pool.join()
+    assert time.monotonic() - began < 10
+    for child in children:
+        assert is_running(child)
+        os.kill(child, signal.SIGKILL)
+
+
+def start_a_process():
+    import multiprocessing
+
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    return child.pid
+
+
+_CALLBACK_BLOCKS = """
+    import threading, time
+    from billiard import Pool
+    inside = threading.Event()
+    def block(value):
+        inside.set()
+        threading.Event().wait()
+    if __name__ == "__main__":
+        pool = Pool(1)
+        pool.apply_async(abs, (-1,), callback=block)
+        inside.wait()
+        {end}
+"""
+
+
+@pytest.mark.parametrize("end", ["pass", "pool.terminate()"])
+def test_the_interpreter_exits_though_a_callback_never_returns(script, end):
+    code, out = run(script, _CALLBACK_BLOCKS.replace("{end}", end))
+    assert (code, out) == (0, "")

@@ -1,19 +1,22 @@
 """How many workers, which, and for how long: growth, recycling, restarts, and what is in flight."""
 
+import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 import time
 
 import pool_tasks as t
 import pytest
-from pool_helpers import wait_until
+from pool_helpers import WITHIN_S, wait_until
 
-from billiard import WorkerLostError, current_process
+from billiard import TimeLimitExceeded, WorkerLostError, current_process
 from billiard._api.handles import WorkerHandle
 from billiard._core.state import Worker
 from billiard.exceptions import RestartFreqExceeded, Terminated
+from billiard.pool import LaxBoundedSemaphore
 
 
 def pids(pool):
@@ -368,3 +371,98 @@ def draw(_):
     import random
 
     return random.random()
+
+
+def test_a_limit_spends_no_restart(make_pool):
+    """The pool kills that worker itself, because of one call."""
+    pool = make_pool(1, max_restarts=1, max_restart_freq=100)
+    for _ in range(4):
+        with pytest.raises(TimeLimitExceeded):
+            pool.apply_async(t.nap, (60,), timeout=0.05).get(WITHIN_S)
+    assert pool.apply(t.add, (1, 2)) == 3
+
+
+def slots_of(pool):
+    """How many calls the pool takes before one has to wait."""
+    taken = 0
+    while pool._putlock.acquire(False):
+        taken += 1
+    for _ in range(taken):
+        pool._putlock.release()
+    return taken
+
+
+def test_there_is_a_slot_for_each_worker(make_pool):
+    pool = make_pool(3, putlocks=True)
+    running = [pool.apply_async(t.nap, (0.2,)) for _ in range(3)]
+    pool.shrink(2)  # their slots are taken now, and go when they are given back
+    for call in running:
+        call.get(WITHIN_S)
+    wait_until(lambda: slots_of(pool) == 1)
+    pool.grow(2)
+    assert slots_of(pool) == 3
+
+
+def test_threads_that_shrink_at_once_leave_the_last_slot(make_pool):
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            pool, together = make_pool(4, putlocks=True), threading.Barrier(4)
+
+            def shrink(pool=pool, together=together):
+                together.wait()
+                with contextlib.suppress(ValueError):
+                    pool.shrink(3)
+
+            threads = [threading.Thread(target=shrink) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(WITHIN_S)
+            assert (pool._processes, slots_of(pool)) == (1, 1)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_shrink_waits_for_no_slot(make_pool, threads):
+    """Also of a semaphore whose own `shrink` does: without a thread nobody but the caller could give one back."""
+    pool = make_pool(2, threads=threads, putlocks=True, semaphore=LaxBoundedSemaphore(2))
+    running = [pool.apply_async(t.nap, (0.3,)) for _ in range(2)]
+    began = time.monotonic()
+    pool.shrink(1)
+    assert time.monotonic() - began < 0.2
+    calls = [pool.apply_async(t.echo, (i,)) for i in range(4)]
+    assert [call.get(WITHIN_S) for call in (*running, *calls)] == [None, None, 0, 1, 2, 3]
+
+
+def test_a_semaphore_that_cannot_be_resized_is_its_owners(make_pool):
+    semaphore = threading.BoundedSemaphore(1)
+    pool = make_pool(1, semaphore=semaphore)
+    pool.grow(1)
+    pool.shrink(1)
+    assert pool.apply(t.add, (1, 2)) == 3
+    assert semaphore.acquire(False)
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_who_waited_for_a_slot_while_the_pool_ended_is_refused(make_pool, end):
+    semaphore = threading.Semaphore(0)
+    pool, refused = make_pool(1, semaphore=semaphore), []
+
+    def submit():
+        try:
+            pool.apply_async(abs, (-3,), waitforslot=True)
+        except ValueError as exc:
+            refused.append(exc)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    wait_until(lambda: pool._claiming)
+    getattr(pool, end)()
+    pool.join()
+    semaphore.release()
+    thread.join(WITHIN_S)
+    assert refused
+    assert semaphore.acquire(False), "its slot was not given back"

@@ -145,6 +145,20 @@ def test_system_exit_leaves_the_hub_and_nobody_is_forgotten(make_pool, hub, told
     hub.until(lambda: told.of("second") == ["accepted", "success"])
 
 
+def test_flush_knows_what_has_begun_before_it_is_told(make_pool, hub, told, meeting):
+    """At each warm shutdown: forgotten, that task would run to its end here, and once more where its broker sends it next."""
+    pool = make_pool(1)
+    place = meeting(pool)
+    first = pool.apply_async(add, (1, 1), {})
+    hub.until(first.ready)
+    pool.apply_async(meet, (place.begun, place.go_read), {}, **told.callbacks("begun"))
+    os.read(place.begun_read, 1)  # it has, and nobody has read the news
+    pool.flush()
+    assert told.of("begun") == ["accepted"]
+    place.go()
+    hub.until(lambda: told.of("begun") == ["accepted", "success"])
+
+
 def test_flush_forgets_what_has_not_begun(make_pool, hub, told, meeting):
     pool = make_pool(1)
     running = meeting(pool)
@@ -184,11 +198,12 @@ def test_a_worker_that_is_on_no_task_is_not_struck(make_pool, hub, told):
     assert second.get() == first.get()
 
 
-def test_a_dead_worker_is_told_of_logged_and_replaced(make_pool, hub, told, meeting, caplog):
+def test_a_dead_worker_is_told_of_logged_and_replaced(make_pool, hub, told, meeting, caplog, monkeypatch):
     pool = make_pool(1)
     job = meeting(pool).start("lost")
     (pid,) = job.worker_pids()
-    with caplog.at_level(logging.ERROR, "celery.pool"):
+    monkeypatch.setattr(logging.getLogger("multiprocessing"), "propagate", True)
+    with caplog.at_level(logging.ERROR, "multiprocessing"):
         start = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         hub.until(lambda: "failure" in told.of("lost"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -176,8 +177,10 @@ class MapResult(Handle):
             self._pool._engine.terminate_job(chunk, signum)
 
     def accepted(self) -> bool:
-        """Whether every chunk has begun."""
-        return all(chunk.state or chunk._running() for chunk in self._chunks)
+        """Whether every chunk has begun; of a map whose error is known, whether the one that failed first had."""
+        if not self._chunks and self._state:
+            return outcome.had_begun(self)
+        return all(outcome.had_begun(chunk) or chunk._running() for chunk in self._chunks)
 
     def worker_pids(self) -> list[int]:
         """The pids of the workers that run a chunk of this map."""
@@ -185,8 +188,6 @@ class MapResult(Handle):
 
     def discard(self) -> None:
         """The result is not wanted: chunks that have not started never will."""
-        import signal
-
         for chunk in list(self._chunks):
             if not chunk.state and not chunk._running():
                 self._pool._engine.terminate_job(chunk, signal.SIGTERM)

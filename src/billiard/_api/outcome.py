@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._core.state import FATE, Job
+from .._core.state import FATE, PENDING, Job
 from .._typing import Any, Final
 from .._wire import errors, frames, pickling
 from ..einfo import ExceptionInfo
@@ -31,6 +31,15 @@ def resolve(job: Job, func: Any, number: int, item: int | None = None) -> bool:
     if job.state == state:  # else another thread was faster, and its object is the one
         job.body, job.state = value, found
     return job.state == VALUE
+
+
+def had_begun(job: Job) -> bool:
+    """Whether `job` has ended, and a worker had begun it before."""
+    if job.state == FATE:
+        return bool(job.body.started)
+    if job.state == FAILURE:
+        return getattr(job.body.exception, "started", None) is not False
+    return job.state != PENDING
 
 
 def _rare(job: Job, func: Any, number: int, item: int | None) -> tuple[Any, int]:

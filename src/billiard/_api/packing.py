@@ -5,6 +5,7 @@ May: pickle, in the caller's thread. May not: know a job, or hand anything to th
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import pickle
 from collections.abc import Iterable
@@ -40,7 +41,9 @@ class Packer:
     def explain(self, exc: Exception, func: Any, parts: Iterable[tuple[str, Any]]) -> None:
         """Add a note that says which part of a call could not be pickled. `parts`: their names and values."""
         which = next((f"{name} for " for name, value in (*parts, ("the function", func)) if not self._can_travel(value)), "")
-        exc.add_note(f"while pickling {which}a call of {story.name_of(func)}")
+        # where the class does not refuse it: the user's own error matters more than the note
+        with contextlib.suppress(Exception):
+            exc.add_note(f"while pickling {which}a call of {story.name_of(func)}")
 
     def _can_travel(self, value: Any) -> bool:
         try:

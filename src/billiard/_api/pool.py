@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -21,6 +21,7 @@ from .._supervisor.engine import Engine
 from .._supervisor.launchers import ContextLauncher, TemplateLauncher
 from .._supervisor.poll_set import PollSet
 from .._typing import Any, Final
+from .._wire.spin import processors
 from .._worker.settings import WorkerSettings
 from . import story, validate
 from .handles import WorkerHandle
@@ -123,6 +124,7 @@ class Pool(Submitting, Telling):
         self.max_restarts, self.max_restart_freq = max_restarts, max_restart_freq
         self.threads, self.putlocks, self.allow_restart, self.synack = bool(threads), putlocks, allow_restart, bool(synack)
         self._maxtasksperchild, self._max_memory_per_child = quota, max_memory_per_child
+        self._claiming = {}
         self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
         self._down_with_status = takes_two(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
@@ -252,16 +254,32 @@ class Pool(Submitting, Telling):
 
     def _resize(self, by: int) -> None:
         staff = self._engine.core.staff
-        # here, under the lock, once more: several threads may have shrunk it since each of them looked
-        self._engine.change(lambda: staff.resize(max(by, self._least - staff.size)))
-        for _ in range(abs(by)):
-            change = getattr(self._putlock, "grow" if by > 0 else "shrink", None)
-            if change is not None:
-                change()
-            elif by > 0:
-                self._putlock.release()
+
+        def decide() -> None:
+            # once more, under the lock: several threads may have shrunk it since each of them looked
+            change = max(by, self._least - staff.size)
+            staff.resize(change)
+            if type(self._putlock) is Slots:
+                self._resize_slots(change)
             else:
-                self._putlock.acquire(False)
+                self._engine.announcer.add(self._resize_slots, change)
+
+        self._engine.change(decide)
+
+    def _resize_slots(self, by: int) -> None:
+        """As many slots more, or less, as workers; of a semaphore that cannot be resized its owner knows why it has so many."""
+        slots: Any = self._putlock
+        if by >= 0:
+            for _ in range(by if hasattr(slots, "grow") else 0):
+                slots.grow()
+        elif hasattr(slots, "shrink"):
+            # billiard's waits until one is free, perhaps for what only this thread can bring about
+            waits = isinstance(slots, threading.Semaphore)
+            for _ in range(-by):
+                if waits:
+                    threading.Thread(target=slots.shrink, name="billiard-shrink", daemon=True).start()
+                else:
+                    slots.shrink()
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         """End the call that worker `pid` is on (its handle raises Terminated) with signal `sig` (default: SIGTERM).
@@ -318,9 +336,7 @@ class Pool(Submitting, Telling):
 
     def cpu_count(self) -> int:
         """How many CPUs this process may use; 1 when that is unknown."""
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0)) or 1
-        return os.cpu_count() or 1
+        return processors()
 
     def __enter__(self) -> Pool:
         self._check_running()
@@ -369,4 +385,4 @@ def _end_engine(engine: Engine) -> None:
     engine.terminate_later()
     if util.is_exiting() or sys.is_finalizing():
         engine.wait(engine.end, _EXIT_WAIT_S)
-        engine.release()
+        engine.release(_EXIT_WAIT_S)  # a callback that never returns must not keep the interpreter

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable
 
 from .._core.state import Job, share_keys
+from .._supervisor.announcer import log_callback_error
 from .._supervisor.driver import Waitable
 from .._typing import TYPE_CHECKING, Any, Final
-from .._wire import frames
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError
 from . import outcome
@@ -146,8 +147,6 @@ class Handle(Awaited):
     def _callback_raised(self, fun: Callable[..., Any], exc: Exception) -> None:
         if isinstance(exc, MemoryError) or (self.callbacks is not None and isinstance(exc, self.callbacks.propagate)):
             raise exc
-        from .._supervisor.announcer import log_callback_error
-
         log_callback_error(fun, exc)
 
 
@@ -178,7 +177,7 @@ class ApplyResult(Handle):
 
     def accepted(self) -> bool:
         """Whether a worker has begun the call."""
-        return self._accepted_at is not None or self.state in (frames.RESULT, outcome.VALUE) or self._running()
+        return self._accepted_at is not None or outcome.had_begun(self) or self._running()
 
     def worker_pids(self) -> list[int]:
         """The pid of the worker that runs the call, in a list; empty when none does."""
@@ -192,8 +191,6 @@ class ApplyResult(Handle):
         """Keep the call from starting; with `synack` also when a worker has taken it but not begun. Else no effect."""
         self._cancelled = True
         if not self._running() and not self.state:
-            import signal
-
             self._pool._engine.terminate_job(self, signal.SIGTERM)
 
     # -- told by the worker or the limits; where user code runs

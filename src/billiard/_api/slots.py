@@ -6,6 +6,7 @@ between; in the midst of `threading.Semaphore` it leaves a lock taken, and nobod
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections import deque
 
@@ -15,8 +16,18 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._owed: list[None] = []  # slots that `shrink` found taken: the next ones given back are gone
         for _ in range(count):
-            self.release()
+            self.grow()
+
+    def grow(self) -> None:
+        """One slot more."""
+        self.release()
+
+    def shrink(self) -> None:
+        """One slot less: a free one at once, or the next that is given back."""
+        if not self.acquire(blocking=False):
+            self._owed.append(None)
 
     def acquire(self, blocking: bool = True) -> bool:
         """Take a slot, waiting for it if `blocking`. Whether there was one."""
@@ -27,17 +38,20 @@ class Slots:
         return True
 
     def release(self) -> None:
-        """One slot more."""
-        self._free.put(None)
+        """Give one back."""
+        try:
+            self._owed.pop()
+        except IndexError:
+            self._free.put(None)
 
 
 class Slot:
     """A call's slot, once it got one. Given back once, when the call has ended, and at the latest with this object."""
 
-    __slots__ = ("_free", "_held")
+    __slots__ = ("_free", "_held", "_owed")
 
     def __init__(self, slots: Slots) -> None:
-        self._free = slots._free
+        self._free, self._owed = slots._free, slots._owed
         self._held: list[None] = []
 
     def acquire(self, blocking: bool = True) -> bool:
@@ -50,6 +64,10 @@ class Slot:
 
     def release(self) -> None:
         """Give it back, if it was not yet."""
+        if self._owed and self._held:
+            with contextlib.suppress(IndexError):  # another call has paid meanwhile
+                # in this order and in C, or a slot that was let go of would be neither owed nor free
+                deque(zip(map(self._owed.pop, (-1,)), map(self._held.pop, (-1,)), strict=False), 0)
         deque(map(self._free.put, map(self._held.pop, [-1] * len(self._held))), 0)
 
     def __del__(self) -> None:

@@ -8,6 +8,7 @@ them, goes on.
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 
@@ -32,6 +33,7 @@ class Submitting:
     _has_defaults: bool  # whether a call has options even if it was given none
     _is_celerys: bool
     _putlock: Any
+    _claiming: dict[int, None]  # threads that are about to submit a call that needs a slot
     soft_timeout: float | None
     timeout: float | None
     on_timeout_set: Callable[..., Any] | None
@@ -112,6 +114,9 @@ class Submitting:
                 job, callback, error_callback, accept_callback, timeout_callback, waitforslot, soft_timeout, timeout,
                 lost_worker_timeout, callbacks_propagate, correlation_id,
             )  # fmt: skip
+            if self.putlocks if waitforslot is None else waitforslot:
+                self._submit_in_slot(job)
+                return job
         elif callback is not None:
             # the most common option, for half of what all of them cost
             validate.callable_or_none("callback", callback)
@@ -120,6 +125,42 @@ class Submitting:
         if job.kind & frames.LARGE:
             self._own(job)
         return job
+
+    def _submit_in_slot(self, job: ApplyResult) -> None:
+        """Submit `job` when there is a slot for it."""
+        me, claiming = threading.get_ident(), self._claiming
+        nested = me in claiming
+        try:
+            slot = Slot(self._putlock) if type(self._putlock) is Slots else self._putlock
+            claiming[me] = None
+            while not self._acquire_slot(slot, nested or self._engine.interrupted()):
+                claiming.pop(me, None)  # what runs in here may wait for a slot too
+                self._engine.turn(-1.0)
+                claiming[me] = None
+            job.callbacks.slot = slot  # type: ignore[union-attr]  # `_set_options` has made them
+            if self._engine.standing or self._engine.closed:  # by now: that wait may have been long
+                slot.release()
+                self._refuse()
+            self._engine.submit(job)
+            if job.kind & frames.LARGE:
+                self._own(job)
+        finally:
+            if not nested:
+                claiming.pop(me, None)
+
+    def _acquire_slot(self, slot: Any, at_once: bool) -> bool:
+        """Whether there was one. With threads, wait for it."""
+        if slot.acquire(False):
+            return True
+        if at_once:
+            raise RuntimeError(
+                "a signal handler cannot wait for a slot (putlocks): it interrupted the pool, or one who is about to submit,"
+                " and these go on only when it returns"
+            )
+        if self.threads:
+            self._engine.driver.wake_supervisor()
+            slot.acquire()
+        return self.threads
 
     def _job(self, func: Any, args: Any, kwds: Any) -> ApplyResult:
         function_id = self._function_ids.get(id(func), 0)
@@ -162,18 +203,6 @@ class Submitting:
             if callbacks_propagate is not None:
                 callbacks.propagate = validate.exception_classes("callbacks_propagate", callbacks_propagate)
             job.callbacks, job.watched = callbacks, True
-            if wanted:
-                slot = Slot(self._putlock) if type(self._putlock) is Slots else self._putlock
-                self._acquire_slot(slot)
-                callbacks.slot = slot
-
-    def _acquire_slot(self, slot: Any) -> None:
-        if not self.threads:
-            while not slot.acquire(False):
-                self._engine.turn(-1.0)
-        elif not slot.acquire(False):
-            self._engine.driver.wake_supervisor()
-            slot.acquire()
 
     def _careful_job(self, func: Any, function_id: int, args: Any, kwds: Any) -> ApplyResult:
         """A job whatever the function and the arguments are."""
@@ -259,7 +288,8 @@ class Submitting:
         chunksize = validate.optional_integer("chunksize", chunksize, 1)
         validate.callable_or_none("callback", callback)
         validate.callable_or_none("error_callback", error_callback)
-        items = iterable if isinstance(iterable, list | tuple | range) else list(validate.items("iterable", iterable))
+        # exactly these: of a subclass, what iterating it gives is meant, and not what slicing does
+        items = iterable if type(iterable) in (list, tuple, range) else list(validate.items("iterable", iterable))
         if chunksize is None:
             chunksize = max(1, -(-len(items) // (4 * max(self._processes, 1))))
         function_id, forget = self._packer.map_function_id(func)

@@ -12,9 +12,13 @@ from collections.abc import Callable
 from .._core import blows as core_blows
 from .._core import staff as core_staff
 from .._core.state import FATE, Cause, Worker
+from .._supervisor import log
+from .._supervisor.announcer import call_hook
 from .._supervisor.engine import Engine
 from .._typing import Any
 from .._wire import frames
+from .._wire.exits import is_expected
+from ..common import human_status
 from .handles import WorkerHandle
 from .results import ApplyResult, Handle
 
@@ -48,6 +52,8 @@ class Telling:
         elif kind == core_staff.DOWN:
             handle = self._handle(subject)
             self._handles.pop(subject.ident, None)
+            if self._is_celerys:
+                announce(_log_exit, handle)
             if self.on_process_down is not None and subject.pid is not None:
                 announce(self._tell_down, handle)
 
@@ -59,14 +65,11 @@ class Telling:
 
     def _tell_up(self, handle: WorkerHandle) -> None:
         if self.on_process_up is not None:
-            self.on_process_up(handle)
+            call_hook(self.on_process_up, handle)
 
     def _tell_down(self, handle: WorkerHandle) -> None:
         if self.on_process_down is not None:
-            if self._down_with_status:
-                self.on_process_down(handle.pid, handle.exitcode)
-            else:
-                self.on_process_down(handle)
+            call_hook(self.on_process_down, *((handle.pid, handle.exitcode) if self._down_with_status else (handle,)))
 
     def _accepted(self, job: ApplyResult, pid: int, time_accepted: float) -> None:
         """A worker took `job`. Where user code runs."""
@@ -77,7 +80,7 @@ class Telling:
             return
         try:
             if self.on_timeout_set is not None and (job.soft_s is not None or job.hard_s is not None):
-                self.on_timeout_set(job, job.soft_s, job.hard_s)
+                call_hook(self.on_timeout_set, job, job.soft_s, job.hard_s)
             if job.callbacks is not None:
                 job.safe_apply_callback(job.callbacks.accept, pid, time_accepted)
         finally:
@@ -92,7 +95,8 @@ class Telling:
 
     def send_ack(self, response: int, job: Any, i: Any, fd: Any) -> None:
         """Answer a worker that asks whether to begin a call (``synack=True``). `response`: `frames.ACK` or `frames.NACK`."""
-        self._engine.answer(job, response == frames.ACK)
+        if isinstance(job, ApplyResult):  # billiard 4 calls it with a number
+            self._engine.answer(job, response == frames.ACK)
 
     def _answer(self, job: ApplyResult) -> None:
         self.send_ack(frames.NACK if job._cancelled else frames.ACK, job, None, None)
@@ -100,11 +104,18 @@ class Telling:
     def _ended(self, job: Handle) -> None:
         """`job` has ended. Where user code runs."""
         if self.on_timeout_cancel is not None and (job.soft_s is not None or job.hard_s is not None):
-            self.on_timeout_cancel(job)
+            call_hook(self.on_timeout_cancel, job)
         if self._is_celerys and job.callbacks is not None and job.state == FATE and job.body.cause is Cause.POOL_TERMINATED:
             # Told of it, Celery would store a failure and acknowledge the message. Untold, the message stays with the broker,
             # which gives the task to another worker.
             job.callbacks.error = None
+
+
+def _log_exit(handle: WorkerHandle) -> None:
+    """Log the exits that nobody ordered and that do not belong to a worker's normal life, as Celery's operators expect it."""
+    blow = handle._worker.blow
+    if not is_expected(handle.exitcode, ordered=blow is not None and blow.struck):
+        log.error("Process %r pid:%r exited with %r", handle.name, handle.pid, human_status(handle.exitcode))
 
 
 def weakly(pool: Telling) -> Callable[[str, Any, Any], None]:

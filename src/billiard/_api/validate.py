@@ -21,6 +21,8 @@ def number(name: str, value: Any, *, positive: bool = False) -> float | None:
         return None
     real = value if isinstance(value, float) else _whole(value)
     if real is None:
+        real = _real(value)
+    if real is None:
         raise TypeError(f"{name} must be a number or None, not {type(value).__name__}: {value!r}")
     try:
         float(real)
@@ -38,6 +40,13 @@ def _whole(value: Any) -> int | None:
         return None if isinstance(value, bool) else index(value)
     except TypeError:
         return None
+
+
+def _real(value: Any) -> float | None:
+    """A float for what else is a real number, as numpy's and fractions are; None for anything else, and for a bool."""
+    from numbers import Real  # here, since hardly anybody needs it
+
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
 
 
 def kilobytes(name: str, value: Any) -> int | None:

@@ -13,7 +13,6 @@ is no periodic maintenance.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,14 +22,12 @@ from .._api.handles import WorkerHandle
 from .._api.pool import TERMINATE, Pool
 from .._api.results import ApplyResult, Handle
 from .._core.staff import Standing
-from .._core.state import FATE, Cause
+from .._core.state import FATE, Cause, Worker
 from .._typing import Any, Final
-from .._wire.exits import is_expected
-from ..common import human_status
 from .task_pool_child import initialize
 from .task_pool_engine import CeleryEngine
 
-log: Final = logging.getLogger("celery.pool")
+_DECIDE_S: Final = 0.5  # within which workers say what they have begun; those that do not are stuck
 _NEVER_STARTED: Final = (Cause.RESTARTS, Cause.UNSTARTABLE)
 
 
@@ -50,7 +47,7 @@ class CeleryPool(Pool):
         self._strategy = kwargs.get("sched_strategy")
         self._accepted_by: Counter[int] = Counter()  # tasks by index of the worker that took them
         self._pids: dict[int, int] = {}  # of workers that are up: their index
-        kwargs.update(on_process_up=self._count_in, on_process_down=_tell_of_exit)
+        kwargs["on_process_up"] = self._count_in
         super().__init__(processes, initialize, (initializer, *initargs), **kwargs)
 
     # -- the event loop
@@ -134,22 +131,35 @@ class CeleryPool(Pool):
             callbacks.error = None  # as of what a terminated pool has not run: this worker ends too
 
     def flush(self) -> None:
-        """The connection to the broker was lost, or the worker shuts down: forget every task that is not yet accepted.
+        """The connection to the broker was lost, or the worker shuts down: forget every task that no worker has begun.
 
-        Its broker delivers it again, and an acknowledgement would go to a connection that is no more. Accepted
-        tasks go on. Without an event loop Celery expects nothing of the kind.
+        Its broker delivers it again, and an acknowledgement would go to a connection that is no more. Those that were begun
+        go on. Without an event loop Celery expects nothing of the kind.
         """
         for elder in self._living_elders():
             elder.flush()
         if self.threads or self._state == TERMINATE or self._engine.closed:
             return
         self._engine.withdraw()
-        for worker in list(self._engine.core.staff.workers.values()):
-            for job in list(worker.inflight.values()):
-                if isinstance(job, ApplyResult) and job._accepted_at is None and job.callbacks is not None:
-                    callbacks = job.callbacks
-                    callbacks.told = True
-                    callbacks.accept = callbacks.timeout = None
+        until = time.monotonic() + _DECIDE_S
+        while (undecided := self._undecided()) and time.monotonic() < until and not self._engine.interrupted():
+            # Not yet told of is not the same as not begun: forgotten, it would run here and once more where it is sent next.
+            self._engine.hold_back(worker for worker, _ in undecided)
+            self._engine.turn(0.005)
+            self._engine.withdraw()
+        for _, job in undecided:
+            if job.callbacks is not None:
+                job.callbacks.told = True
+                job.callbacks.accept = job.callbacks.timeout = None
+
+    def _undecided(self) -> list[tuple[Worker, ApplyResult]]:
+        """The tasks that were given to a worker, and of which it has neither said that it took them nor how they ended."""
+        return [
+            (worker, job)
+            for worker in list(self._engine.core.staff.workers.values())
+            for job in list(worker.inflight.values())
+            if isinstance(job, ApplyResult) and job._accepted_at is None and not job.state
+        ]
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         for elder in self._living_elders():
@@ -247,10 +257,3 @@ class CeleryPool(Pool):
         self._pids = {pid: index for pid, index in self._pids.items() if pid in alive}
         if handle.pid is not None:
             self._pids[handle.pid] = handle.index
-
-
-def _tell_of_exit(handle: WorkerHandle) -> None:
-    """Log the exits that nobody ordered and that do not belong to a worker's normal life."""
-    blow = handle._worker.blow
-    if not is_expected(handle.exitcode, ordered=blow is not None and blow.struck):
-        log.error("Process %r pid:%r exited with %r", handle.name, handle.pid, human_status(handle.exitcode))

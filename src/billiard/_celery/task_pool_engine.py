@@ -7,8 +7,9 @@ it is put down here, and done as soon as the interrupted turn is through.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .._core.state import Worker
 from .._supervisor.engine import Engine
@@ -45,6 +46,17 @@ class CeleryEngine(Engine):
         job = self._job_of(worker)
         if job is not None:
             self.terminate_job(job, signum)
+
+    def hold_back(self, workers: Iterable[Worker]) -> None:
+        """Have these workers begin nothing more of what they hold; it comes back to the backlog."""
+
+        def recall() -> None:
+            now = time.monotonic()
+            for worker in workers:
+                if worker.board is not None and not worker.recalled:
+                    self.core.blows.recall(worker, worker.board.see().current + 1, now)
+
+        self.change(recall)
 
     def withdraw(self) -> None:
         """Take back every job that no worker was given: it never starts, and nobody is told."""

@@ -227,14 +227,14 @@ class Staff:
     def _account(self, worker: Worker, status: int | None, failed_start: bool, ordered: bool, now: float, failure: Any) -> None:
         if self.standing is Standing.TERMINATE:
             return
-        terminated_by_user = worker.blow is not None and worker.blow.cause is Cause.TERMINATED
+        on_purpose = worker.blow is not None and worker.blow.cause in (Cause.TERMINATED, Cause.TIME_LIMIT)
         if failed_start:
             # killed from outside says little about whether a worker can start at all
             self._failed_starts += 0.2 if status in _KILLED_FROM_OUTSIDE else 1
             if self._failed_starts >= FAILED_STARTS + self.size:
                 self.break_down(Fate(Cause.UNSTARTABLE, worker, status, detail=failure))
                 return
-        if self._restarts is None or terminated_by_user or not spends_restart(status):
+        if self._restarts is None or on_purpose or not spends_restart(status):
             return
         if not (ordered and worker.blow is None) and self._restarts.exceeded(now):
             self.break_down(Fate(Cause.RESTARTS, worker, status, detail=self._restarts))

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .._typing import Any, Protocol
-from .log import logger
+from . import log
 
 
 class Announcement(Protocol):
@@ -65,7 +65,7 @@ class Announcer:
         self._queue.put(batch)
         for _ in batch:  # no others: a map that its caller found to be over is added without the lock
             self.pending.popleft()
-        if self.thread is None:
+        if not self._runs.locked():  # or it is about to end, and looks once more
             # stored when it has started, here and by itself: cut short in between, one that never started would be trusted
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
@@ -88,12 +88,14 @@ class Announcer:
                     self.pending.appendleft(taken[0])
 
     def _run(self) -> None:
-        if not self._runs.acquire(blocking=False):
-            return  # started twice
-        self.thread = threading.current_thread()
-        while self._run_batch():
-            pass
-        self._runs.release()
+        while self._runs.acquire(blocking=False):  # else another one was started
+            self.thread = threading.current_thread()
+            while self._run_batch():
+                pass
+            self._runs.release()
+            if self._queue.empty():
+                return
+            # a batch behind the end: whoever put it there saw us at work, and started nobody
 
     def _run_batch(self) -> bool:
         """Wait for a batch and run it. A function of its own, so that nothing told stays in a local until the next one
@@ -108,20 +110,30 @@ class Announcer:
                 log_callback_error(getattr(announcement, "function", announcement), exc)
         return True
 
-    def stop(self) -> None:
-        """Run what is left, then end the thread; from that thread itself, only say so."""
+    def stop(self, patience_s: float | None = None) -> None:
+        """Run what is left, then end the thread, waiting `patience_s` seconds for it (None: as long as it takes); from that
+        thread itself, only say so."""
         if self.pending:
             self.release()
         thread = self.thread
         if thread is not None:
             self._queue.put(None)
             if thread is not threading.current_thread():
-                thread.join()
-                self.thread = None
+                thread.join(patience_s)
+                if self.thread is thread and not thread.is_alive():
+                    self.thread = None
         else:
             self.run_here()
 
 
+def call_hook(hook: Callable[..., Any], *args: Any) -> None:
+    """Call a pool's hook. What it raises is logged: no call is to blame for it, and none must suffer from it."""
+    try:
+        hook(*args)
+    except Exception as exc:
+        log_callback_error(hook, exc)
+
+
 def log_callback_error(function: Any, exc: BaseException) -> None:
     """Say in the log that a callback raised."""
-    logger().error("Pool callback %r raised exception: %r", function, exc, exc_info=exc)
+    log.error("Pool callback %r raised exception: %r", function, exc, exc_info=exc)

@@ -15,8 +15,8 @@ from .._core.state import Cause, Phase, Worker
 from .._typing import Any, Final
 from .._wire import frames
 from .._wire.channel import FrameError
+from . import log
 from .hands import Functions, Hands
-from .log import logger
 from .poll_set import IN, OUT, PollSet
 
 LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
@@ -124,7 +124,7 @@ class Channels:
 
     def _distrust(self, worker: Worker, exc: FrameError) -> None:
         """What it sends is no frame, or too large for us: kill it, and let its call fail."""
-        logger().error("worker %s is killed: %s", worker.pid, exc)
+        log.error("worker %s is killed: %s", worker.pid, exc)
         self._core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
         # only now: cut short before it, the next turn finds the same bytes, and condemns it again
         worker.hands.channel.closed_by_peer = True

@@ -22,10 +22,11 @@ import time
 from collections.abc import Callable
 
 from .._typing import Any, Final, Protocol
-from .log import logger
+from . import log
 from .poll_set import LONGEST_S
 
 CALLERS_GONE_S: Final = 0.020
+MOST_NAPS: Final = 10  # in such a time: on a clock that a test has stopped it never ends
 LOOK_INSIDE_S: Final = 0.020  # a caller inside another looks so often whether it has what it waits for
 _FOREVER: Final = -1.0
 
@@ -78,7 +79,7 @@ class Machine(Protocol):
     def turn_beside(self, timeout: float) -> None: ...
     def next_deadline(self) -> float | None: ...
     def rouse(self) -> None: ...
-    def release(self) -> None: ...
+    def release(self, patience_s: float | None) -> None: ...
     @property
     def interrupted(self) -> Callable[[], bool]: ...
 
@@ -98,6 +99,7 @@ class Driver:
         self._waiting = waiting
         self._inside: dict[int, None] = {}  # threads that are in `wait`
         self._last_left = 0.0
+        self._napped_after, self._naps = 0.0, 0
         self._parked = False
         self._park = threading.Lock()
         self._park.acquire()
@@ -238,10 +240,10 @@ class Driver:
                     self._turn(_FOREVER, False)
                 failures = 0
                 if self._machine.end.state:
-                    self._machine.release()
-            except BaseException:  # also what another thread throws into this one: without it no limit holds
+                    self._machine.release(0.0)  # a callback may wait for us
+            except BaseException as exc:  # also what another thread throws into this one: without it no limit holds
                 # the rules keep what is undone for the next turn; a turn that never succeeds must not spin
-                logger().exception("%s: a turn failed and is repeated", self._name)
+                log.error("%s: a turn failed and is repeated", self._name, exc_info=exc)
                 failures += 1
                 self._park.acquire(timeout=min(0.01 * 2**failures, 1.0))
 
@@ -249,7 +251,10 @@ class Driver:
         """Sleep while callers drive. True: it slept, look again whether they do; False: drive now."""
         now = time.monotonic()
         rest = self._last_left + CALLERS_GONE_S - now
-        if rest > 0:
+        if self._last_left != self._napped_after:
+            self._napped_after, self._naps = self._last_left, 0
+        if rest > 0 and self._naps < MOST_NAPS:
+            self._naps += 1
             # callers come and go: a nap of fixed length costs them nothing, being woken by each would
             deadline = self._next_deadline()
             if deadline is not None:

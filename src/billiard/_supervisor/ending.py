@@ -100,8 +100,9 @@ class Ending:
             self.processes.obey(*orders[0], time.monotonic())
             orders.popleft()
 
-    def release(self) -> None:
-        """All workers are gone: end threads, template and descriptors. Repeatable."""
+    def release(self, patience_s: float | None = None) -> None:
+        """All workers are gone: end threads, template and descriptors. Repeatable. Waits for a callback that runs, for
+        `patience_s` seconds (None: as long as it takes)."""
         if self.in_forked_copy():
             return
         self.driver.stop(self.wake)
@@ -110,9 +111,9 @@ class Ending:
                 self.processes.launcher.close()
                 self.closed = True
             self.poll_set.close()
-        self._settle_late()
+        self._settle_late(patience_s)
 
-    def _settle_late(self) -> None:
+    def _settle_late(self, patience_s: float | None = None) -> None:
         """What was handed over when nobody would see it any more ends too, or whoever waits for it would wait for ever: a
         thread may have been between its look at the pool's state and its submission, or still be reading a map's input."""
         if self.in_forked_copy():
@@ -120,7 +121,7 @@ class Ending:
         with self._crank:
             self.core.staff.fail_backlog(Fate(Cause.POOL_TERMINATED))
             self._announce_settled()
-        self.announcer.stop()
+        self.announcer.stop(patience_s)
 
     def _announce_settled(self) -> None:
         settled = self.core.dispatch.settled
@@ -170,6 +171,7 @@ class Ending:
         for worker in list(self.core.staff.workers.values()):
             if worker.hands is not None:
                 worker.hands.close_in_forked_child()
+                worker.board = None  # what its calls are on, nobody here can see any more
         launcher = getattr(self.processes, "launcher", None)
         if launcher is not None:
             launcher.close_in_forked_child()

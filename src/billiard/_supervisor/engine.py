@@ -31,13 +31,13 @@ from .._core.staff import Standing
 from .._core.state import NEVER_S, Job, Worker
 from .._typing import Any, Final
 from .._wire import frames
+from . import log
 from .announcer import Announcer
 from .driver import Driver, Target
 from .ending import Ending
 from .fork_safety import remember
 from .hands import Hands
 from .launchers import Launcher
-from .log import logger
 from .poll_set import IN, OUT, PollSet
 from .waiting import Waiting
 
@@ -63,9 +63,7 @@ class Engine(Ending):
         self._unfinished = False  # a turn was cut short: look at everything, and at once
         self._postponed: deque[Callable[[], None]] = deque()  # changes that a signal handler wanted in the midst of a turn
         if threaded:
-            # here, and not in the thread that needs it: a process forked while a thread imports, such as the next pool's
-            # template, waits for that import for ever as soon as it wants the same module
-            logger()
+            log.prepare()
         self.driver = Driver(self, self.poll_set.waiting_callers, f"{name}-supervisor")
         remember(self)
         try:
@@ -348,6 +346,7 @@ class Engine(Ending):
     def terminate_job(self, job: Job, signum: int) -> None:
         """End one job, queued or running, and no other. SIGUSR1 is delivered to one that is running like its soft limit."""
         signum = _checked_signal(signum)
+        self.refuse_in_forked_copy()
         blows = self.core.blows
 
         def decide() -> None:
@@ -365,6 +364,7 @@ class Engine(Ending):
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on; if it is on none, the worker."""
         signum = _checked_signal(signum)
+        self.refuse_in_forked_copy()
         job = self._job_of(worker)
         if job is not None:
             self.terminate_job(job, signum)

@@ -39,6 +39,12 @@ class Functions:
             self.ids[id(func)] = number
         return number
 
+    def forget_main(self) -> None:
+        """The workers to come have another `__main__`: what is still the same there is numbered anew at its next use."""
+        for func in self._kept:
+            if func.__module__ == "__main__":
+                self.ids.pop(id(func), None)
+
     def __len__(self) -> int:
         return len(self.ids)
 

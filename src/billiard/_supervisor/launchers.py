@@ -7,9 +7,11 @@ nothing, so an interrupted order may be repeated.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -20,13 +22,12 @@ from .._core.state import Worker
 from .._stdlib.context import BaseContext
 from .._typing import Any, Final, Protocol
 from .._wire.board import Board
-from .._wire.descriptors import is_readable
+from .._wire.descriptors import NO_SIGNAL, is_readable
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._worker.main import serve_spawned
 from .._worker.settings import WorkerSettings
-from . import template
-from .log import logger
+from . import log, template
 from .template import EXITED, STARTED
 
 ALL_LOST: Final = 0  # the launcher itself died, and all its workers with it
@@ -77,7 +78,7 @@ def send_signal(pid: int, signum: int, group: bool) -> None:
             send_signal(pid, signum, group=False)
     except OSError as exc:
         # a task that became another user's, perhaps: raised, it would end this turn and every other
-        logger().error("worker %d cannot be sent signal %d: %s", pid, signum, exc)
+        log.error("worker %d cannot be sent signal %d: %s", pid, signum, exc)
 
 
 class TemplateLauncher:
@@ -103,6 +104,7 @@ class TemplateLauncher:
 
     def _start_template(self) -> None:
         self._reap()  # of an earlier try that was cut short
+        self.snapshot.take()
         control = template.fork_template(self._settings, self.snapshot, self._name_prefix, self._pids)
         self._watch(control.fileno())
         self._control = control  # last: one that is not watched is none
@@ -117,7 +119,9 @@ class TemplateLauncher:
         worker.name = f"{self._name_prefix}-{serial}"
         message = template.MESSAGE.pack(template.SPAWN, worker.ident, worker.index, serial)
         try:
-            socket.send_fds(control, [message], [*far_end.fds, board.fd])
+            fds = array.array("i", [*far_end.fds, board.fd])
+            # not `socket.send_fds`, which ignores its flags
+            control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], NO_SIGNAL)
         except (BrokenPipeError, ConnectionResetError) as exc:
             raise OSError(errno.EAGAIN, "the template process is gone") from exc
 
@@ -184,7 +188,7 @@ class TemplateLauncher:
     def _bury_all(self) -> None:
         while self._burials and self._control is not None:
             try:
-                self._control.send(template.MESSAGE.pack(template.BURY, self._burials[0], 0, 0))
+                self._control.send(template.MESSAGE.pack(template.BURY, self._burials[0], 0, 0), NO_SIGNAL)
             except BlockingIOError:
                 return  # with the next event
             except OSError:
@@ -248,6 +252,10 @@ class ContextLauncher:
             except OSError:
                 self._begun.discard(worker.ident)
                 raise
+            except (AttributeError, TypeError, pickle.PicklingError) as exc:
+                raise TypeError(
+                    f"initializer, initargs and on_process_exit must be picklable with start method {self._method!r}: {exc}"
+                ) from exc
             self._processes[worker.ident] = process
             self._begun.discard(worker.ident)
         if worker.ident not in self._fds.values():

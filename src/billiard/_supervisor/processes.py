@@ -14,10 +14,10 @@ from .._core.core import Core
 from .._core.staff import Standing
 from .._core.state import Phase, Worker
 from .._wire.exits import spends_restart
+from . import log
 from .channels import Channels
 from .hands import Hands
 from .launchers import ALL_LOST, NO_FD, Launcher, send_signal
-from .log import logger
 from .poll_set import PollSet
 from .template import EXITED, NOT_STARTED, STARTED
 
@@ -119,7 +119,7 @@ class Processes:
     def _all_lost(self) -> None:
         """The template died, and its workers with it."""
         if self._core.staff.standing is Standing.RUN:
-            logger().warning("the template process of a pool died; its workers are replaced")
+            log.warning("the template process of a pool died; its workers are replaced")
         for worker in list(self._core.staff.workers.values()):
             if worker.hands is not None and not worker.hands.exited:
                 if worker.pid is not None:
@@ -127,6 +127,7 @@ class Processes:
                     worker.hands.exit_status = -signal.SIGKILL
                 worker.hands.exited = True
                 self.exits[worker] = None
+        self._channels.functions.forget_main()
         self.launcher.lost()
 
     def bury(self, worker: Worker, now: float) -> None:

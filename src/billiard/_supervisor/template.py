@@ -34,7 +34,9 @@ from multiprocessing import util
 
 from .._stdlib.context import ForkProcess
 from .._typing import Any, Final, NoReturn
+from .._wire import pickling
 from .._wire.board import Board
+from .._wire.descriptors import NO_SIGNAL
 from .._wire.exits import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
@@ -107,6 +109,7 @@ class Template:
         if _RUNS_ATEXIT:
             atexit._clear()  # the same
             atexit.register(util._exit_function)  # type: ignore[attr-defined]  # not published
+        pickling.after_fork()
         gc.freeze()  # a collection in a worker would write to, and so copy, every page it shares with us
 
     def _start_the_first(self) -> None:
@@ -247,7 +250,7 @@ class Template:
 
     def _tell(self, operation: int, ident: int, value: int) -> None:
         try:
-            self._control.sendall(MESSAGE.pack(operation, ident, value, 0))
+            self._control.sendall(MESSAGE.pack(operation, ident, value, 0), NO_SIGNAL)
         except ConnectionError:
             pass  # the parent is gone, and the loop is about to see it: no traceback into a program that has ended
 
@@ -290,17 +293,34 @@ def _stdin_from_nowhere() -> None:
         pass
 
 
+def _fork(pids: list[int]) -> None:
+    """Fork, and put the child's pid into `pids`: in a local it would be lost when a signal's handler raises, and its process
+    never reaped.
+
+    Signals wait, since a handler that raises in the midst of it, where `logging` and others have taken their locks for the
+    fork, leaves them taken for ever. And nobody imports cloudpickle meanwhile: the child would wait for that import for ever.
+    """
+    masks: list[Any] = []
+    with pickling.importing:
+        try:
+            masks.extend(map(signals.change_mask, (signals.BLOCK,), (_ALL_SIGNALS,)))
+            pids.extend(itertools.starmap(os.fork, ((),)))
+        finally:
+            for mask in masks:
+                signals.change_mask(signals.SET_MASK, mask)
+
+
 def fork_template(
     settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str, pids: list[int]
 ) -> socket.socket:  # fmt: skip
     """Fork a template off this process. Puts its pid into `pids`, and returns the parent's end of its control socket
     (non-blocking)."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.settimeout(None)  # whatever `socket.setdefaulttimeout` says
     parent_pid = os.getpid()
     try:
         util._flush_std_streams()  # type: ignore[attr-defined]  # not published
-        # a pid in a local would be lost when a signal handler raises here, and its process never reaped
-        pids.extend(itertools.starmap(os.fork, ((),)))
+        _fork(pids)
         if pids[-1] == 0:
             ours.close()
             Template(theirs, settings, snapshot, name_prefix).run()

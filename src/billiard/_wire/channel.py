@@ -25,7 +25,7 @@ from collections.abc import Collection
 
 from .._typing import Final, NamedTuple
 from . import heap, held_calls
-from .descriptors import close_all
+from .descriptors import NO_SIGNAL, close_all
 from .far_end import FarEnd
 from .frames import BESIDE, ERROR, FAILED, HEADER, HEADER_SIZE, IN_PIPE, KIND, LARGE, RESULT, Buffer, FrameError
 
@@ -40,7 +40,7 @@ _LOOKS: Final = 16  # for a body whose header is there: its sender is at it, and
 _PIPE_BUFFER: Final = 1 << 17  # the tiny results of the largest window
 _F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _HELD_UP_TO: Final = 1 << 16  # bytes whose copying takes no longer than a change of threads
-_NOW: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_NOW: Final = socket.MSG_DONTWAIT | NO_SIGNAL
 _done = (-1).__lt__  # a filter in C for what `held_calls` return, so that rule 1 is kept
 
 _unpack = HEADER.unpack_from
@@ -326,14 +326,14 @@ class Channel:
                 return
             try:
                 if len(out.parts) > 1:
-                    out.sent.extend(map(self.sock.sendmsg, (out.rest(sent),)))
+                    out.sent.extend(map(self.sock.sendmsg, (out.rest(sent),), ((),), (_NOW,)))
                     continue
                 part = out.parts[0]
                 if self._rivals and not sent and out.size <= _HELD_UP_TO:
                     out.sent.extend(filter(_done, map(held_calls.send, self._sock_fds, (part,), (out.size,), (_NOW,))))
                     if out.sent:
                         continue
-                out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,)))
+                out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,), (_NOW,)))
             except BlockingIOError:
                 return
             except OSError:

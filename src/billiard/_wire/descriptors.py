@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from collections import deque
+
+from .._typing import Final
+
+#: For whatever is sent to a process that may be gone: many a program has given SIGPIPE its default back, which would end it.
+NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 def close_all(fds: list[int]) -> None:

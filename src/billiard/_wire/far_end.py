@@ -30,6 +30,7 @@ class FarEnd:
     _fds: list[int] = []  # of one whose making did not get that far
 
     def __init__(self, sock: socket.socket, fds: list[int]) -> None:
+        sock.settimeout(None)  # whatever `socket.setdefaulttimeout` says: a worker may be idle for long
         self.sock = sock
         self._fds: list[int] = []
         self._fds.extend(map(fds.pop, (-1,)))  # whose it is must never be in doubt, see billiard._wire.channel

@@ -64,6 +64,7 @@ _ABOUT: Final = struct.Struct("<QQ")
 
 _LARGE_HEAD = struct.Struct("<IIQ")
 _ALIGNMENT: Final = 16
+_KEPT_PART: Final = 16
 
 
 class FrameError(Exception):
@@ -122,6 +123,8 @@ def unpack_large(body: memoryview) -> tuple[memoryview, list[memoryview]]:
         at += -(HEADER_SIZE + at) % _ALIGNMENT
         if at + size > len(body):
             raise FrameError(f"large body of {len(body)} bytes has no room for a buffer of {size}")
-        buffers.append(body[at : at + size])
+        buffer = body[at : at + size]
+        # a small one that is kept would keep all of a large body with it
+        buffers.append(memoryview(bytearray(buffer)) if size < len(body) // _KEPT_PART else buffer)
         at += size
     return pickled, buffers

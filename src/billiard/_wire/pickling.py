@@ -24,6 +24,7 @@ import io
 import marshal
 import pickle
 import sys
+import threading
 import types
 from collections import ChainMap
 from collections.abc import Callable
@@ -62,7 +63,11 @@ class MainSnapshot:
         """`importable` False: the workers have no `__main__` of ours (spawned from a REPL), nothing goes by reference."""
         self._names: dict[str, Any] = {}
         if importable:
-            self._names = {name: value for name, value in self._main().items() if _is_definition(value)}
+            self.take()
+
+    def take(self) -> None:
+        """Take it anew: workers are about to be made that know today's `__main__`."""
+        self._names = {name: value for name, value in self._main().items() if _is_definition(value)}
 
     @staticmethod
     def _main() -> dict[str, Any]:
@@ -70,9 +75,12 @@ class MainSnapshot:
         return dict(vars(main)) if main is not None else {}
 
     def has(self, obj: Any) -> bool:
-        """Whether `obj` (whose module is `__main__`) is what the workers have under its name."""
+        """Whether `obj` (whose module is `__main__`) is what the workers have under its name, and what this process has there:
+        pickle asks for the latter."""
         first, *rest = getattr(obj, "__qualname__", "<locals>").split(".")
         found = self._names.get(first)
+        if found is not getattr(sys.modules.get("__main__"), first, None):
+            return False
         for name in rest:
             found = getattr(found, name, None)
         return found is obj
@@ -253,9 +261,26 @@ def _needs_care(pickled: bytes, snapshot: MainSnapshot) -> bool:
     return b"multiprocessing" in pickled or b"billiard" in pickled or b"socket" in pickled
 
 
-def _dumps_by_value(obj: Any, snapshot: MainSnapshot) -> Pickled:
-    import cloudpickle  # costs 20 ms: only who needs it pays
+#: Held while cloudpickle is imported, and while a process is forked that may need it.
+importing: Final = threading.RLock()
 
+
+def _import_cloudpickle() -> Any:
+    with importing:
+        import cloudpickle  # costs 20 ms: only who needs it pays
+
+    return cloudpickle
+
+
+def after_fork() -> None:
+    """In a process that was forked by one of several threads: nobody here will release what another one held."""
+    loaded = sys.modules.get("cloudpickle.cloudpickle")
+    if hasattr(loaded, "_DYNAMIC_CLASS_TRACKER_LOCK"):
+        loaded._DYNAMIC_CLASS_TRACKER_LOCK = threading.Lock()  # type: ignore[union-attr]  # it has, see above
+
+
+def _dumps_by_value(obj: Any, snapshot: MainSnapshot) -> Pickled:
+    cloudpickle = _import_cloudpickle()
     kept: list[memoryview] = []
     out = io.BytesIO()
     if hasattr(cloudpickle, "Pickler"):
@@ -269,14 +294,14 @@ def _dumps_by_value(obj: Any, snapshot: MainSnapshot) -> Pickled:
 
 @functools.cache
 def _by_value_pickler() -> Any:
-    import cloudpickle
+    base = _import_cloudpickle().Pickler
 
-    class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # built on an untyped C base
+    class ByValuePickler(base):  # type: ignore[misc, valid-type]  # built on an untyped C base
         def __init__(self, out: io.BytesIO, snapshot: MainSnapshot, buffer_callback: Any) -> None:
             # before the base's, which reads it once: set later it is an attribute that nobody looks at
             self.dispatch_table = ChainMap(
                 _reducers,
-                cloudpickle.Pickler.dispatch_table,
+                base.dispatch_table,
                 copyreg.dispatch_table,
             )
             super().__init__(out, protocol=_PROTOCOL, buffer_callback=buffer_callback)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import marshal
 import mmap
+import os
 import pickle
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import util
 from types import TracebackType
 
 from .._typing import Any
@@ -46,12 +49,13 @@ class Loop:
         self._functions: dict[int, Any] = {}
         self._unloaded: dict[int, bytes] = {}
         self._honoured = 0  # the last recall that a RESUME ended
-        self.termination = Termination()
+        self.termination = Termination(self._look_after_each_call)
         self._soft = SoftLimit(board.cells, self._ask_again)
         self._memory_limit_kb = settings.max_memory_kb
         self._growth = PeakGrowth(settings.memory_in_total) if settings.max_memory_kb is not None else None
         self._retire: int | None = None  # told to leave, with this status, while a call waited for its verdict
         self._may_leave = self._growth is not None  # whether to look, after each call, if it was the last
+        self._forked = False  # this is a child that a task has forked
 
     def run(self) -> int:
         """Serve; returns the exit status to leave with. Raises SystemExit on SIGTERM."""
@@ -59,6 +63,17 @@ class Loop:
         self._soft.install()
         self._tell(frames.frame(frames.READY, 0, 0))
         return self._serve(_receive(self._far_end.sock))
+
+    def _look_after_each_call(self) -> None:
+        self._may_leave = True
+
+    def after_fork(self) -> None:
+        """In a child that a task has forked, and that may come back from the task: it must not go on as the worker, with the
+        calls that this one holds. What it does meanwhile nobody hears of."""
+        self._forked = self._may_leave = True
+        self._cells.release()  # or the rest of a chunk would be noted on the worker's board, and run twice
+        self.termination.uninstall()
+        self._soft.uninstall()
 
     def _ask_again(self, number: int) -> None:
         self._tell(frames.about(frames.REARM, number))
@@ -107,6 +122,7 @@ class Loop:
                 if kind == 1 and tag in functions:  # frames.CALL; the hot path comes first
                     payload = loads(body) if body[0] == 0x80 else unmarshalled(body)  # pickling.read
                     value = functions[tag](*payload)
+                    payload = ()  # a slow `__del__` is part of its own call: of its time, and within its limits
                 else:
                     payload = ()
                     value = self._run_rare(kind, tag, body)
@@ -115,7 +131,7 @@ class Loop:
                 soft.running = 0
                 if self.termination.requested:
                     raise
-                exc.__traceback__ = _from_the_task_on(exc.__traceback__)
+                exc.with_traceback(_from_the_task_on(exc.__traceback__))  # a class may refuse a plain assignment
                 reply = self._encoded(exc, unread=payload is None)
             run_us = (clock() - started) // 1000
             if run_us > _MAX_TAG:
@@ -137,7 +153,13 @@ class Loop:
         return EX_OK  # end of stream: the parent is gone
 
     def _leaves(self, number: int) -> int | None:
-        """Whether call `number` was the last: the status to leave with."""
+        """Whether call `number` was the last: the status to leave with. Raises SystemExit if a call has swallowed the one of
+        SIGTERM: whoever sent that wants the worker gone, and the next call's error must not be taken for it."""
+        if self._forked:
+            util._flush_std_streams()  # type: ignore[attr-defined]  # not published
+            os._exit(EX_OK)
+        if self.termination.requested:
+            raise SystemExit(128 + signal.SIGTERM)
         if self._retire is not None:
             return self._retire
         if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):
@@ -262,7 +284,7 @@ def _unread(exc: BaseException, snapshot: pickling.MainSnapshot) -> BaseExceptio
         return exc
     error = PayloadError(f"the call could not be rebuilt in the worker: {errors.safe_repr(exc)}")
     error.__cause__ = exc
-    exc.__traceback__ = _from_the_task_on(exc.__traceback__)
+    exc.with_traceback(_from_the_task_on(exc.__traceback__))
     error._sent_cause = errors.encode(exc, snapshot)  # by itself, so that a cause that does not pickle is not the error's end
     return error
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import sys
 import threading
+from multiprocessing import process as mp_process
 from multiprocessing import util
 
 from .._typing import Final
@@ -17,10 +17,11 @@ from .._wire.exits import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from . import lifeline, signals
+from .fork_hooks import ForkHooks
 from .loop import Loop
 from .settings import WorkerSettings
 
-LEAVE_GRACE_S: Final = 1.0  # for the threads of its tasks, once a worker has nothing else to do
+LEAVE_GRACE_S: Final = 1.0  # for the threads and processes of its tasks, once a worker has nothing else to do
 
 
 def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
@@ -33,14 +34,14 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
     if is_readable(lifeline_fd):  # it was cut before it could be watched
         os._exit(EX_FAILURE)
     _reseed()
-    os.register_at_fork(after_in_child=functools.partial(_leave_to_the_parent, far_end))
+    hooks = ForkHooks(far_end, lifeline_fd)
     status = EX_FAILURE
     loop: Loop | None = None
     try:
         try:
             if settings.initializer is not None:
                 settings.initializer(*settings.initargs)
-            loop = Loop(far_end, board, settings, snapshot)
+            loop = hooks.loop = Loop(far_end, board, settings, snapshot)
         except BaseException as exc:
             error = errors.encode(exc, snapshot)
             far_end.send(frames.FAILED, 0, 0, [error], len(error))
@@ -70,9 +71,9 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
 
 
 def _leave_in_time(status: int) -> None:
-    """A thread that a task left, and that is no daemon, has a while to end. One that never ends would keep the process for
-    ever, and with it `join`; with a quota of tasks there would be ever more of them."""
-    if threading.active_count() > 1:
+    """A thread or a process that a task left, and that is no daemon, has a while to end. One that never ends would keep this
+    one for ever, and with it `join`; with a quota of tasks there would be ever more of them."""
+    if threading.active_count() > 1 or mp_process._children:  # type: ignore[attr-defined]  # not published
         last_act = threading.Timer(LEAVE_GRACE_S, _leave_at_once, (status,))
         last_act.daemon = True
         last_act.start()
@@ -106,16 +107,6 @@ def _lead_own_group() -> None:
         os.setpgid(0, 0)
     except OSError:
         pass  # already a session leader
-
-
-def _leave_to_the_parent(far_end: FarEnd) -> None:
-    """In a child that a task forks: one that came back from the task, or was left by `sys.exit`, would go on as the worker,
-    and take and answer calls on its channel. It finds the end of it, and leaves."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in far_end.fds:
-        if fd >= 0:  # else it was closed
-            os.dup2(null, fd, inheritable=False)
-    os.close(null)
 
 
 def _reseed() -> None:

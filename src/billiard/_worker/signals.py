@@ -22,6 +22,7 @@ from .._wire.board import ITEM, SOFT_ITEM, SOFT_NUMBER
 from ..exceptions import SoftTimeLimitExceeded
 
 SOFT_SIGNAL: Final = signal.SIGUSR1
+TERMINATION_SIGNAL: Final = signal.SIGTERM
 DEFAULT: Final = int(signal.SIG_DFL)
 IGNORE: Final = int(signal.SIG_IGN)
 
@@ -49,8 +50,10 @@ def before_initializer() -> None:
 class Termination:
     """SIGTERM, turned into SystemExit once; the second one kills."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Callable[[], None]) -> None:
+        """`asked` is called in the signal's handler, before it raises."""
         self.requested = False
+        self._asked = asked
 
     def install(self) -> None:
         """Take SIGTERM, unless the initializer gave it a handler of its own."""
@@ -59,8 +62,14 @@ class Termination:
 
     def _handle(self, signum: int, frame: object) -> None:
         self.requested = True
+        self._asked()
         signal.signal(signum, signal.SIG_DFL)
         raise SystemExit(128 + signum)
+
+    def uninstall(self) -> None:
+        """Give SIGTERM its default back."""
+        if get_handler(signal.SIGTERM) == self._handle:
+            set_handler(signal.SIGTERM, DEFAULT)
 
     def too_late(self) -> None:
         """The worker leaves by itself: a SIGTERM has nothing left to end, and raised in an exit hook it would be printed."""
@@ -87,6 +96,10 @@ class SoftLimit:
         set_handler(SOFT_SIGNAL, self._handle)
         self._outer_hook = sys.unraisablehook
         sys.unraisablehook = self._unraisable
+
+    def uninstall(self) -> None:
+        """Give the signal its default back."""
+        set_handler(SOFT_SIGNAL, DEFAULT)
 
     def _handle(self, signum: int, frame: object) -> None:
         aim = (self._cells[SOFT_NUMBER], self._cells[SOFT_ITEM])

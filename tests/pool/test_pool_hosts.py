@@ -1,0 +1,177 @@
+"""Programs that have changed what a pool takes for granted: signals, clocks, sockets' timeouts, logging, names, locks."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+
+import pool_tasks as t
+import pytest
+from pool_helpers import WITHIN_S, is_running, kill, wait_until
+
+import billiard
+from billiard import WorkerLostError
+from billiard._supervisor import template
+from billiard._wire import pickling
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_sigpipe_with_its_default_does_not_end_the_program(make_pool, threads):
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        pool = make_pool(1, threads=threads)
+        for _ in range(20):
+            pid = pool.apply(t.pid)
+            kill(pid)
+            wait_until(lambda pid=pid: not is_running(pid))
+            wait_until(lambda: _answers(pool))  # the call may have been written to the one that is gone
+        kill(pool._engine.processes.launcher._pids[-1])
+        wait_until(lambda: _answers(pool))
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
+def _answers(pool):
+    try:
+        return pool.apply(t.add, (1, 2)) == 3
+    except WorkerLostError:
+        return False
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_default_timeout_of_sockets_is_not_the_workers(make_pool, method):
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(0.2)
+    try:
+        pool = make_pool(1, context=billiard.get_context(method))
+        pid = pool.apply(t.pid)
+        time.sleep(0.5)  # what is tested is that nothing happens meanwhile
+        assert pool.apply(t.pid) == pid
+        assert pool.did_start_ok()
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+class RaisingHandler(logging.Handler):
+    def emit(self, record):
+        raise ConnectionError("the log server is gone")
+
+
+def test_a_log_handler_that_raises_ends_no_thread(make_pool, capsys):
+    log = logging.getLogger("multiprocessing")
+    handler = RaisingHandler()
+    log.addHandler(handler)
+    try:
+        pool, told = make_pool(1), []
+        pool.apply_async(t.add, (1, 2), callback=lambda value: 1 / 0).get(WITHIN_S)
+        pool.apply_async(t.add, (1, 2), callback=told.append).get(WITHIN_S)
+        wait_until(lambda: told)
+        kill(pool._engine.processes.launcher._pids[-1])  # that is logged too, in the midst of a turn
+        wait_until(lambda: _answers(pool))
+        pool.apply_async(t.add, (3, 4), callback=told.append).get(WITHIN_S)
+        pool.close()
+        pool.join()
+        assert told == [3, 7]
+    finally:
+        log.removeHandler(handler)
+    assert "the log server is gone" in capsys.readouterr().err
+
+
+def test_a_clock_that_stands_still_holds_no_callback_up(make_pool, monkeypatch):
+    """As a test's frozen time does it."""
+    pool, told = make_pool(1), []
+    assert pool.apply(t.add, (1, 2)) == 3
+    now = time.monotonic()
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert pool.apply_async(t.add, (1, 2)).get() == 3
+    called = threading.Event()
+    pool.apply_async(t.add, (1, 2), callback=lambda value: called.set())
+    assert called.wait(WITHIN_S)
+    monkeypatch.setattr(time, "monotonic", real)
+    assert not told
+
+
+def test_signals_wait_while_the_template_is_forked(make_pool, monkeypatch):
+    """A handler that raises in the midst of a fork would leave locks taken that others' hooks hold meanwhile."""
+    masks, fork = [], os.fork
+
+    def noting():
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return fork()
+
+    monkeypatch.setattr(template.os, "fork", noting)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    pool = make_pool(1)
+    assert signal.SIGALRM in masks[0]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert signal.SIGALRM not in pool.apply(_mask)
+
+
+def _mask():
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_no_template_is_forked_while_cloudpickle_is_imported(make_pool):
+    """It would wait for that import, of which its copy never ends."""
+    made = []
+    with pickling.importing:
+        maker = threading.Thread(target=lambda: made.append(make_pool(1)))
+        maker.start()
+        maker.join(0.2)
+        assert not made
+    maker.join(WITHIN_S)
+    assert made[0].apply(t.add, (1, 2)) == 3
+
+
+def test_a_lock_of_cloudpickles_that_was_taken_at_the_fork(make_pool):
+    tracker = pytest.importorskip("cloudpickle.cloudpickle")._DYNAMIC_CLASS_TRACKER_LOCK
+
+    class Local:
+        value = 5
+
+    with tracker:  # by another thread, which dumps a class at that moment
+        pool = make_pool(1)
+    assert pool.apply_async(t.echo, (Local(),)).get(WITHIN_S).value == 5
+
+
+def _named_twice(text):
+    def function():
+        return text
+
+    function.__module__, function.__qualname__ = "__main__", "billiard_test_named_twice"
+    return function
+
+
+def test_what_main_names_anew_is_sent_as_what_it_was(make_pool, monkeypatch):
+    main = __import__("__main__")
+    old, new = _named_twice("old"), _named_twice("new")
+    monkeypatch.setattr(main, "billiard_test_named_twice", old, raising=False)
+    early, late = make_pool(1), make_pool(1)
+    assert early.apply(old) == "old"  # it has a number from now on
+    monkeypatch.setattr(main, "billiard_test_named_twice", new)
+    for pool in (early, late):
+        assert [pool.apply(old), pool.apply(lambda: old()), pool.apply(new)] == ["old", "old", "new"]
+        assert pool.map(old.__call__, [], 1) == []
+        kill(pool._engine.processes.launcher._pids[-1])
+        wait_until(lambda pool=pool: _answers(pool))
+        # these workers have today's names
+        assert [pool.apply(old), pool.apply(new)] == ["old", "new"]
+
+
+def test_a_thousandth_of_a_result_does_not_keep_all_of_it(pool):
+    numpy = pytest.importorskip("numpy")
+    small, big = pool.apply(_small_and_big)
+    assert small.nbytes < big.nbytes // 100
+    owner = small
+    while isinstance(owner, numpy.ndarray):
+        owner = owner.base
+    assert memoryview(owner).nbytes == small.nbytes
+
+
+def _small_and_big():
+    import numpy
+
+    return numpy.arange(5_000.0), numpy.zeros(1_000_000)
