@@ -458,33 +458,26 @@ def test_sigterm_ends_a_tasks_own_process_as_any_other(pool):
     assert pool.apply(start_and_terminate) == -signal.SIGTERM
 
 
-def swallow_everything():
+def swallow_everything(path):
     try:
+        t.record(path, "inside")
         time.sleep(20)
     except BaseException:
         pass
     return os.getpid()
 
 
-def test_a_sigterm_that_a_task_swallows_ends_the_worker_after_it(make_pool, until_running):
+def test_a_sigterm_that_a_task_swallows_ends_the_worker_after_it(make_pool, tmp_path):
     """Not the next call, nor one that fails much later and would be taken for the signal's victim."""
     pool = make_pool(1)
-    first = pool.apply_async(swallow_everything)
-    (pid,) = until_running(first)
+    first = pool.apply_async(swallow_everything, (str(tmp_path / "log"),))
+    wait_until(lambda: "inside" in t.noted(tmp_path / "log"))
+    (pid,) = first.worker_pids()
     os.kill(pid, signal.SIGTERM)
     assert first.get(WITHIN_S) == pid
     with pytest.raises(ValueError, match="broken"):
         pool.apply(t.fail)
     assert pool.apply(t.pid) != pid
-
-
-@pytest.fixture
-def until_running():
-    def wait(call):
-        wait_until(call.worker_pids)
-        return call.worker_pids()
-
-    return wait
 
 
 def test_a_slot_in_a_handler_that_interrupted_one_who_takes_a_slot(make_pool, threads):
@@ -516,3 +509,23 @@ def test_a_slot_in_a_handler_that_interrupted_one_who_takes_a_slot(make_pool, th
         signal.signal(signal.SIGALRM, before)
     assert counts["refused"]
     assert pool.apply_async(abs, (-5,)).get(WITHIN_S) == 5
+
+
+def test_what_a_child_forks_in_turn_keeps_what_it_has(pool):
+    """The worker's descriptors have gone with the first child: their numbers are whatever the child has opened."""
+    assert pool.apply(fork_twice) == b"still there"
+
+
+def fork_twice():
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.closerange(3, max(read, write))
+        fds = [os.open(__file__, os.O_RDONLY) for _ in range(64)]
+        if os.fork() == 0:
+            lost = [fd for fd in fds if not os.path.samefile(fd, __file__)]  # noqa: PTH121 - of descriptors
+            os.write(write, b"lost " + repr(lost).encode() if lost else b"still there")
+            os._exit(0)
+        os._exit(0)
+    os.close(write)
+    os.wait()
+    return os.read(read, 1000)

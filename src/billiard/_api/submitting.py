@@ -138,7 +138,8 @@ class Submitting:
                 self._engine.turn(-1.0)
                 claiming[me] = None
             job.callbacks.slot = slot  # type: ignore[union-attr]  # `_set_options` has made them
-            if self._engine.standing or self._engine.closed:  # by now: that wait may have been long
+            # By now: that wait may have been long. Celery's worker, which is ending too, would take the error for its own.
+            if (self._engine.standing or self._engine.closed) and not self._is_celerys:
                 slot.release()
                 self._refuse()
             self._engine.submit(job)

@@ -32,8 +32,10 @@ class LaxBoundedSemaphore(threading.Semaphore):
 
     def shrink(self) -> None:
         """One slot less; waits until one is free."""
-        self._initial_value -= 1
+        # The bound last: lowered before, it would have a release forgotten that comes while this still waits.
         self.acquire()
+        with self._cond:
+            self._initial_value -= 1
 
     def release(self, n: int = 1) -> None:
         """Give back a slot; above the bound this does nothing."""

@@ -28,11 +28,13 @@ class ForkHooks:
         self._far_end = far_end
         self._lifeline_fd = lifeline_fd
         self._masks: dict[int, Any] = {}  # by thread
+        self._in_worker = True  # of what a child forks in turn nothing is the worker's, and the numbers may be somebody else's
         os.register_at_fork(before=self._before, after_in_parent=self._after, after_in_child=self._after_in_child)
 
     def _before(self) -> None:
         # One that reached the child while it still has our handlers would be lost: CPython forgets what is pending there.
-        self._masks[threading.get_ident()] = signals.change_mask(signals.BLOCK, _OURS)
+        if self._in_worker:
+            self._masks[threading.get_ident()] = signals.change_mask(signals.BLOCK, _OURS)
 
     def _after(self) -> None:
         mask = self._masks.pop(threading.get_ident(), None)
@@ -40,6 +42,9 @@ class ForkHooks:
             signals.change_mask(signals.SET_MASK, mask)
 
     def _after_in_child(self) -> None:
+        if not self._in_worker:
+            return
+        self._in_worker = False
         if self.loop is not None:
             self.loop.after_fork()
         null = os.open(os.devnull, os.O_RDWR)
