@@ -169,10 +169,10 @@ class IMapIterator:
     def next(self, timeout: float | None = None) -> Any:
         """The next result.
 
-        Raises StopIteration at the end, `billiard.TimeoutError` after `timeout` seconds, and what the call raised; after
-        an error the iteration goes on behind the failed item (with `chunksize` > 1: behind its chunk).
+        Raises StopIteration at the end, `billiard.TimeoutError` after `timeout` seconds (None: as long as it takes), and
+        what the call raised; after an error the iteration goes on behind the failed item (with `chunksize` > 1: its chunk).
         """
-        deadline = None
+        deadline = None if timeout is None else moment_in(timeout)
         items, queue = self._input, self._queue
         while True:
             if self._rest is not None:
@@ -183,8 +183,6 @@ class IMapIterator:
             chunk = queue[0] if queue else None
             if chunk is None or not chunk.state:
                 if items.given > self._fetched:
-                    if timeout is not None and deadline is None:
-                        deadline = moment_in(timeout)
                     if not self._wait(chunk, deadline):
                         raise TimeoutError(f"no result within {timeout}s")
                 elif self._input_ended:

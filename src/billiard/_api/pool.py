@@ -36,7 +36,8 @@ TERMINATE: Final = 2
 _NOT_GIVEN: Final = object()
 _PID_WAIT_S: Final = 1.0
 _EXIT_WAIT_S: Final = 5.0  # longer than SIGTERM, its grace and SIGKILL take together
-_serials = itertools.count(1)
+_pool_numbers = itertools.count(1)
+_serials = itertools.count(1)  # of the workers of all pools
 
 
 class Pool(Submitting, Telling):
@@ -44,22 +45,23 @@ class Pool(Submitting, Telling):
 
     - processes: number of workers (default: the CPUs this process may use).
     - initializer, initargs: called once in each worker.
-    - maxtasksperchild: calls after which a worker is replaced.
-    - timeout, soft_timeout: hard and soft limit on the running time of each call, in seconds; the hard one kills the worker,
-      the soft one raises SoftTimeLimitExceeded in the call.
+    - maxtasksperchild: calls after which a worker is replaced (default: none).
+    - timeout, soft_timeout: hard and soft limit on the running time of each call, in seconds (default None or 0: none); the
+      hard one kills the worker, the soft one raises SoftTimeLimitExceeded in the call.
     - lost_worker_timeout: accepted and not needed, since a lost worker is known at once.
-    - max_restarts, max_restart_freq: workers that may die within so many seconds before the pool gives up
-      (RestartFreqExceeded).
+    - max_restarts, max_restart_freq: if more than `max_restarts` workers (default: any number) die by themselves within
+      `max_restart_freq` seconds (default 1), the pool gives up (RestartFreqExceeded).
     - on_process_up(handle): a worker is ready.
     - on_process_down(handle) or (pid, exitcode): it has gone.
     - on_timeout_set(result, soft, hard), on_timeout_cancel(result): a call of apply or apply_async with limits began, ended.
-    - threads: have a supervisor thread; without one an outer loop calls `turn` (see `fileno`, `next_deadline`).
-    - semaphore, putlocks: bound what is in flight.
-    - allow_restart: permit `restart`.
-    - synack: a worker asks before it begins a call, which can be cancelled until then.
+    - threads: have a supervisor thread (default); without one an outer loop calls `turn` (see `fileno`, `next_deadline`).
+    - putlocks: `apply_async` waits for a free slot (default False). semaphore: what gives the slots, an object with
+      `acquire(blocking)` and `release()` (default: one slot for each worker).
+    - allow_restart: permit `restart` (default False).
+    - synack: a worker asks before it begins a call, which can be cancelled until then (default False).
     - on_process_exit(pid, exitcode): called in each worker as it exits.
     - context: a billiard context, or None for the default start method.
-    - max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced.
+    - max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced (default: any).
     - enable_timeouts: accepted; limits always work.
 
     Raises TypeError or ValueError, which name the argument, for what makes no sense, and OSError when no process can be made.
@@ -110,11 +112,10 @@ class Pool(Submitting, Telling):
         restarts = validate.optional_integer("max_restarts", max_restarts, 0)
         period_s = validate.number("max_restart_freq", max_restart_freq, positive=True) or 1
         memory_kb = validate.kilobytes("max_memory_per_child", max_memory_per_child)
-        for name, hook in (
-            ("initializer", initializer), ("on_process_up", on_process_up), ("on_process_down", on_process_down),
-            ("on_timeout_set", on_timeout_set), ("on_timeout_cancel", on_timeout_cancel), ("on_process_exit", on_process_exit),
-        ):  # fmt: skip
-            validate.callable_or_none(name, hook)
+        validate.callables(
+            initializer=initializer, on_process_up=on_process_up, on_process_down=on_process_down,
+            on_timeout_set=on_timeout_set, on_timeout_cancel=on_timeout_cancel, on_process_exit=on_process_exit,
+        )  # fmt: skip
         if semaphore is not None and not (hasattr(semaphore, "acquire") and hasattr(semaphore, "release")):
             raise TypeError(f"semaphore must have acquire() and release(): {semaphore!r}")
         self._ctx = _context(context)
@@ -139,16 +140,21 @@ class Pool(Submitting, Telling):
             processes, quota, None if restarts is None else RestartIntensity(restarts, period_s),
             max_window=1 if alone else MAX_WINDOW,
         )  # fmt: skip
-        self._engine = self._engine_class(core, self._launcher_maker(settings), weakly(self), self.threads, _pool_name())
+        # whether a call has options even if it was given none
+        self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
+        self._start(core, settings)
+
+    def _start(self, core: Core, settings: WorkerSettings) -> None:
+        """Start the engine. Cut short, nothing of it stays: no thread could be started, or a signal's handler raised, and the
+        processes would be those of a pool that nobody got."""
+        name = f"billiard-pool-{next(_pool_numbers)}"
+        self._engine = self._engine_class(core, self._launcher_maker(settings), weakly(self), self.threads, name)
         try:
             self._packer = Packer(self._engine.processes.launcher.snapshot, self._engine.channels.functions)
             self._function_ids = self._engine.channels.functions.ids
-            # whether a call has options even if it was given none
-            self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
             self._finalizer = util.Finalize(self, _end_engine, args=(self._engine,), exitpriority=15)
             self._engine.start()
         except BaseException:
-            # no thread can be started, or a signal handler raised: the processes must not stay for a pool that nobody got
             self._engine.abandon()
             raise
 
@@ -201,7 +207,11 @@ class Pool(Submitting, Telling):
         self._engine.close_later()
 
     def terminate(self) -> None:
-        """Stop the workers now. Calls without a result fail with WorkerLostError. Returns when the workers are gone."""
+        """Stop the workers now. Calls without a result fail with WorkerLostError.
+
+        Waits until the workers are gone, for 5 seconds at most; in a callback or hook of this pool, or in a signal handler that
+        interrupted its work, not at all.
+        """
         engine = self._engine
         if engine.closed:
             return
@@ -210,7 +220,10 @@ class Pool(Submitting, Telling):
             engine.wait(engine.end, _EXIT_WAIT_S)
 
     def join(self) -> None:
-        """Wait until all workers have exited and all callbacks have run. `close` or `terminate` comes first."""
+        """Wait until all workers have exited and all callbacks have run; where `terminate` does not wait this does not either.
+
+        Raises NotClosedError (a ValueError and an AssertionError) before `close` or `terminate`.
+        """
         engine = self._engine
         if engine.in_forked_copy():
             return
@@ -239,13 +252,16 @@ class Pool(Submitting, Telling):
         self._engine.change(decide)
 
     def grow(self, n: int = 1) -> None:
-        """Add `n` workers."""
+        """Add `n` workers (default 1). Raises ValueError for less than one, and when the pool is closed."""
         n = validate.integer("n", n, 1)
         self._check_running()
         self._resize(n)
 
     def shrink(self, n: int = 1) -> None:
-        """Remove `n` workers: idle ones at once, busy ones after the calls they hold."""
+        """Remove `n` workers (default 1): idle ones at once, busy ones after the calls they hold.
+
+        Raises ValueError for less than one, when too few would be left, and when the pool is closed.
+        """
         n = validate.integer("n", n, 1)
         self._check_running()
         if self._processes - n < self._least:
@@ -366,13 +382,6 @@ def _context(context: Any) -> Any:
     if not hasattr(context, "get_start_method") or not hasattr(context, "Process"):
         raise TypeError(f"context must be a context (billiard.get_context(...)) or None, not {context!r}")
     return context
-
-
-def _pool_name() -> str:
-    return f"billiard-pool-{next(_pool_numbers)}"
-
-
-_pool_numbers = itertools.count(1)
 
 
 def _end_engine(engine: Engine) -> None:

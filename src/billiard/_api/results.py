@@ -171,7 +171,9 @@ class ApplyResult(Handle):
     def terminate(self, signum: int) -> None:
         """End this call and no other: it never starts if it has not, it is struck with `signum` if it runs.
 
-        `get` then raises Terminated. A task that survives a signal it could catch is killed half a second later.
+        `get` then raises Terminated, unless the task swallows a signal that can be caught and returns; half a second later it
+        is killed. SIGUSR1 interrupts a running task as its soft limit would. Raises TypeError or ValueError for what is no
+        signal.
         """
         self._pool._engine.terminate_job(self, signum)
 

@@ -353,7 +353,11 @@ class Submitting:
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1,
         lost_worker_timeout: float | None = None,
     ) -> IMapIterator:  # fmt: skip
-        """`map` as an iterator that takes its input as results are fetched."""
+        """`map` as an iterator that takes its input as results are fetched.
+
+        chunksize: items in a call (default 1). lost_worker_timeout: accepted and not needed. What cannot be pickled is the
+        error of the `next` that comes to it.
+        """
         chunksize = validate.chunksize(chunksize)
         return self._imap(IMapIterator, func, iterable, chunksize, lost_worker_timeout)
 

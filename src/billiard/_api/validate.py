@@ -79,6 +79,12 @@ def callable_or_none(name: str, value: Any) -> Callable[..., Any] | None:
     return value  # type: ignore[no-any-return]  # checked just above
 
 
+def callables(**values: Any) -> None:
+    """None, or something that can be called, each by its name."""
+    for name, value in values.items():
+        callable_or_none(name, value)
+
+
 def items(name: str, value: Any) -> Iterable[Any]:
     """Something that can be iterated."""
     try:

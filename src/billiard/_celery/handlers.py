@@ -240,7 +240,7 @@ class ResultHandler(PoolThread):
         super().__init__()
 
     def on_state_change(self, message: tuple[int, tuple[Any, ...]] | None) -> None:
-        """Take in one message. None says that there are no more (see `Staff._mark_end`)."""
+        """Take in one message. None says that there are no more (see `Burial._mark_end`)."""
         if message is None:
             return
         state, args = message

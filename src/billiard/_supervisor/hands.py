@@ -59,13 +59,13 @@ class Hands:
         "exit_status",
         "exited",
         "failure",
+        "far_end",
         "kill_on_start",
         "known",
         "pidfd",
         "ready_early",
         "registered",
         "retired",
-        "theirs",
         "watched",
         "written",
     )
@@ -73,7 +73,7 @@ class Hands:
     def __init__(self, rivals: Collection[object] = ()) -> None:
         """`rivals`: see `open_channel`. Raises OSError when descriptors or memory run out."""
         self.channel, far_end = open_channel(rivals)
-        self.theirs: FarEnd | None = far_end
+        self.far_end: FarEnd | None = far_end
         try:
             self.board = Board()
         except BaseException:
@@ -95,9 +95,9 @@ class Hands:
 
     def started(self) -> None:
         """The worker has its ends now; ours of them go, or its death would leave the channel open."""
-        if self.theirs is not None:
-            theirs, self.theirs = self.theirs, None
-            theirs.close()
+        if self.far_end is not None:
+            far_end, self.far_end = self.far_end, None
+            far_end.close()
         self.board.close_fd()
 
     def write(self, worker: Worker, functions: Functions) -> None:
@@ -153,8 +153,8 @@ class Hands:
         """In a forked child of the parent: close what is the parent's."""
         self.channel.close()
         self.board.close()  # its mapping too: a stray store there would be another process' recall
-        if self.theirs is not None:
-            self.theirs.close()
+        if self.far_end is not None:
+            self.far_end.close()
 
     def close(self) -> None:
         """Give up everything. The channel must not be registered any more."""

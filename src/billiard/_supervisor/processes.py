@@ -69,8 +69,8 @@ class Processes:
             if not hands.registered:
                 self._poll_set.watch(hands.channel.fd, worker)
                 hands.registered = True
-            if hands.theirs is not None:
-                self.launcher.start(worker, hands.theirs, hands.board)
+            if hands.far_end is not None:
+                self.launcher.start(worker, hands.far_end, hands.board)
         except OSError as exc:
             if hands is not None:
                 self._discard_unstarted(worker, hands)

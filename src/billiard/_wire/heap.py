@@ -2,9 +2,9 @@
 
 glibc maps a large block anew each time, and gives the end of its heap back to the kernel as soon as a little is free there. A
 payload then faults in page by page, several times on its way, at 1 to 4 us a page (docs/decisions/engine.md has what that
-costs). The thresholds for both grow by themselves, to once and twice the largest
-block that was mapped and freed; but two or three copies of a payload are free at a time, one more than that. So a block twice
-as large is mapped and freed, untouched. What is kept is at most four times the largest payload that has come.
+costs). glibc raises both thresholds by itself, to once and twice the largest block that was mapped and freed. But two or three
+copies of a payload are free at a time, which may be more than that. So a block twice as large is mapped and freed, untouched.
+What is kept is at most four times the largest payload that has come.
 """
 
 from __future__ import annotations

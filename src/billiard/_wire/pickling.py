@@ -117,7 +117,8 @@ def travels_by_name(func: Callable[..., Any], snapshot: MainSnapshot) -> bool:
 
 
 def own_error(exc: Exception, again: Callable[..., Any], *args: Any) -> Exception:
-    """The error of what was being pickled or loaded with `again(*args)`. Raises `exc` if it is nobody's of them.
+    """Do `again(*args)` once more. If it fails in the same way the payload is to blame: returns that error. Else a signal's
+    handler had raised `exc` in its midst, and it is raised on.
 
     A signal's handler can raise in the middle: the soft limit of a task that has a pool of its own, an alarm. Taken for
     the payload's error it never reaches the code it was meant for, and the task runs on for ever. But it does not happen
