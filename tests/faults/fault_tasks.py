@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+import billiard
+
 HANG_S = 60
 
 
@@ -151,3 +153,14 @@ def add(a, b=0):
 
 def fail(value):
     raise ValueError(value)
+
+
+def say_what_two_calls_end_in(pool):
+    """In a program of its own: one call kills its worker, one runs for too long."""
+    for call in (pool.apply_async(strike, ("SIGKILL",)), pool.apply_async(nap, (30,), timeout=0.2)):
+        try:
+            call.get(20)
+        except billiard.WorkerLostError:
+            print("lost")
+        except billiard.TimeLimitExceeded:
+            print("limited")

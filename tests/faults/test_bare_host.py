@@ -40,7 +40,7 @@ PROGRAM = """
 import os, sys, errno, tempfile
 import fault_tasks as t
 import billiard
-from billiard import Pool, TimeLimitExceeded, WorkerLostError
+from billiard import Pool
 
 def refused(path):
     try:
@@ -66,14 +66,7 @@ def main():
     with pool:
         assert pool.map(abs, range(-30, 0), 1) == list(range(30, 0, -1))
         assert len(pool.apply(t.echo, (bytes(5_000_000),))) == 5_000_000
-        try:
-            pool.apply_async(t.strike, ("SIGKILL",)).get(20)
-        except WorkerLostError:
-            print("lost")
-        try:
-            pool.apply_async(t.nap, (30,), timeout=0.2).get(20)
-        except TimeLimitExceeded:
-            print("limited")
+        t.say_what_two_calls_end_in(pool)
         print(sum(pool.imap_unordered(t.echo, range(100))))
 
 if __name__ == "__main__":

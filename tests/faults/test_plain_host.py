@@ -34,7 +34,7 @@ PROGRAM = """
 import os, select, sys, threading
 import fault_tasks as t
 import billiard
-from billiard import Pool, TimeLimitExceeded, WorkerLostError
+from billiard import Pool
 
 def main():
     method, threads = sys.argv[1], sys.argv[2] == "threads"
@@ -42,14 +42,7 @@ def main():
     with Pool(2, context=billiard.get_context(method), maxtasksperchild=20, threads=threads) as pool:
         assert pool.map(abs, range(-30, 0), 1) == list(range(30, 0, -1))
         assert len(pool.apply(t.echo, (bytes(5_000_000),))) == 5_000_000
-        try:
-            pool.apply_async(t.strike, ("SIGKILL",)).get(20)
-        except WorkerLostError:
-            print("lost")
-        try:
-            pool.apply_async(t.nap, (30,), timeout=0.2).get(20)
-        except TimeLimitExceeded:
-            print("limited")
+        t.say_what_two_calls_end_in(pool)
         told, asked = [], []
         results = [pool.apply_async(t.echo, (i,), callback=told.append) for i in range(1_000)]
         if threads:
