@@ -6,8 +6,10 @@ import select
 import signal
 import socket
 import struct
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +19,7 @@ from billiard._wire.exits import EX_RECYCLE
 from billiard._wire.far_end import FarEnd
 from billiard._worker.loop import Loop
 from billiard._worker.settings import WorkerSettings
+from billiard._worker.signals import SoftLimit
 from billiard.exceptions import PayloadError, SoftTimeLimitExceeded
 
 
@@ -421,3 +424,20 @@ def test_a_claim_of_terabytes_does_not_kill_the_machine(start):
     parent.send(struct.pack("<BIQQ", frames.KWCALL, 0, 1, 1 << 50), b"x" * 1000)
     parent.sock.shutdown(socket.SHUT_WR)
     assert parent.wait() is not None
+
+
+def test_a_soft_limit_that_comes_while_it_is_asked_for_comes_again(monkeypatch):
+    """The parent may answer before the hook has returned, in which it would be swallowed once more."""
+    cells = memoryview(bytearray(8 * 16)).cast("Q")
+    cells[boards.SOFT_NUMBER] = 5
+    limit = SoftLimit(cells, rearm=lambda number: signal.raise_signal(signal.SIGUSR1))
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    try:
+        limit.install()
+        limit.running = 5
+        limit._unraisable(SimpleNamespace(exc_type=SoftTimeLimitExceeded))
+        with pytest.raises(SoftTimeLimitExceeded):
+            time.sleep(10)  # until it comes
+    finally:
+        signal.signal(signal.SIGUSR1, before)

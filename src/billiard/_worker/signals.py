@@ -23,6 +23,7 @@ from ..exceptions import SoftTimeLimitExceeded
 
 SOFT_SIGNAL: Final = signal.SIGUSR1
 TERMINATION_SIGNAL: Final = signal.SIGTERM
+_RETURNED_S: Final = 0.002  # within which the interpreter is back from a hook
 DEFAULT: Final = int(signal.SIG_DFL)
 IGNORE: Final = int(signal.SIG_IGN)
 
@@ -91,6 +92,7 @@ class SoftLimit:
         self._cells = cells
         self._raised = (0, 0)
         self._rearm = rearm
+        self._asking = self._came = False  # for the signal once more; it came while we asked
 
     def install(self) -> None:
         set_handler(SOFT_SIGNAL, self._handle)
@@ -104,6 +106,9 @@ class SoftLimit:
     def _handle(self, signum: int, frame: object) -> None:
         aim = (self._cells[SOFT_NUMBER], self._cells[SOFT_ITEM])
         if aim == (self.running, self._cells[ITEM]) and aim != self._raised:
+            if self._asking:
+                self._came = True  # raised in there it would be swallowed as well
+                return
             self._raised = aim
             raise SoftTimeLimitExceeded()
 
@@ -118,6 +123,13 @@ class SoftLimit:
         swallowed = unraisable.exc_type is SoftTimeLimitExceeded
         if swallowed and self.running and threading.current_thread() is threading.main_thread():
             self._raised = (0, 0)
+            self._asking, self._came = True, False
             self._rearm(self.running)
+            if self._came:
+                # the parent was faster than we are: again, as soon as we have returned
+                again = threading.Timer(_RETURNED_S, os.kill, (os.getpid(), SOFT_SIGNAL))
+                again.daemon = True
+                again.start()
+            self._asking = False
             return
         self._outer_hook(unraisable)
