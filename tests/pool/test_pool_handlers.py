@@ -221,6 +221,7 @@ class TestAfterItsEnd:
 
     def test_in_a_forked_child(self, make_pool, tmp_path):
         pool = make_pool(1)
+        worker = pool.apply(t.pid)
         waits = pool.apply_async(t.nap, (0.3, "well"))
         pid = os.fork()
         if pid == 0:
@@ -228,7 +229,7 @@ class TestAfterItsEnd:
             try:
                 for use in (
                     lambda: waits.get(5), lambda: pool.apply(t.pid), lambda: waits.terminate(15), waits.discard,
-                    lambda: pool.terminate_job(1234, 15) or waits.terminate(15),
+                    lambda: pool.terminate_job(worker, 15),
                 ):  # fmt: skip
                     try:
                         use()

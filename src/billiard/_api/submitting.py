@@ -110,11 +110,11 @@ class Submitting:
             or soft_timeout is not None or timeout is not None or lost_worker_timeout is not None
             or callbacks_propagate is not None or correlation_id is not None or self._has_defaults
         ):  # fmt: skip
-            self._set_options(
+            in_slot = self._set_options(
                 job, callback, error_callback, accept_callback, timeout_callback, waitforslot, soft_timeout, timeout,
                 lost_worker_timeout, callbacks_propagate, correlation_id,
             )  # fmt: skip
-            if self.putlocks if waitforslot is None else waitforslot:
+            if in_slot:
                 self._submit_in_slot(job)
                 return job
         elif callback is not None:
@@ -174,7 +174,8 @@ class Submitting:
         self, job: ApplyResult, callback: Any = None, error_callback: Any = None, accept_callback: Any = None,
         timeout_callback: Any = None, waitforslot: Any = None, soft_timeout: Any = None, timeout: Any = None,
         lost_worker_timeout: Any = None, callbacks_propagate: Any = None, correlation_id: Any = None,
-    ) -> None:  # fmt: skip
+    ) -> bool:  # fmt: skip
+        """Set what was asked for. Returns whether the call needs a slot."""
         hooks = (callback, error_callback, accept_callback, timeout_callback)
         told = False
         for hook in hooks:
@@ -204,6 +205,7 @@ class Submitting:
             if callbacks_propagate is not None:
                 callbacks.propagate = validate.exception_classes("callbacks_propagate", callbacks_propagate)
             job.callbacks, job.watched = callbacks, True
+        return bool(wanted)
 
     def _careful_job(self, func: Any, function_id: int, args: Any, kwds: Any) -> ApplyResult:
         """A job whatever the function and the arguments are."""

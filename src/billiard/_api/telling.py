@@ -53,7 +53,8 @@ class Telling:
             handle = self._handle(subject)
             self._handles.pop(subject.ident, None)
             if self._is_celerys:
-                announce(_log_exit, handle)
+                blow = subject.blow
+                announce(log_exit, handle, blow is not None and blow.struck)
             if self.on_process_down is not None and subject.pid is not None:
                 announce(self._tell_down, handle)
 
@@ -111,11 +112,10 @@ class Telling:
             job.callbacks.error = None
 
 
-def _log_exit(handle: WorkerHandle) -> None:
+def log_exit(process: Any, ordered: bool) -> None:
     """Log the exits that nobody ordered and that do not belong to a worker's normal life, as Celery's operators expect it."""
-    blow = handle._worker.blow
-    if not is_expected(handle.exitcode, ordered=blow is not None and blow.struck):
-        log.error("Process %r pid:%r exited with %r", handle.name, handle.pid, human_status(handle.exitcode))
+    if not is_expected(process.exitcode, ordered=ordered):
+        log.error("Process %r pid:%r exited with %r", process.name, process.pid, human_status(process.exitcode))
 
 
 def weakly(pool: Telling) -> Callable[[str, Any, Any], None]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import select
 import time
 
+from .._api.telling import log_exit
 from .._core.staff import MAX_DEATHS_AT_RECEIPT
 from .._typing import Any
 from .._wire.descriptors import is_readable
 from .._wire.exits import is_expected, spends_restart
 from ..common import human_status
 from ..exceptions import WorkerLostError
-from . import log
 from .handlers import TERMINATE, WorkersJoined
 from .wire import failure
 
@@ -90,9 +90,7 @@ class Burial:
         process._leaves = True
         if process._popen is not None:
             process.join()
-        if not is_expected(process.exitcode, ordered=process._controlled_termination):
-            status = human_status(process.exitcode)
-            log.error("Process %r pid:%r exited with %r", process.name, process.pid, status)
+        log_exit(process, process._controlled_termination)
         # First what it had sent: a result that arrived is a result, whatever its sender's end.
         self._mark_end(process)
         self.process_flush_queues(process)

@@ -104,13 +104,13 @@ class TemplateLauncher:
 
     def _start_template(self) -> None:
         self._reap()  # of an earlier try that was cut short
-        self.snapshot.take()
         control = template.fork_template(self._settings, self.snapshot, self._name_prefix, self._pids)
         self._watch(control.fileno())
         self._control = control  # last: one that is not watched is none
 
     def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
         if self._control is None:
+            self.snapshot.take()
             self._start_template()
         control = self._control
         if control is None:

@@ -62,7 +62,7 @@ _RUNS_ATEXIT: Final = sys.version_info >= (3, 13)  # multiprocessing's forked ch
 
 
 class Template:
-    """The template's own side. Processes in the forked process only."""
+    """The template's own side. Lives in the forked process only."""
 
     def __init__(self, control: socket.socket, settings: WorkerSettings, snapshot: MainSnapshot, name_prefix: str) -> None:
         self._control = control

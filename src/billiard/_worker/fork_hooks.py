@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 
 from .._typing import Any
@@ -17,7 +18,7 @@ from .._wire.far_end import FarEnd
 from . import signals
 from .loop import Loop
 
-_OURS = (int(signals.TERMINATION_SIGNAL), int(signals.SOFT_SIGNAL))
+_OURS = (int(signal.SIGTERM), int(signals.SOFT_SIGNAL))
 
 
 class ForkHooks:

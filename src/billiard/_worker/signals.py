@@ -22,7 +22,6 @@ from .._wire.board import ITEM, SOFT_ITEM, SOFT_NUMBER
 from ..exceptions import SoftTimeLimitExceeded
 
 SOFT_SIGNAL: Final = signal.SIGUSR1
-TERMINATION_SIGNAL: Final = signal.SIGTERM
 _RETURNED_S: Final = 0.002  # within which the interpreter is back from a hook
 DEFAULT: Final = int(signal.SIG_DFL)
 IGNORE: Final = int(signal.SIG_IGN)
