@@ -155,7 +155,10 @@ def test_what_main_names_anew_is_sent_as_what_it_was(make_pool, monkeypatch):
     for pool in (early, late):
         assert [pool.apply(old), pool.apply(lambda: old()), pool.apply(new)] == ["old", "old", "new"]
         assert pool.starmap(old, [(), ()], 1) == ["old", "old"]
+        stuck, queued = pool.apply_async(t.nap, (60,)), pool.apply_async(old)
+        wait_until(stuck.worker_pids)
         kill(pool._engine.processes.launcher._pids[-1])
+        assert queued.get(WITHIN_S) == "old", "by its number, which the workers before knew by that name"
         wait_until(lambda pool=pool: _answers(pool))
         # these workers have today's names
         assert [pool.apply(old), pool.apply(new)] == ["old", "new"]

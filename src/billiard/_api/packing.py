@@ -68,12 +68,10 @@ class Packer:
         if function_id := self.function_id(func):
             return function_id, 0
         try:
-            pickled, buffers = pickling.dumps(func, self._snapshot)
+            pickled = pickling.dumps_whole(func, self._snapshot)
         except Exception as exc:
             self.explain(exc, func, [])
             raise
-        if buffers is not None:
-            pickled = pickle.dumps(pickle.loads(pickled, buffers=buffers), 5)
         function_id = self._functions.add(func, pickled, remember=False)
         return function_id, function_id
 

@@ -7,10 +7,11 @@ from collections.abc import Collection
 
 from .._core.state import Phase, Worker
 from .._typing import Any
-from .._wire import frames
+from .._wire import frames, pickling
 from .._wire.board import Board
 from .._wire.channel import FarEnd, open_channel
 from .._wire.frames import HEADER, HEADER_SIZE
+from .._wire.pickling import MainSnapshot
 
 # below what a channel joins to one buffer; and a worker can begin with the first while the rest is written
 _WRITE_AT_ONCE = 60 << 10
@@ -39,11 +40,15 @@ class Functions:
             self.ids[id(func)] = number
         return number
 
-    def forget_main(self) -> None:
-        """The workers to come have another `__main__`: what is still the same there is numbered anew at its next use."""
+    def renew(self, snapshot: MainSnapshot) -> None:
+        """The workers to come have today's `__main__`: a function that goes by another's name there goes to them by value."""
         for func in self._kept:
-            if func.__module__ == "__main__":
-                self.ids.pop(id(func), None)
+            if func.__module__ == "__main__" and not snapshot.has(func):
+                number = self.ids[id(func)]
+                try:
+                    self.pickles[number] = pickling.dumps_whole(func, snapshot)
+                except Exception:
+                    self.pickles.pop(number, None)  # an error for its calls, not the other function's result
 
     def __len__(self) -> int:
         return len(self.ids)

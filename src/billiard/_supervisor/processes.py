@@ -127,7 +127,7 @@ class Processes:
                     worker.hands.exit_status = -signal.SIGKILL
                 worker.hands.exited = True
                 self.exits[worker] = None
-        self._channels.functions.forget_main()
+        self._channels.functions.renew(self.launcher.snapshot)
         self.launcher.lost()
 
     def bury(self, worker: Worker, now: float) -> None:

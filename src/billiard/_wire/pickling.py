@@ -239,6 +239,12 @@ def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
     return _dumps_by_value(obj, snapshot)
 
 
+def dumps_whole(obj: Any, snapshot: MainSnapshot) -> bytes:
+    """`dumps`, with everything inside the pickle."""
+    pickled, buffers = dumps(obj, snapshot)
+    return pickled if buffers is None else _dumps(loads(pickled, buffers), _PROTOCOL)
+
+
 def _application_has_reducers() -> bool:
     """Whether an application has taught ForkingPickler its types: plain pickle would not ask it.
 
