@@ -50,7 +50,7 @@ class Pool(Submitting, Telling):
       hard one kills the worker, the soft one raises SoftTimeLimitExceeded in the call.
     - lost_worker_timeout: accepted and not needed, since a lost worker is known at once.
     - max_restarts, max_restart_freq: if more than `max_restarts` workers (default: any number) die by themselves within
-      `max_restart_freq` seconds (default 1), the pool gives up (RestartFreqExceeded).
+      `max_restart_freq` seconds (default 1), the pool gives up (RestartFreqExceeded). An exit status of 0 does not count.
     - on_process_up(handle): a worker is ready.
     - on_process_down(handle) or (pid, exitcode): it has gone.
     - on_timeout_set(result, soft, hard), on_timeout_cancel(result): a call of apply or apply_async with limits began, ended.
@@ -61,7 +61,8 @@ class Pool(Submitting, Telling):
     - synack: a worker asks before it begins a call, which can be cancelled until then (default False).
     - on_process_exit(pid, exitcode): called in each worker as it exits.
     - context: a billiard context, or None for the default start method.
-    - max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced (default: any).
+    - max_memory_per_child: kilobytes of resident memory that a worker may gain before it is replaced, which is looked at after
+      each call (default: any).
     - enable_timeouts: accepted; limits always work.
 
     Raises TypeError or ValueError, which name the argument, for what makes no sense, and OSError when no process can be made.
@@ -207,7 +208,8 @@ class Pool(Submitting, Telling):
         self._engine.close_later()
 
     def terminate(self) -> None:
-        """Stop the workers now. Calls without a result fail with WorkerLostError.
+        """Stop the workers now: with SIGTERM, and half a second later with SIGKILL. Calls without a result fail with
+        WorkerLostError.
 
         Waits until the workers are gone, for 5 seconds at most; in a callback or hook of this pool, or in a signal handler that
         interrupted its work, not at all.
@@ -300,7 +302,7 @@ class Pool(Submitting, Telling):
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         """End the call that worker `pid` is on (its handle raises Terminated) with signal `sig` (default: SIGTERM).
 
-        An unknown pid is ignored: the worker may just have gone.
+        A worker that is on no call is ended itself. An unknown pid is ignored: the worker may just have gone.
         """
         try:
             pid = int(pid)  # of a WorkerHandle, too
@@ -319,7 +321,7 @@ class Pool(Submitting, Telling):
         self._engine.turn_beside(0.0)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when `turn` has something to do."""
+        """A descriptor that is readable when `turn` has something to do. NotImplementedError where there is no epoll."""
         return self._engine.fileno()
 
     def next_deadline(self) -> float | None:

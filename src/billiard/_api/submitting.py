@@ -99,7 +99,8 @@ class Submitting:
         timeout_callback(soft=bool, timeout=seconds): a limit was exceeded. waitforslot: wait until fewer calls than the pool
         has slots are under way (default: `putlocks`). soft_timeout, timeout: limits of this call (default: the pool's).
         callbacks_propagate: exceptions of callbacks that are to leave `turn` (``threads=False``). correlation_id: kept on
-        the handle. Raises ValueError when the pool is closed, TypeError for what is not callable, and whatever pickling raises.
+        the handle. Raises ValueError when the pool is closed, WorkerLostError or RestartFreqExceeded when it has given up,
+        TypeError for what is not callable, and whatever pickling raises.
         """
         engine = self._engine
         if engine.core.staff.standing or engine.closed:
