@@ -178,6 +178,11 @@ def child_and_nap(path, seconds):
     time.sleep(seconds)
 
 
+def child_and_leave(path, status):
+    spawn_child(path)
+    os._exit(status)
+
+
 def allocate(megabytes):
     block = bytearray(megabytes << 20)
     for at in range(0, len(block), 4096):

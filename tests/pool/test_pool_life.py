@@ -65,6 +65,21 @@ def test_what_a_task_left_for_the_end_runs_as_in_multiprocessing(make_pool, tmp_
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_soft_limits_strike_though_the_parent_blocks_their_signal(script, method):
+    code, out = run(script, f"""
+        import signal, time, billiard
+        if __name__ == "__main__":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+            with billiard.get_context({method!r}).Pool(1, soft_timeout=0.2) as pool:
+                try:
+                    pool.apply(time.sleep, (10,))
+                except billiard.SoftTimeLimitExceeded:
+                    print("struck")
+        """)  # fmt: skip
+    assert (code, out) == (0, "struck\n")
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_thread_that_a_task_left_has_a_while_to_end(make_pool, tmp_path, method):
     log, down = tmp_path / "log", []
     pool = make_pool(1, maxtasksperchild=1, context=billiard.get_context(method), on_process_down=lambda *end: down.append(end))

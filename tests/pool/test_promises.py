@@ -173,6 +173,15 @@ def test_promise_5_the_tasks_children_go_too(make_pool, tmp_path):
     wait_until(lambda: not is_running(child), 2)
 
 
+@pytest.mark.parametrize("status", [0, billiard.pool.EX_RECYCLE])
+def test_a_task_that_ends_its_worker_leaves_no_children(make_pool, tmp_path, status):
+    pool, log = make_pool(1), tmp_path / "child"
+    error, _ = timed_error(pool.apply_async(t.child_and_leave, (str(log), status)))
+    assert type(error) is WorkerLostError
+    (child,) = map(int, t.noted(log))
+    wait_until(lambda: not is_running(child), 2)
+
+
 def test_promise_5_limits_count_running_time_only(make_pool):
     pool = make_pool(1)
     results = [pool.apply_async(t.nap, (0.1, i), timeout=0.3) for i in range(8)]

@@ -69,6 +69,7 @@ class Hands:
         "known",
         "pidfd",
         "ready_early",
+        "reaped",
         "registered",
         "retired",
         "watched",
@@ -93,6 +94,7 @@ class Hands:
         self.watched = 0  # what its socket is polled for, besides what comes through the pipe
         self.exited = False
         self.exit_status: int | None = None
+        self.reaped = False  # by another than us: its pid may be a stranger's
         self.failure: bytes | None = None  # what the worker said of its initializer
         self.kill_on_start = 0
         self.pidfd = -1

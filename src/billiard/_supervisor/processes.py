@@ -13,6 +13,7 @@ from .._core import blows, staff
 from .._core.core import Core
 from .._core.staff import Standing
 from .._core.state import Phase, Worker
+from .._wire.board import Board
 from .._wire.exits import spends_restart
 from . import log
 from .channels import Channels
@@ -113,7 +114,7 @@ class Processes:
             if hands.ready_early:
                 self._core.staff.ready(worker)
         elif what == EXITED:
-            hands.exited, hands.exit_status = True, value
+            hands.exited, hands.exit_status, hands.reaped = True, value, value is None
             self.exits[worker] = None
 
     def _all_lost(self) -> None:
@@ -123,9 +124,8 @@ class Processes:
         for worker in list(self._core.staff.workers.values()):
             if worker.hands is not None and not worker.hands.exited:
                 if worker.pid is not None:
-                    # the lifeline has done it, or is doing it: the pid is not ours to reap any more, so no signal now
-                    worker.hands.exit_status = -signal.SIGKILL
-                worker.hands.exited = True
+                    worker.hands.exit_status = -signal.SIGKILL  # the lifeline has done it, or is doing it, to its whole group
+                worker.hands.exited = worker.hands.reaped = True
                 self.exits[worker] = None
         self._channels.functions.renew(self.launcher.snapshot)
         self.launcher.lost()
@@ -136,8 +136,8 @@ class Processes:
         if hands is not None:
             if not hands.channel.closed_by_peer:
                 self._channels.drain(worker)
-            died = hands.exit_status is not None and spends_restart(hands.exit_status)
-            if died and worker.pid is not None and worker.phase is not Phase.GONE:
+            ours = worker.pid is not None and worker.phase is not Phase.GONE and not hands.reaped
+            if ours and _left_a_task(worker, hands.exit_status):
                 send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
             self._core.staff.exited(worker, hands.exit_status, now, hands.failure)
             self.launcher.bury(worker)
@@ -153,3 +153,10 @@ class Processes:
         worker.board = None
         hands.close()
         worker.hands = None
+
+
+def _left_a_task(worker: Worker, status: int | None) -> bool:
+    """Whether a worker that has ended did so in the midst of a task, whose children must not survive it. By its status alone,
+    one that a task has ended by ``os._exit(0)`` had nothing to do any more."""
+    board: Board | None = worker.board
+    return spends_restart(status) or (board is not None and board.see().current in worker.inflight)

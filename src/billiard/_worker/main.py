@@ -98,6 +98,8 @@ def serve_spawned(far_end: FarEnd, board_fd: int, settings: WorkerSettings, impo
     for fd in far_end.fds:
         os.set_inheritable(fd, False)  # they came as descriptors that are: a task's programs would hold them open
     signals.before_initializer()
+    # a fork server started in a thread that blocks the soft limit's signal blocks it in all its children
+    signals.change_mask(signals.SET_MASK, ())
     serve(far_end, board, settings, MainSnapshot(importable_main), parent.sentinel)
 
 
