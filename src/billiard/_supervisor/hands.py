@@ -137,14 +137,14 @@ class Hands:
             if retire:
                 parts.append(frames.frame(frames.RETIRE, worker.retire_status, 0))
             if not parts:
-                self.written = number
+                self.written = channel.given = number
                 if number == stop:
                     return
                 continue
             outgoing = channel.prepare(parts)
             # one statement: what is prepared is on its way, and counts as written
-            channel.outgoing, self.written, worker.resume, self.control, self.retired = (
-                outgoing, number, 0, (), self.retired or retire,
+            channel.outgoing, self.written, channel.given, worker.resume, self.control, self.retired = (
+                outgoing, number, number, 0, (), self.retired or retire,
             )  # fmt: skip
             # only now: known too early, a function would never be sent; known too late, it is sent twice
             self.known.update(learnt)

@@ -27,11 +27,27 @@ from .._typing import Final, NamedTuple
 from . import heap, held_calls
 from .descriptors import NO_SIGNAL, close_all
 from .far_end import FarEnd
-from .frames import BESIDE, ERROR, FAILED, HEADER, HEADER_SIZE, IN_PIPE, KIND, LARGE, RESULT, Buffer, FrameError
+from .frames import (
+    ABOUT_SIZE,
+    BESIDE,
+    ERROR,
+    FAILED,
+    HEADER,
+    HEADER_SIZE,
+    IN_PIPE,
+    KIND,
+    LARGE,
+    LAST_KIND,
+    RESULT,
+    Buffer,
+    FrameError,
+)
 
 _BUFFER_SIZE: Final = 1 << 17  # of which only the pages that are used cost memory
 _TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has arrived) on a header's word
-_MAY_BE_LARGE: Final = frozenset((RESULT, ERROR, FAILED))  # and come beside the pipe
+_RESULTS: Final = frozenset((RESULT, ERROR))
+_RESULTS_BESIDE: Final = frozenset((RESULT | BESIDE, ERROR | BESIDE, RESULT | LARGE | BESIDE))
+_NONE_GIVEN: Final = 1
 _MAX_PARTS: Final = 512  # below IOV_MAX of every platform
 _JOIN_UP_TO: Final = 1 << 17
 _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
@@ -139,6 +155,11 @@ def _joined(parts: list[Buffer]) -> list[Buffer]:
     return joined
 
 
+def _too_large(size: int) -> FrameError:
+    """Instead of MemoryError: raised on and on, that would end every turn, and be every caller's error."""
+    return FrameError(f"there is no memory for a result of {size} bytes")
+
+
 def _total(tally: list[int]) -> int:
     if len(tally) > 1:
         tally[:] = (sum(tally),)
@@ -159,6 +180,7 @@ class Channel:
         self.fd = fds[-1]  # of the pipe: where frames come from
         self.closed_by_peer = False
         self.empty = False  # the last receive found nothing more to read
+        self.given = _NONE_GIVEN  # the first call number that was not given to the worker: of no such call there is a result
         self.more = False  # what was read already has frames that `receive` has not returned, and no event will tell
         self._send = sock.send
         self._rivals = rivals
@@ -226,26 +248,37 @@ class Channel:
         append = frames.append
         while end - at >= HEADER_SIZE:
             kind, tag, number, size = _unpack(data, at)
-            if kind > KIND:
-                if frames:
-                    self.more = True  # first these
-                    break
-                return self._begin_beside(kind, size, data[:HEADER_SIZE])
             stop = at + HEADER_SIZE + size
-            if stop > end:
-                if size > IN_PIPE:
-                    # noise claims sizes that never arrive: waited for, its sender would never be found out
-                    raise FrameError(f"a frame of {size} bytes does not come through the pipe")
+            if kind > KIND or stop > end:
+                # what is to come is waited for only if it can come: noise would never be found out
+                possible = self._is_header(kind, tag, number, size)
+                if frames and (kind > KIND or not possible):
+                    self.more = True  # first these
+                elif not possible:
+                    raise FrameError(f"no frame of kind {kind:#x} has tag {tag}, number {number} and {size} bytes")
+                elif kind > KIND:
+                    return self._begin_beside(size, data[:HEADER_SIZE])
                 break
             # a plain tuple: whoever reads the stream unpacks it at once, and building a Frame costs 200 ns more
             append((kind, tag, number, data[at + HEADER_SIZE : stop]))  # type: ignore[arg-type]  # see above
             at = stop
         return frames, self._used + at
 
-    def _begin_beside(self, kind: int, size: int, head: bytes) -> tuple[list[Frame], int]:
-        if not kind & BESIDE or kind & KIND not in _MAY_BE_LARGE:
-            raise FrameError(f"no frame of kind {kind} has a body of {size} bytes beside the pipe")
-        assembly = _Assembly(HEADER_SIZE + size, head)
+    def _is_header(self, kind: int, tag: int, number: int, size: int) -> bool:
+        """Whether a worker writes such a header before a body that does not come with it at once."""
+        if kind in _RESULTS or kind in _RESULTS_BESIDE:
+            expected = 0 < number < self.given
+        elif kind in (FAILED, FAILED | BESIDE):
+            expected = tag == number == 0 and self.given == _NONE_GIVEN
+        else:
+            return 0 < kind <= LAST_KIND and tag == number == 0 and size <= ABOUT_SIZE
+        return expected and (size <= IN_PIPE or kind > KIND)
+
+    def _begin_beside(self, size: int, head: bytes) -> tuple[list[Frame], int]:
+        try:
+            assembly = _Assembly(HEADER_SIZE + size, head)
+        except MemoryError:
+            raise _too_large(size) from None
         self._assembly, self._used = assembly, self._used + HEADER_SIZE
         return self._receive_large(assembly)
 
@@ -253,8 +286,7 @@ class Channel:
         try:
             return self._receive_beside(assembly)
         except MemoryError:
-            # raised on and on, it would end every turn, and be every caller's error
-            raise FrameError(f"there is no memory for a result of {assembly.size} bytes") from None
+            raise _too_large(assembly.size) from None
 
     def _receive_beside(self, assembly: _Assembly) -> tuple[list[Frame], int]:
         got = _total(assembly.got)

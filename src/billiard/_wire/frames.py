@@ -56,11 +56,13 @@ REARM: Final = 6  # a soft limit was swallowed (``__del__``): send the signal ag
 LEAVING: Final = 7  # the worker leaves on its own; body: about(the last call it ran)
 FAILED: Final = 8  # the initializer raised; body: an error body
 DROPPED: Final = 9  # a call was dropped on a VERDICT; body: about(number)
+LAST_KIND: Final = DROPPED
 
 ACK: Final = 0  # what an owner of a pool answers for a VERDICT, by the numbers that billiard 4 has published
 NACK: Final = 3
 
 _ABOUT: Final = struct.Struct("<QQ")
+ABOUT_SIZE: Final = _ABOUT.size
 
 _LARGE_HEAD = struct.Struct("<IIQ")
 _ALIGNMENT: Final = 16
