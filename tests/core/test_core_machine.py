@@ -29,7 +29,7 @@ class Page:
         assert number > 0
         self.recalled = number
 
-    def aim(self, number, item):
+    def aim(self, number, item=-1):
         assert number == self.current
 
 

@@ -46,7 +46,7 @@ class FakeBoard:
     def recall(self, number):
         self.recalled.append(number)
 
-    def aim(self, number, item):
+    def aim(self, number, item=-1):
         self.aims.append((number, item))
 
     def on(self, number, since=0.0, item=0):
@@ -136,6 +136,69 @@ def job(function_id=1, size=10, soft_s=None, hard_s=None, watched=False):
 
 def jobs(count, **options):
     return [job(**options) for _ in range(count)]
+
+
+class TestBlocked:
+    """A worker that begins nothing of what it holds, though another one has nothing to do."""
+
+    def held_by_one_of_two(self, *held):
+        """Two workers, of which one was given these jobs and has not begun."""
+        bench = Bench(2)
+        bench.warm()
+        blocked, other = bench.workers
+        bench.core.dispatch.idle.pop(other)
+        bench.submit(*held, now=1.0)
+        assert [*blocked.inflight.values()] == [*held]
+        bench.core.dispatch.idle[other] = None
+        bench.core.blows.given(blocked, 1.0)
+        return bench, blocked, other
+
+    @pytest.mark.parametrize("count", [1, 5])
+    def test_loses_all_of_it_and_gets_nothing_until_it_is_heard_of(self, count):
+        held = jobs(count)
+        bench, blocked, other = self.held_by_one_of_two(*held)
+        bench.run_timers(1.0 + STALL_S)
+        assert not blocked.recalled, "it may just not have woken yet"
+        bench.run_timers(1.0 + 2 * STALL_S)
+        bench.fence(1.0 + 2 * STALL_S)
+        assert [*other.inflight.values()] == held
+        assert not blocked.inflight
+        assert blocked not in bench.core.dispatch.idle
+        bench.core.blows.skipped(blocked, 1)
+        assert blocked in bench.core.dispatch.idle
+        assert blocked.resume
+        assert not blocked.mute
+
+    def test_that_begins_in_time_keeps_what_it_is_on(self):
+        held = jobs(3)
+        bench, blocked, other = self.held_by_one_of_two(*held)
+        bench.run_timers(1.0 + STALL_S)
+        bench.run_timers(1.0 + 2 * STALL_S)
+        bench.boards[blocked].on(1, since=1.02)  # between the recall and the end of the fence
+        bench.fence(1.0 + 2 * STALL_S)
+        assert [*blocked.inflight.values()] == held[:1]
+        assert [*other.inflight.values()] == held[1:]
+        bench.result(blocked, 1)
+        assert blocked in bench.core.dispatch.idle
+        assert not blocked.mute
+
+    def test_keeps_a_call_that_is_on_its_way(self):
+        large, small = job(size=ALONE_FROM + 1), job()
+        bench, blocked, other = self.held_by_one_of_two(small)
+        blocked.inflight = {1: large, 2: small}
+        large.holder, large.number, small.number = blocked, 1, 2
+        bench.run_timers(1.0 + STALL_S)
+        bench.run_timers(1.0 + 2 * STALL_S)
+        bench.fence(1.0 + 2 * STALL_S)
+        assert [*blocked.inflight.values()] == [large]
+        assert [*other.inflight.values()] == [small]
+
+    def test_waits_for_nobody_who_could_not_help(self):
+        bench, blocked, other = self.held_by_one_of_two(*jobs(2))
+        del bench.core.dispatch.idle[other]
+        for looks in range(1, 5):
+            bench.run_timers(1.0 + looks * STALL_S)
+        assert not blocked.recalled
 
 
 class TestTimers:

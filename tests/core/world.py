@@ -32,7 +32,18 @@ from billiard._core.core import Core
 from billiard._core.restarts import RestartIntensity
 from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, MAX_DEATHS_AT_RECEIPT, Standing
 from billiard._core.state import FATE, PENDING, Cause, Job, Phase, Worker
-from billiard._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_ITEM, SOFT_NUMBER, STARTED, Board
+from billiard._wire.board import (
+    ANY_ITEM,
+    CURRENT,
+    ITEM,
+    RECALLED,
+    SKIPPED_FROM,
+    SOFT_COUNT,
+    SOFT_ITEM,
+    SOFT_NUMBER,
+    STARTED,
+    Board,
+)
 from billiard._wire.exits import EX_RECYCLE
 from billiard._wire.frames import (
     ACCEPTED,
@@ -58,7 +69,7 @@ SIGKILL, SIGTERM, SIGUSR1 = 9, 15, 10
 SYNACK_FLAG, ACCEPT_FLAG = 2, 1
 
 
-_CELLS = {RECALLED: "recalled", SOFT_NUMBER: "soft number", SOFT_ITEM: "soft item"}
+_CELLS = {RECALLED: "recalled", SOFT_NUMBER: "soft number", SOFT_ITEM: "soft item", SOFT_COUNT: "soft count"}
 
 
 class Violation(AssertionError):  # noqa: N818 - it is one, and not an error of the simulation
@@ -150,7 +161,7 @@ class Process:
         self.worker = worker
         self.ident = worker.ident
         self.pid = 1000 + worker.ident
-        self.cells = [0] * 11
+        self.cells = [0] * 12
         self.stores: list[tuple[float, int, int]] = []  # not yet seen by the parent
         self.parent_stores: list[tuple[float, int, int]] = []  # not yet seen by the worker
         self.inbox: deque[tuple[int, int, int, Any]] = deque()
@@ -164,7 +175,7 @@ class Process:
         self.number = 0
         self.paused_s = 0.0  # of the present run
         self.soft_running = self.soft_item = 0
-        self.soft_raised = (0, 0)
+        self.soft_raised = 0
         self.term_pending = False
         self.term_on_continue = False
         self.soft_pending = False
@@ -402,14 +413,14 @@ class Process:
         number = self.load(SOFT_NUMBER)
         yield self.world.delay()
         item = self.load(SOFT_ITEM)
-        aim = (number, item)
-        if aim != (self.soft_running, self.soft_item) or aim == self.soft_raised:
+        aim = self.load(SOFT_COUNT)
+        if number != self.soft_running or item not in (self.soft_item, ANY_ITEM) or aim == self.soft_raised:
             return False
         self.soft_raised = aim
         self.world.soft_raises(self, job)
         if job.swallows_soft:
             job.swallows_soft = False
-            self.soft_raised = (0, 0)
+            self.soft_raised = 0
             self.send(REARM, 0, 0, (self.soft_running, 0))
             return False
         return True

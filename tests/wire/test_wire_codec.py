@@ -312,6 +312,8 @@ def test_the_board_starts_at_zero_and_tells_what_it_was_told():
     b.recall(7)
     b.aim(3, 4)
     assert (b.cells[board.RECALLED], b.cells[board.SOFT_NUMBER], b.cells[board.SOFT_ITEM]) == (7, 3, 4)
+    b.aim(3)
+    assert (b.cells[board.SOFT_NUMBER], b.cells[board.SOFT_ITEM], b.cells[board.SOFT_COUNT]) == (3, board.ANY_ITEM, 2)
     b.close()
 
 

@@ -430,6 +430,7 @@ def test_a_soft_limit_that_comes_while_it_is_asked_for_comes_again(monkeypatch):
     """The parent may answer before the hook has returned, in which it would be swallowed once more."""
     cells = memoryview(bytearray(8 * 16)).cast("Q")
     cells[boards.SOFT_NUMBER] = 5
+    cells[boards.SOFT_COUNT] = 1
     limit = SoftLimit(cells, rearm=lambda number: signal.raise_signal(signal.SIGUSR1))
     before = signal.getsignal(signal.SIGUSR1)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)

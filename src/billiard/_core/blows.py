@@ -22,7 +22,7 @@ from collections.abc import Callable
 from math import nextafter
 
 from .._typing import Any, Final
-from .dispatch import Dispatch
+from .dispatch import ALONE_FROM, Dispatch
 from .state import FATE, NEVER_S, Blow, Cause, Job, Phase, Sight, Worker
 from .timers import Timers
 
@@ -66,12 +66,13 @@ class Blows:
 
     def given(self, worker: Worker, now: float) -> None:
         """`worker` was given calls: watch it for a stall behind a slow one."""
-        if len(worker.inflight) < 2:
-            return
+        several, idle = len(worker.inflight) > 1, self._dispatch.idle
+        if not several and not idle:
+            return  # nobody could take it over
         if STALL not in worker.due:
-            worker.stalled_at = 0
+            worker.stalled_at = -1  # no look yet: 0 is a call that none is on
             self._timers.set(worker, STALL, now + STALL_S)
-        if self._dispatch.idle and HOARD not in worker.due:
+        if several and idle and HOARD not in worker.due:
             self._timers.set(worker, HOARD, now + HOARD_S)
 
     def given_limited(self, worker: Worker, least_s: float, now: float) -> None:
@@ -97,18 +98,29 @@ class Blows:
             check(worker, worker.board.see(), now)
 
     def _check_stall(self, worker: Worker, sight: Sight, now: float) -> None:
-        if len(worker.inflight) < 2:
-            return
+        current = sight.current
+        if not worker.inflight or (len(worker.inflight) == 1 and current in worker.inflight):
+            return  # there is nothing behind what it is on
         if worker.recalled:
             if MARK not in worker.due and worker.due.get(FENCE, NEVER_S) == NEVER_S:
                 self.recall(worker, worker.recalled, now)  # it was cut short before the fence
             return
-        current = sight.current
         if current in worker.inflight and (worker.stalled_at == current or self._hoards(worker, current)):
             self.recall(worker, current + 1, now)
-        else:
+        elif self._is_blocked(worker, current, now):
+            first = min(worker.inflight)
+            # one whose bytes are still on their way would only set out once more
+            worker.mute = worker.inflight[first].size <= ALONE_FROM
+            self.recall(worker, first if worker.mute else first + 1, now)
+        if not worker.recalled:
             worker.stalled_at, worker.held_to = current, worker.next_number
             self._timers.set(worker, STALL, now + STALL_S)
+
+    def _is_blocked(self, worker: Worker, current: int, now: float) -> bool:
+        """Whether it has not begun what it was given, for two looks, though another worker has nothing to do: it still frees
+        what the last call left, receives much, or was stopped."""
+        unheard = worker.stalled_at == current and now - worker.heard_at >= STALL_S
+        return unheard and current not in worker.inflight and bool(self._dispatch.idle)
 
     def _hoards(self, worker: Worker, current: int) -> bool:
         """Whether calls have waited here since the last look while another worker has nothing to do: none of those before
@@ -224,7 +236,8 @@ class Blows:
     def _fenced(self, worker: Worker, sight: Sight, now: float) -> None:
         if worker.recalled:
             self.take_back(worker, max(sight.current, worker.recalled - 1))
-            self._dispatch.released(worker)
+            if worker.inflight or not worker.mute:
+                self._dispatch.released(worker)
         blow = worker.blow
         if blow is None or blow.struck:
             return
@@ -283,7 +296,7 @@ class Blows:
         worker = job.holder
         if worker is None or worker.board is None:
             return False
-        worker.board.aim(job.number, worker.board.see().item)
+        worker.board.aim(job.number)  # the one that runs now may be over when the signal comes
         self.orders.append((INTERRUPT, worker, job.number))
         return True
 

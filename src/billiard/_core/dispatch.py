@@ -91,7 +91,9 @@ class Dispatch:
             if worker.recalled:
                 # what comes next follows a RESUME, and its numbers lie beyond the recall: see `Worker.since`
                 since = max(worker.next_number, worker.recalled + 1)
-                worker.resume, worker.recalled, worker.next_number, worker.since = worker.recalled, 0, since, since
+                worker.resume, worker.recalled, worker.next_number, worker.since, worker.mute = (
+                    worker.recalled, 0, since, since, False,
+                )  # fmt: skip
             self.idle[worker] = None
         elif not worker.recalled:
             self.open[worker] = None

@@ -98,8 +98,9 @@ class Staff:
             if self._finished():
                 for worker in list(self.workers.values()):
                     self.retire(worker, EX_OK)
-            if not self._dispatch.backlog and self._in_flight() <= self._active():
-                return  # enough for what is left
+            held = [len(worker.inflight) for worker in self.workers.values() if worker.active]
+            if not self._dispatch.backlog and sum(held) <= len(held):
+                return  # enough for what is left; who leaves, or was struck, finishes what it is on or nobody does
         missing = self.size - self._active()
         self.restless = self.standing is Standing.CLOSE
         if missing > 0 and now < self.respawn_at:
@@ -151,7 +152,9 @@ class Staff:
         if worker.phase is Phase.STARTING:
             worker.phase = Phase.UP
             self._failed_starts, self._failed_spawns = 0.0, 0
-            self._blows.notices.append((UP, worker, None))
+        if not worker.told_up:
+            self._blows.notices += ((UP, worker, None),)
+            worker.told_up = True
         if worker.phase is Phase.UP and worker not in self._bench:
             self._bench.append(worker)
             self._seat()
@@ -217,8 +220,10 @@ class Staff:
         failed_start = worker.phase is Phase.STARTING
         if not ordered:
             self.worker_died = True
+        # whoever is told of its end was told of it before, also of one that never was ready
+        up = () if worker.told_up else ((UP, worker, None),)
         # no call from here on: seat and phase go together, what is GONE is not among the workers, and it is told once
-        self._blows.notices += ((DOWN, worker, status),)
+        self._blows.notices += (*up, (DOWN, worker, status))
         worker.seated, worker.phase = False, Phase.GONE
         if worker.ident in self.workers:
             del self.workers[worker.ident]

@@ -38,7 +38,7 @@ class Board(Protocol):
 
     def see(self) -> Sight: ...
     def recall(self, number: int) -> None: ...
-    def aim(self, number: int, item: int) -> None: ...
+    def aim(self, number: int, item: int = ...) -> None: ...
 
 
 class Cause(Enum):
@@ -155,6 +155,7 @@ class Worker:
         "index",
         "inflight",
         "leaving_from",
+        "mute",
         "name",
         "next_number",
         "phase",
@@ -170,6 +171,7 @@ class Worker:
         "stalled_at",
         "status",
         "suspect",
+        "told_up",
     )
 
     def __init__(self, ident: int, index: int, quota: int | None) -> None:
@@ -192,12 +194,14 @@ class Worker:
         self.blow: Blow | None = None
         self.soft_sent = (0, 0)
         self.heard_at = 0.0  # when its last result came, or it was given its first call after a pause
-        self.stalled_at = 0  # the call it was on when a stall was last looked for ...
+        self.stalled_at = -1  # the call it was on when a stall was last looked for ...
         self.held_to = 0  # ... and the first number that it did not hold then
         self.leaving_from: int | None = None  # it said that it runs nothing after this number
         self.retire_status = 0
         self.due: dict[str, float] = {}
         self.suspect: Job | None = None  # taken back by the last recall, the call that it may be reading all the same
+        self.mute = False  # all that it held was taken back, since it began nothing: it gets nothing until it is heard of
+        self.told_up = False  # its owner knows of it
         self.blamed = False  # its death is counted against the call that it may have been reading
 
     @property

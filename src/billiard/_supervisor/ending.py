@@ -109,6 +109,7 @@ class Ending:
         with self._crank:
             if not self.closed:
                 self.processes.launcher.close()
+                self.processes.reap_orphans()
                 self.closed = True
             self.poll_set.close()
         self._settle_late(patience_s)

@@ -1,9 +1,14 @@
-"""A child that anybody forks off this process must not hold our ends of any channel: it would keep workers' channels, and
-through them whole pools, alive. One hook for all engines of the process."""
+"""What this process must be for us to fork it, and what is done in a child that anybody forks off it.
+
+Such a child must not hold our ends of any channel: it would keep workers' channels, and through them whole pools, alive. One
+hook for all engines of the process.
+"""
 
 from __future__ import annotations
 
 import os
+import select
+import types
 import weakref
 
 from .._typing import Any
@@ -14,6 +19,18 @@ _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 def remember(engine: Any) -> None:
     """Have `engine.close_in_forked_child` called in every forked child."""
     _engines.add(engine)
+
+
+def refuse_green_fork() -> None:
+    """Raise RuntimeError where gevent or eventlet has replaced what a template forks and waits with. In there those would run
+    this program's greenlets, and wait for ever for what only their own event loop hears of."""
+    used = {"os.fork": os.fork, "os.waitpid": os.waitpid, "select.poll": select.poll}
+    replaced = [name for name, function in used.items() if not isinstance(function, types.BuiltinFunctionType)]
+    if replaced:
+        raise RuntimeError(
+            f"{', '.join(replaced)} are replaced in this program (by gevent or eventlet?), so workers cannot be forked off it:"
+            " pass context=billiard.get_context('forkserver') or 'spawn'"
+        )
 
 
 def _in_child() -> None:

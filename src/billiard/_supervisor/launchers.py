@@ -10,24 +10,27 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import itertools
 import os
 import pickle
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from multiprocessing import process as mp_process
 from multiprocessing.reduction import DupFd
 
 from .._core.state import Worker
 from .._stdlib.context import BaseContext
 from .._typing import Any, Final, Protocol
 from .._wire.board import Board
-from .._wire.descriptors import NO_SIGNAL, is_readable
+from .._wire.descriptors import NO_SIGNAL, close_all, close_last, is_readable
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._worker.main import serve_spawned
 from .._worker.settings import WorkerSettings
 from . import log, template
+from .fork_safety import refuse_green_fork
 from .template import EXITED, STARTED
 
 ALL_LOST: Final = 0  # the launcher itself died, and all its workers with it
@@ -49,6 +52,9 @@ class Launcher(Protocol):
 
     def lost(self) -> None:
         """ALL_LOST was dealt with: the next `start` begins anew."""
+
+    def hear_of_end(self) -> None:
+        """The end of a worker is about to come, and must be told even if somebody stopped whoever tells of it (SIGSTOP)."""
 
     def close_in_forked_child(self) -> None:
         """In a forked child of the parent: close what is the parent's, disturb nothing."""
@@ -87,6 +93,7 @@ class TemplateLauncher:
     def __init__(
         self, settings: WorkerSettings, name_prefix: str, watch: Watch, unwatch: Watch, serial: Callable[[], int]
     ) -> None:
+        refuse_green_fork()
         self._settings = settings
         self._name_prefix = name_prefix
         self._watch, self._unwatch = watch, unwatch
@@ -151,6 +158,11 @@ class TemplateLauncher:
         """The first `count` of the last `events` were dealt with."""
         del self._received[:count]
 
+    def hear_of_end(self) -> None:
+        if self._control is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pids[-1], signal.SIGCONT)
+
     def lost(self) -> None:
         """The template is gone: reap it, so that the next `start` makes a new one."""
         if self._control is not None:
@@ -197,6 +209,7 @@ class TemplateLauncher:
 
     def close(self) -> None:
         if self._control is not None:
+            self.hear_of_end()
             self._close_control()
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pids[-1], 0)  # it ends its workers
@@ -230,6 +243,9 @@ class ContextLauncher:
         self._processes: dict[int, Any] = {}
         self._begun: set[int] = set()  # idents whose process was ordered, but is not in `_processes` yet
         self._fds: dict[int, int] = {}  # pidfd -> ident
+        self._lifelines: dict[
+            int, list[int]
+        ] = {}  # ident -> the end whose closing kills the worker, and until it has it the other
         self._early: list[Event] = []
 
     def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
@@ -239,9 +255,13 @@ class ContextLauncher:
                 # whether there is a process that serves this channel, nobody knows: another one needs another channel
                 raise OSError(errno.EAGAIN, "starting a process was cut short")
             worker.name = f"{self._name_prefix}-{self._serial()}"
+            # not multiprocessing's own sentinel of the parent: every child that the parent forks would hold that open
+            lifeline = self._lifelines.setdefault(worker.ident, [])
+            lifeline.extend(itertools.chain.from_iterable(map(reversed, itertools.starmap(os.pipe, [()]))))
+            fds = map(_FdArgument, (far_end.fds[-1], board.fd, lifeline[-1]))
             process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
                 target=_serve_with_fds,
-                args=(far_end.sock, _FdArgument(far_end.fds[-1]), _FdArgument(board.fd), self._settings, self._importable),
+                args=(far_end.sock, *fds, self._settings, self._importable),
                 name=worker.name,
                 daemon=True,
             )
@@ -250,6 +270,7 @@ class ContextLauncher:
             try:
                 process.start()
             except OSError:
+                self._cut_lifeline(worker.ident)
                 self._begun.discard(worker.ident)
                 raise
             except (AttributeError, TypeError, pickle.PicklingError) as exc:
@@ -257,6 +278,7 @@ class ContextLauncher:
                     f"initializer, initargs and on_process_exit must be picklable with start method {self._method!r}: {exc}"
                 ) from exc
             self._processes[worker.ident] = process
+            close_last(lifeline)
             self._begun.discard(worker.ident)
         if worker.ident not in self._fds.values():
             self._fds[_pidfd(process)] = worker.ident
@@ -298,6 +320,9 @@ class ContextLauncher:
     def lost(self) -> None:
         pass
 
+    def hear_of_end(self) -> None:
+        pass
+
     def bury(self, worker: Worker) -> None:
         process = self._processes.get(worker.ident)
         popen = process._popen if process is not None else None  # None: it was closed, and what follows was cut short
@@ -312,14 +337,26 @@ class ContextLauncher:
                 popen.returncode = worker.status if worker.status is not None else _UNKNOWN_STATUS
             process.join(timeout=0)
             process.close()
+        self._cut_lifeline(worker.ident)
         self._processes.pop(worker.ident, None)
 
+    def _cut_lifeline(self, ident: int) -> None:
+        close_all(self._lifelines.pop(ident, []))
+
     def close(self) -> None:
-        pass
+        for ident in list(self._lifelines):  # of a start that failed
+            self._cut_lifeline(ident)
 
     def close_in_forked_child(self) -> None:
         for fd in self._fds:
             os.close(fd)
+        self.close()
+        # or the child, as it exits, would terminate them as daemons of its own
+        mp_process._children.difference_update(self._processes.values())  # type: ignore[attr-defined]  # not published
+        if self._method == "forkserver":
+            # the server is no child of this process: asked for one of its own, it would wait for that one's end
+            server: Any = sys.modules["multiprocessing.forkserver"]._forkserver
+            server._forkserver_pid = server._forkserver_address = server._forkserver_alive_fd = None
         self._fds.clear()
         self._processes.clear()
 
@@ -339,9 +376,9 @@ def _fd_of(dup: Any) -> int:
 
 
 def _serve_with_fds(
-    sock: socket.socket, pipe_fd: int, board_fd: int, settings: WorkerSettings, importable_main: bool
+    sock: socket.socket, pipe_fd: int, board_fd: int, lifeline_fd: int, settings: WorkerSettings, importable_main: bool
 ) -> None:  # fmt: skip
-    serve_spawned(FarEnd(sock, [pipe_fd]), board_fd, settings, importable_main)
+    serve_spawned(FarEnd(sock, [pipe_fd]), board_fd, lifeline_fd, settings, importable_main)
 
 
 def _pidfd(process: Any) -> int:

@@ -13,7 +13,6 @@ from .._core import blows, staff
 from .._core.core import Core
 from .._core.staff import Standing
 from .._core.state import Phase, Worker
-from .._wire.board import Board
 from .._wire.exits import spends_restart
 from . import log
 from .channels import Channels
@@ -33,6 +32,7 @@ class Processes:
         self._poll_set = poll_set
         self._channels = channels
         self.exits: dict[Worker, None] = {}  # ended, and not buried yet
+        self._orphans: list[int] = []  # pids of a dead template's workers: where we adopt them (PID 1), we have to reap them
 
     # -- orders
 
@@ -57,6 +57,7 @@ class Processes:
         elif not worker.hands.exited:
             # only SIGKILL goes to the task's own children too: a catchable signal is a message for the task
             send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
+            self.launcher.hear_of_end()
 
     def _spawn(self, worker: Worker, now: float) -> None:
         if worker.phase is not Phase.STARTING and worker.hands is None:
@@ -96,6 +97,8 @@ class Processes:
         if what == ALL_LOST:
             self._all_lost()
             return
+        if what == STARTED and self._orphans:
+            self.reap_orphans()
         worker = self._core.staff.workers.get(ident)
         if worker is None:
             return
@@ -125,10 +128,21 @@ class Processes:
             if worker.hands is not None and not worker.hands.exited:
                 if worker.pid is not None:
                     worker.hands.exit_status = -signal.SIGKILL  # the lifeline has done it, or is doing it, to its whole group
+                    self._orphans.append(worker.pid)
                 worker.hands.exited = worker.hands.reaped = True
                 self.exits[worker] = None
         self._channels.functions.renew(self.launcher.snapshot)
         self.launcher.lost()
+
+    def reap_orphans(self) -> None:
+        """Of those that were adopted, the ones that have ended by now."""
+        for pid in list(self._orphans):
+            try:
+                ended = os.waitpid(pid, os.WNOHANG) != (0, 0)
+            except ChildProcessError:
+                ended = True  # somebody else's
+            if ended:
+                self._orphans.remove(pid)
 
     def bury(self, worker: Worker, now: float) -> None:
         """Drain, judge, reap: in this order, and each step may be repeated."""
@@ -136,8 +150,8 @@ class Processes:
         if hands is not None:
             if not hands.channel.closed_by_peer:
                 self._channels.drain(worker)
-            ours = worker.pid is not None and worker.phase is not Phase.GONE and not hands.reaped
-            if ours and _left_a_task(worker, hands.exit_status):
+            unjudged = worker.phase is not Phase.GONE and not hands.reaped
+            if worker.pid is not None and unjudged and _left_a_task(worker, hands.exit_status):
                 send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
             self._core.staff.exited(worker, hands.exit_status, now, hands.failure)
             self.launcher.bury(worker)
@@ -158,5 +172,5 @@ class Processes:
 def _left_a_task(worker: Worker, status: int | None) -> bool:
     """Whether a worker that has ended did so in the midst of a task, whose children must not survive it. By its status alone,
     one that a task has ended by ``os._exit(0)`` had nothing to do any more."""
-    board: Board | None = worker.board
+    board = worker.board
     return spends_restart(status) or (board is not None and board.see().current in worker.inflight)

@@ -10,7 +10,8 @@ writer, and none is ever cleared while the worker lives, so no reader can see ha
     SKIPPED_FROM  worker  the first call that the latest recall kept from running
     RECALLED      parent  calls from this number on are not to be started
     SOFT_NUMBER   parent  the call a soft limit is meant for
-    SOFT_ITEM     parent  ... and the item of it
+    SOFT_ITEM     parent  ... and the item of it; ANY_ITEM: whichever runs
+    SOFT_COUNT    parent  how often one was aimed: each of them is raised once
 
 The rule of a recall: the worker writes CURRENT, *then* reads RECALLED. The parent writes
 RECALLED, waits a fence (1.5 ms: longer than a store waits in any processor's buffer), then reads CURRENT.
@@ -39,6 +40,8 @@ SKIPPED_FROM: Final = 3
 RECALLED: Final = 8  # the parent's cells lie on another cache line than the worker's
 SOFT_NUMBER: Final = 9
 SOFT_ITEM: Final = 10
+SOFT_COUNT: Final = 11
+ANY_ITEM: Final = (1 << 64) - 1
 
 _SIZE: Final = mmap.PAGESIZE
 # a mapping keeps a duplicate of its descriptor, which nobody needs, and before Python 3.13 cannot be told not to
@@ -58,6 +61,7 @@ class Board:
     """A board by its file descriptor; `cells` is the shared page as unsigned 64-bit words."""
 
     _fds: list[int] = []  # of one whose making did not get that far
+    _aims = 0
 
     def __init__(self, fd: int | None = None) -> None:
         """A board on `fd`, which is its own from now on; without one a new, zeroed board.
@@ -93,10 +97,12 @@ class Board:
         """Forbid the worker to start call `number` and any later one."""
         self.cells[RECALLED] = number
 
-    def aim(self, number: int, item: int) -> None:
+    def aim(self, number: int, item: int = ANY_ITEM) -> None:
         """Say which call, and which item of it, the next soft-limit signal is meant for."""
         self.cells[SOFT_ITEM] = item
         self.cells[SOFT_NUMBER] = number
+        self._aims += 1
+        self.cells[SOFT_COUNT] = self._aims
 
     def close_fd(self) -> None:
         """Give up our number for it; the mapping stays, and before Python 3.13 its duplicate."""

@@ -19,6 +19,11 @@ def close_all(fds: list[int]) -> None:
     deque(map(os.close, map(fds.pop, [-1] * len(fds))), 0)
 
 
+def close_last(fds: list[int]) -> None:
+    """The same for the last of them."""
+    deque(map(os.close, map(fds.pop, (-1,))), 0)
+
+
 def is_readable(fd: int) -> bool:
     """Whether there is something to read, or the far end is closed."""
     poller = select.poll()

@@ -48,11 +48,21 @@ class ForkHooks:
         self._in_worker = False
         if self.loop is not None:
             self.loop.after_fork()
-        null = os.open(os.devnull, os.O_RDWR)
         for fd in self._far_end.fds:
-            if fd >= 0:  # else it was closed
-                os.dup2(null, fd, inheritable=False)
-        os.close(null)
-        with contextlib.suppress(OSError):  # closed by the task, with all others
+            with contextlib.suppress(OSError):  # closed by the task, perhaps with all others
+                os.close(fd)
+            with contextlib.suppress(OSError):  # there are too many: nothing has its number then
+                _occupy(fd)
+        with contextlib.suppress(OSError):  # as above
             os.close(self._lifeline_fd)
         self._after()
+
+
+def _occupy(fd: int) -> None:
+    """Let the number lead nowhere: the worker's code in this child may still write to it."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != fd:
+        try:
+            os.dup2(null, fd, inheritable=False)
+        finally:
+            os.close(null)

@@ -13,15 +13,16 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import util
 from types import TracebackType
 
-from .._typing import Any
+from .._typing import Any, NoReturn
 from .._wire import errors, frames, heap, pickling
 from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
-from .._wire.exits import EX_OK, EX_RECYCLE
+from .._wire.exits import EX_FAILURE, EX_OK, EX_RECYCLE
 from .._wire.far_end import WHOLE, FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE, LARGE
 from .._wire.spin import SpinWait
@@ -70,7 +71,7 @@ class Loop:
     def after_fork(self) -> None:
         """In a child that a task has forked, and that may come back from the task: it must not go on as the worker, with the
         calls that this one holds. What it does meanwhile nobody hears of."""
-        self._forked = self._may_leave = True
+        self._forked = True
         self._cells.release()  # or the rest of a chunk would be noted on the worker's board, and run twice
         self.termination.uninstall()
         self._soft.uninstall()
@@ -131,8 +132,12 @@ class Loop:
                 soft.running = 0
                 if self.termination.requested:
                     raise
+                if self._forked:
+                    _end_child(exc)
                 exc.with_traceback(_from_the_task_on(exc.__traceback__))  # a class may refuse a plain assignment
                 reply = self._encoded(exc, unread=payload is None)
+            if self._forked:
+                _end_child()
             run_us = (clock() - started) // 1000
             if run_us > _MAX_TAG:
                 run_us = _MAX_TAG
@@ -142,10 +147,16 @@ class Loop:
                 if len(pickled) <= whole:
                     tell(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
                 else:
+                    cells[STARTED] = _NOT_YET  # sending is not running time: the parent may be late to take it
                     self._far_end.send(frames.RESULT, run_us, number, [pickled], len(pickled))
                 pickled = b""
             else:
-                self._reply(number, run_us, value, reply)
+                what, parts, size = self._packed(value, reply)
+                value = reply = None  # as above; what its buffers are of stays for a while
+                if size > whole:
+                    cells[STARTED] = _NOT_YET  # as above
+                self._far_end.send(what, run_us, number, parts, size)
+                parts = None
             # waiting for the next frame must not pin this call's arguments and result
             value = reply = body = payload = None
             if self._may_leave and (status := self._leaves(number)) is not None:
@@ -155,9 +166,6 @@ class Loop:
     def _leaves(self, number: int) -> int | None:
         """Whether call `number` was the last: the status to leave with. Raises SystemExit if a call has swallowed the one of
         SIGTERM: whoever sent that wants the worker gone, and the next call's error must not be taken for it."""
-        if self._forked:
-            util._flush_std_streams()  # type: ignore[attr-defined]  # not published
-            os._exit(EX_OK)
         if self.termination.requested:
             raise SystemExit(128 + signal.SIGTERM)
         if self._retire is not None:
@@ -167,23 +175,20 @@ class Loop:
             return EX_RECYCLE
         return None
 
-    def _reply(self, number: int, run_us: int, value: Any, error: bytes | None) -> None:
-        send = self._far_end.send
-        if error is not None:
-            send(frames.ERROR, run_us, number, [error], len(error))
-            return
-        try:
-            pickled, buffers = pickling.dumps(pickling.lighten(value), self._snapshot)
-        except BaseException as exc:
-            if self.termination.requested:
-                raise
-            error = self._unsendable(exc, value)
-            send(frames.ERROR, run_us, number, [error], len(error))
-            return
-        if buffers is not None:
-            send(frames.RESULT | frames.LARGE, run_us, number, *frames.pack_large(pickled, buffers))
-        else:
-            send(frames.RESULT, run_us, number, [pickled], len(pickled))
+    def _packed(self, value: Any, error: bytes | None) -> tuple[int, Any, int]:
+        """The frame to send for a value, or for what was raised: its kind, the parts of its body, their size."""
+        if error is None:
+            try:
+                pickled, buffers = pickling.dumps(pickling.lighten(value), self._snapshot)
+            except BaseException as exc:
+                if self.termination.requested:
+                    raise
+                error = self._unsendable(exc, value)
+            else:
+                if buffers is not None:
+                    return frames.RESULT | frames.LARGE, *frames.pack_large(pickled, buffers)
+                return frames.RESULT, [pickled], len(pickled)
+        return frames.ERROR, [error], len(error)
 
     def _unsendable(self, exc: BaseException, value: Any) -> bytes:
         try:
@@ -269,6 +274,21 @@ class Loop:
             cells[at] = index
             append(func(*item) if starred else func(item))
         return results
+
+
+def _end_child(exc: BaseException | None = None) -> NoReturn:
+    """Leave a child that a task has forked and that comes back from it, as `multiprocessing` ends one of its own."""
+    code: Any = EX_OK
+    if isinstance(exc, SystemExit):
+        code = exc.code if exc.code is not None else EX_OK
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = EX_FAILURE
+    elif exc is not None:
+        sys.excepthook(type(exc), exc, _from_the_task_on(exc.__traceback__))
+        code = EX_FAILURE
+    util._flush_std_streams()  # type: ignore[attr-defined]  # not published
+    os._exit(code & 0xFF)
 
 
 def _from_the_task_on(traceback: TracebackType | None) -> TracebackType | None:

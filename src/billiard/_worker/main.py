@@ -60,47 +60,50 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
         status = EX_FAILURE  # the channel broke: the parent is gone or has given this worker up
     finally:
         terminated = loop is not None and loop.termination.requested
-        if settings.on_process_exit is not None:
-            settings.on_process_exit(os.getpid(), -signal.SIGTERM if terminated else status)
+        try:
+            if settings.on_process_exit is not None:
+                settings.on_process_exit(os.getpid(), -signal.SIGTERM if terminated else status)
+        finally:
+            _leave_in_time(status, terminated)
         if terminated and loop is not None:
             util._exit_function()  # type: ignore[attr-defined]  # what BaseProcess._bootstrap would do next
             util._flush_std_streams()  # type: ignore[attr-defined]  # not published
             loop.termination.die_of_it()
-        _leave_in_time(status)
     raise SystemExit(status)
 
 
-def _leave_in_time(status: int) -> None:
+def _leave_in_time(status: int, terminated: bool) -> None:
     """A thread or a process that a task left, and that is no daemon, has a while to end. One that never ends would keep this
     one for ever, and with it `join`; with a quota of tasks there would be ever more of them."""
     if threading.active_count() > 1 or mp_process._children:  # type: ignore[attr-defined]  # not published
-        last_act = threading.Timer(LEAVE_GRACE_S, _leave_at_once, (status,))
+        last_act = threading.Timer(LEAVE_GRACE_S, _leave_at_once, (status, terminated))
         last_act.daemon = True
         last_act.start()
 
 
-def _leave_at_once(status: int) -> None:
-    util._flush_std_streams()  # type: ignore[attr-defined]  # not published
-    os._exit(status & 0xFF)
+def _leave_at_once(status: int, terminated: bool) -> None:
+    try:
+        util._flush_std_streams()  # type: ignore[attr-defined]  # not published
+    finally:  # a pipe that nobody reads any more must not keep us
+        if terminated:
+            os.kill(os.getpid(), signal.SIGTERM)  # which has its default action again
+        os._exit(status & 0xFF)
 
 
-def serve_spawned(far_end: FarEnd, board_fd: int, settings: WorkerSettings, importable_main: bool) -> None:
+def serve_spawned(
+    far_end: FarEnd, board_fd: int, lifeline_fd: int, settings: WorkerSettings, importable_main: bool
+) -> None:  # fmt: skip
     """`serve` for a process that multiprocessing started: everything came as arguments."""
-    from multiprocessing import current_process, parent_process
+    from multiprocessing import current_process
 
     # daemonic for its parent, which then does not wait for it at exit; its tasks may start processes all the same
     current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # not published
-    parent = parent_process()
-    if parent is None:
-        raise RuntimeError("a worker must be started as a child process")
     board = Board(board_fd)
     board.close_fd()
-    for fd in far_end.fds:
+    for fd in (*far_end.fds, lifeline_fd):
         os.set_inheritable(fd, False)  # they came as descriptors that are: a task's programs would hold them open
-    signals.before_initializer()
-    # a fork server started in a thread that blocks the soft limit's signal blocks it in all its children
-    signals.change_mask(signals.SET_MASK, ())
-    serve(far_end, board, settings, MainSnapshot(importable_main), parent.sentinel)
+    signals.before_initializer_of_spawned()
+    serve(far_end, board, settings, MainSnapshot(importable_main), lifeline_fd)
 
 
 def _lead_own_group() -> None:

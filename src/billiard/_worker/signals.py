@@ -18,10 +18,11 @@ import threading
 from collections.abc import Callable, Iterable
 
 from .._typing import Any, Final
-from .._wire.board import ITEM, SOFT_ITEM, SOFT_NUMBER
+from .._wire.board import ANY_ITEM, ITEM, SOFT_COUNT, SOFT_ITEM, SOFT_NUMBER
 from ..exceptions import SoftTimeLimitExceeded
 
 SOFT_SIGNAL: Final = signal.SIGUSR1
+_TAKEN: Final = (signal.SIGTERM, SOFT_SIGNAL, signal.SIGCHLD)
 _RETURNED_S: Final = 0.002  # within which the interpreter is back from a hook
 DEFAULT: Final = int(signal.SIG_DFL)
 IGNORE: Final = int(signal.SIG_IGN)
@@ -41,10 +42,24 @@ SET_MASK: Final = int(signal.SIG_SETMASK)
 
 def before_initializer() -> None:
     """Undo what a fork hands down: the parent's handlers are not ours."""
+    _ignore_terminal()
+    for signum in _TAKEN:
+        set_handler(signum, DEFAULT)
+
+
+def before_initializer_of_spawned() -> None:
+    """The same for a new interpreter: it inherits what is ignored or blocked. A handler is its own (coverage's, perhaps, which
+    has to see SIGTERM to save what it has)."""
+    _ignore_terminal()
+    for signum in _TAKEN:
+        if get_handler(signum) == IGNORE:
+            set_handler(signum, DEFAULT)
+    change_mask(SET_MASK, ())
+
+
+def _ignore_terminal() -> None:
     for signum in (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU):
         set_handler(signum, IGNORE)
-    for signum in (signal.SIGTERM, SOFT_SIGNAL, signal.SIGCHLD):
-        set_handler(signum, DEFAULT)
 
 
 class Termination:
@@ -89,7 +104,7 @@ class SoftLimit:
     def __init__(self, cells: memoryview, rearm: Callable[[int], None]) -> None:
         self.running = 0  # the call on which the signal may act now; 0: none
         self._cells = cells
-        self._raised = (0, 0)
+        self._raised = 0  # of the aims on the board, the last that was raised
         self._rearm = rearm
         self._asking = self._came = False  # for the signal once more; it came while we asked
 
@@ -103,8 +118,9 @@ class SoftLimit:
         set_handler(SOFT_SIGNAL, DEFAULT)
 
     def _handle(self, signum: int, frame: object) -> None:
-        aim = (self._cells[SOFT_NUMBER], self._cells[SOFT_ITEM])
-        if aim == (self.running, self._cells[ITEM]) and aim != self._raised:
+        cells, running = self._cells, self.running
+        aim = cells[SOFT_COUNT]
+        if running and aim != self._raised and cells[SOFT_NUMBER] == running and cells[SOFT_ITEM] in (cells[ITEM], ANY_ITEM):
             if self._asking:
                 self._came = True  # raised in there it would be swallowed as well
                 return
@@ -121,7 +137,7 @@ class SoftLimit:
         # ask the parent to send the signal again
         swallowed = unraisable.exc_type is SoftTimeLimitExceeded
         if swallowed and self.running and threading.current_thread() is threading.main_thread():
-            self._raised = (0, 0)
+            self._raised = 0
             self._asking, self._came = True, False
             self._rearm(self.running)
             if self._came:
