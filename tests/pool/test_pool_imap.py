@@ -2,13 +2,16 @@
 
 import collections
 import contextlib
+import functools
 import gc
 import itertools
+import os
 import signal
 import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pool_tasks as t
 import pytest
@@ -465,8 +468,51 @@ def test_a_forgotten_one_keeps_no_closed_pool(make_pool, how):
     next(results)
     pool.close()
     del results
-    wait_until(lambda: (gc.collect(), pool._engine.closed)[1])  # what was under way has to end first
+    wait_until(lambda: pool._engine.closed)  # what was under way has to end first
     pool.join()
+
+
+@BOTH
+def test_what_nobody_takes_is_run_all_the_same(make_pool, how, tmp_path):
+    """As in multiprocessing, and whenever garbage is collected."""
+    pool = make_pool(2)
+    getattr(pool, how)(functools.partial(t.note, tmp_path / "log"), range(300))
+    gc.collect()
+    pool.close()
+    pool.join()
+    assert sorted(map(int, t.noted(tmp_path / "log"))) == list(range(300))
+    assert not pool._untaken
+
+
+@BOTH
+def test_who_lets_go_ends_the_reading(make_pool, how):
+    pool = make_pool(2)
+    gc.collect()
+    gc.disable()  # nothing is left to it
+    try:
+        for result in getattr(pool, how)(t.echo, itertools.count()):
+            if result >= 10:
+                break
+        pool.close()
+        wait_until(lambda: pool._engine.closed)
+    finally:
+        gc.enable()
+    pool.join()
+
+
+@BOTH
+def test_what_an_iteration_is_at(make_pool, how, tmp_path):
+    pool, gate = make_pool(1), tmp_path / "gate"
+    os.mkfifo(gate)
+    results = getattr(pool, how)(Path.read_text, [gate])
+    wait_until(results.worker_pids)
+    assert results.worker_pids() == [worker.pid for worker in pool._pool]
+    assert not results.ready()
+    gate.write_text("go on")
+    wait_until(results.ready)
+    assert results.worker_pids() == []
+    assert next(results) == "go on"
+    assert results.ready()
 
 
 @BOTH

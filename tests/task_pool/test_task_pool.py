@@ -198,6 +198,22 @@ def test_a_worker_that_is_on_no_task_is_not_struck(make_pool, hub, told):
     assert second.get() == first.get()
 
 
+def test_a_pool_that_ends_replaces_nobody_it_has_struck(make_pool, hub, told, meeting):
+    """Celery's cold shutdown: tasks are cancelled and the pool closed in a signal's handler, so in no turn of the hub."""
+    read, write = os.pipe()
+    pool = make_pool(2, initializer=os.write, initargs=(write, b"i"))
+    jobs = [meeting(pool).start(name) for name in ("first", "second")]
+    for job in jobs:
+        pool.terminate_job(job.worker_pids()[0], signal.SIGTERM)
+        job.terminate(signal.SIGTERM)
+    pool.close()
+    pool.join()
+    os.close(write)
+    assert told.of("first") == told.of("second") == ["accepted", "failure"]
+    assert os.read(read, 100) == b"ii", "one for each of the first two workers"
+    os.close(read)
+
+
 def test_a_dead_worker_is_told_of_logged_and_replaced(make_pool, hub, told, meeting, caplog, monkeypatch):
     pool = make_pool(1)
     job = meeting(pool).start("lost")
@@ -390,3 +406,28 @@ def test_without_an_event_loop(make_pool, told):
     assert pool.apply_async(add, (1, 1), {}) is None
     pool.join()
     assert all(told.of(number) == ["accepted", "success"] for number in range(10))
+
+
+@pytest.mark.parametrize("says_it", ["ends the call", "closes the pool"])
+def test_celery_has_noted_what_it_ended_before_it_is_told(make_pool, told, says_it):
+    """Told in between, by the pool's own thread, it would store a cancelled task as revoked, and acknowledge its message."""
+    pool = make_pool(1, threads=True, semaphore=None)
+    job = pool.apply_async(sleep, (), {}, **told.callbacks("cancelled"))
+    wait_until(lambda: told.of("cancelled") == ["accepted"])
+    pool.terminate_job(job.worker_pids()[0], signal.SIGTERM)
+    wait_until(job.ready)
+    time.sleep(0.2)  # Celery stores the task's state, and waits for its backend
+    assert told.of("cancelled") == ["accepted"]
+    if says_it == "ends the call":
+        job.terminate(signal.SIGTERM)
+    else:
+        pool.close()
+    wait_until(lambda: told.of("cancelled") == ["accepted", "failure"])
+    assert isinstance(told.value("cancelled", "failure").exception, Terminated)
+
+
+def wait_until(true, within_s=10.0):
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

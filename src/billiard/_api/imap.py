@@ -8,6 +8,9 @@ A signal's handler may raise at the end of any call, when a function is entered 
 thread may come between. Nothing is lost: items of the input lie in an attribute until they are in a chunk, that until it is
 submitted, and one that has ended until its value is returned. Taking it from there are plain statements, with no call
 between them and the `return`.
+
+Who takes results and then lets go of the iterator wants no more of them: at that moment the rest of the input is given up.
+Whoever never took one wanted the calls, as in multiprocessing, and they are made, by `join` at the latest.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ class Input:
     Hence no generator, which an exception of a signal's handler would end, and the iteration with it.
     """
 
-    def __init__(self, items: Iterator[Any], size: int, make: Callable[[IMapIterator, Any, int], Chunk]) -> None:
-        """`make(iterator, items, index of the first)` a chunk of up to `size` items."""
+    def __init__(self, items: Iterator[Any], size: int, make: Callable[[Group, Any, int], Chunk]) -> None:
+        """`make(group, items, index of the first)` a chunk of up to `size` items."""
         self._items = items
         self._size = size
         self._make = make
@@ -55,7 +58,7 @@ class Input:
         self.given = 0  # chunks that were dropped
         self.error: Exception | None = None  # what the input raised, until it is told
 
-    def peek(self, iterator: IMapIterator) -> Chunk | None:
+    def peek(self, group: Group) -> Chunk | None:
         """The next chunk, the same one until it is dropped; None at the end of the input."""
         if self._chunk is not None:
             return self._chunk
@@ -67,10 +70,10 @@ class Input:
                 return None
         first = self.given * size
         try:
-            chunk = self._make(iterator, taken, first)
+            chunk = self._make(group, taken, first)
         except Exception as exc:
             # an item that cannot be pickled is a call that has failed: the iteration goes on behind it
-            chunk = _failed(iterator, pickling.own_error(exc, self._make, iterator, taken, first))
+            chunk = _failed(group, pickling.own_error(exc, self._make, group, taken, first))
         self._chunk = chunk
         return chunk
 
@@ -106,12 +109,21 @@ class Input:
             self._ended = len(self._taken) < self._size
 
 
-def _failed(iterator: IMapIterator, error: Exception) -> Chunk:
-    chunk = Chunk(iterator, frames.CALL, 0, None, 0, 0)
+def _failed(group: Group, error: Exception) -> Chunk:
+    chunk = Chunk(group, frames.CALL, 0, None, 0, 0)
     tb = error.__traceback__
     chunk.body, chunk.state = errors.parent_made(error, error.__cause__), outcome.FAILURE
     error.__traceback__ = tb  # it leads to the method that would not pickle
     return chunk
+
+
+def _no_end(error: BaseException) -> BaseException:
+    """What `next` raises for a call's error: its StopIteration would be taken for the end, and what is behind it be lost."""
+    if isinstance(error, StopIteration):
+        told = RuntimeError("the call raised StopIteration")
+        told.__cause__ = error
+        return told
+    return error
 
 
 def _raised_by_a_handler(exc: BaseException) -> bool:
@@ -125,29 +137,56 @@ def _raised_by_a_handler(exc: BaseException) -> bool:
     return False
 
 
+class Group(Waitable):
+    """What the chunks of one iterator have in common. They refer to this and not to the iterator, or it would end at some
+    garbage collection after its user has let go of it, and until then its input would be read on, or not.
+    """
+
+    def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, unordered: bool) -> None:
+        """`forget`: number of a function that travels for this iteration alone, or 0."""
+        self._pool = pool
+        self._func = func
+        self._function_id = function_id
+        self._forget = forget
+        self._job = next(job_counter)
+        self.told_of_chunks = unordered  # else they are waited for one by one
+        self.queue: deque[Chunk] = deque()  # given and not fetched; of unordered results, those that have ended
+        self._wakers = {}
+
+    def chunk_settled(self, chunk: Chunk) -> None:
+        """Under the engine's lock; whoever waits for this chunk was woken by the chunk."""
+        if self.told_of_chunks and not chunk.queued:
+            # appended first: cut short in between, it is appended twice, and the second is dropped when met
+            self.queue.append(chunk)
+            chunk.queued = True
+        self.wake_all()
+
+    def __del__(self) -> None:
+        # every chunk under way holds us: there is none
+        if self._forget:
+            self._pool._engine.channels.functions.unneeded.append(self._forget)
+
+
 class IMapIterator:
     """The results in the order of the input; `next(timeout)` waits for at most so many seconds.
 
     Several threads may call `next`: each result goes to one of them.
     """
 
-    _job: int
-    _forget = 0
     _begun = False
-    told_of_chunks = False  # results are waited for one by one
+    _unordered = False
 
     def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
-        """`forget`: number of a function that travels for this iteration alone, or 0."""
-        self._forget = forget
+        """`forget`: see `Group`."""
         self._pool = pool
-        self._func = func
-        self._job = next(job_counter)
+        self._group = Group(pool, func, function_id, forget, self._unordered)
+        self._job = self._group._job
         self._function_id = function_id
         self._input = items
         self._input_ended = False
         self._fetched = 0  # chunks
         self._low = 0  # so few given and not fetched: take more of the input; -1: there is no more
-        self._queue: deque[Chunk] = deque()  # given and not fetched; of unordered results, those that have ended
+        self._queue = self._group.queue
         self._rest: tuple[Any, Any] | None = None  # of the chunk fetched last: (next value, rest of the same kind)
         self._lock = threading.RLock()  # held by who takes from the input
         self._advancing = False  # somebody does
@@ -156,8 +195,11 @@ class IMapIterator:
         """Submit the first chunks. Until the input has been read to its end the pool does not end, unless it is terminated."""
         self._begun = True
         self._pool._lazy_maps.add(self)
+        self._pool._untaken.add(self)
         self._pool._engine.core.staff.reading.add(self._job)
         self._advance(self._bound())
+        if not self._input_ended:
+            self._low = _ALL  # the first `next` comes to `_go_on`
 
     def read_on(self) -> None:
         """Submit all that is left of the input, however much it is."""
@@ -179,7 +221,7 @@ class IMapIterator:
                 value, self._rest = self._rest
                 return value
             if items.given - self._fetched <= self._low:
-                self._advance(self._bound())
+                self._go_on()
             chunk = queue[0] if queue else None
             if chunk is None or not chunk.state:
                 if items.given > self._fetched:
@@ -200,7 +242,7 @@ class IMapIterator:
                 body = chunk.body
                 try:
                     value = _read(body)
-                except Exception as exc:
+                except pickling.UNREADABLE as exc:
                     pickling.own_error(exc, _read, body)
                 else:
                     if not chunk.fetched:  # else by another thread, or in a signal's handler
@@ -223,7 +265,7 @@ class IMapIterator:
             self._rest = rest
             if failed:
                 try:
-                    raise body.exception
+                    raise _no_end(body.exception)
                 finally:
                     del chunk, body  # as above
             if one:
@@ -231,9 +273,25 @@ class IMapIterator:
 
     __next__ = next  # noqa: A003 - the method above, spared one call
 
+    def ready(self) -> bool:
+        """Whether all calls have ended, also those whose results were not fetched."""
+        ended = len({id(chunk) for chunk in tuple(self._queue) if chunk.state})
+        return self._input_ended and self._input.given - self._fetched <= ended
+
+    def worker_pids(self) -> list[int]:
+        """The pids of the workers that run one of its calls."""
+        held = [
+            job for worker in list(self._pool._engine.core.staff.workers.values()) for job in list(worker.inflight.values())
+        ]
+        return [pid for job in held if getattr(job, "group", None) is self._group for pid in job._running_pids()]
+
     def _wait(self, chunk: Chunk | None, deadline: float | None) -> bool:
         """Wait for the end of `chunk`, the first of the queue. False when the time is up."""
         return chunk is None or self._pool._engine.wait(chunk, rest_until(deadline))
+
+    def _go_on(self) -> None:
+        self._pool._untaken.discard(self)
+        self._advance(self._bound())
 
     def _bound(self) -> int:
         run_s = self._pool._engine.core.dispatch.run_time_s(self._function_id)
@@ -266,7 +324,7 @@ class IMapIterator:
             if staff.standing > Standing.CLOSE and not self._input_ended:
                 # each item would be submitted only to fail, of an endless input for ever
                 items.end(self._pool._refusal())
-            chunk = items.peek(self)
+            chunk = items.peek(self._group)
             if chunk is None:
                 self._input_ended, self._low = True, -1
                 self._let_end()
@@ -281,6 +339,7 @@ class IMapIterator:
     def _let_end(self) -> None:
         """The pool need not wait for this input any more."""
         engine = self._pool._engine
+        self._pool._untaken.discard(self)
         engine.core.staff.reading.discard(self._job)
         if engine.standing:
             engine.wake()
@@ -288,13 +347,7 @@ class IMapIterator:
     def _enqueue(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
 
-    def chunk_settled(self, chunk: Chunk) -> None:
-        """Under the engine's lock; whoever waits for this chunk was woken by the chunk."""
-
     def __del__(self) -> None:
-        # every chunk under way holds us: there is none
-        if self._forget:
-            self._pool._engine.channels.functions.unneeded.append(self._forget)
         if self._begun:
             self._let_end()
 
@@ -305,20 +358,17 @@ class IMapIterator:
 class IMapUnorderedIterator(Waitable, IMapIterator):
     """The results as they come."""
 
-    told_of_chunks = True
+    _unordered = True
+
+    def __init__(self, *args: Any) -> None:
+        """As above."""
+        super().__init__(*args)
+        self._wakers = self._group._wakers  # the chunks wake who waits for one of us
 
     def _enqueue(self, chunk: Chunk) -> None:
         # watched: it comes into the queue when it has ended, unless it has failed here already
         if chunk.state and not chunk.queued:
             self._queue.append(chunk)
-
-    def chunk_settled(self, chunk: Chunk) -> None:
-        if not chunk.queued:
-            # appended first: cut short in between, it is appended twice, and the second is dropped when met
-            self._queue.append(chunk)
-            chunk.queued = True
-        if self._wakers:
-            self.wake_all()
 
     @property
     def state(self) -> int:  # type: ignore[override]  # read only

@@ -157,7 +157,7 @@ class MapResult(Handle):
                 try:
                     values.append(_read(chunk.body))
                     continue
-                except Exception as exc:
+                except pickling.UNREADABLE as exc:
                     pickling.own_error(exc, _read, chunk.body)
             if not chunk.resolve():
                 self.body, self.state = chunk.body, outcome.FAILURE

@@ -22,7 +22,7 @@ def resolve(job: Job, func: Any, number: int, item: int | None = None) -> bool:
         body = job.body
         try:
             value, found = _read(body), VALUE
-        except Exception as exc:
+        except pickling.UNREADABLE as exc:
             value, found = _unreadable(pickling.own_error(exc, _read, body), func, number), FAILURE
     elif state >= VALUE:
         return state == VALUE
@@ -52,14 +52,14 @@ def _rare(job: Job, func: Any, number: int, item: int | None) -> tuple[Any, int]
         return _unreadable(frames.FrameError(f"no result is of kind {state}"), func, number), FAILURE
     try:
         return _load_large(body), VALUE
-    except Exception as exc:
+    except pickling.UNREADABLE as exc:
         return _unreadable(pickling.own_error(exc, _load_large, body), func, number), FAILURE
 
 
 def _failure(body: Any, func: Any, number: int) -> ExceptionInfo:
     try:
         info = errors.decode(body)
-    except Exception as exc:
+    except pickling.UNREADABLE as exc:
         return _unreadable(pickling.own_error(exc, errors.decode, body), func, number)
     error = info.exception
     if isinstance(error, PayloadError) and error._sent_cause is not None:
@@ -75,7 +75,7 @@ def _load_large(body: memoryview) -> Any:
     return pickling.loads(*frames.unpack_large(body))
 
 
-def _unreadable(exc: Exception, func: Any, number: int) -> ExceptionInfo:
+def _unreadable(exc: BaseException, func: Any, number: int) -> ExceptionInfo:
     function = story.name_of(func)
     return errors.parent_made(
         PayloadError(f"the result of {function}, job {number}, could not be rebuilt: {exc!r}", function=function, job=number),

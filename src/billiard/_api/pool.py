@@ -34,7 +34,9 @@ from .telling import Telling, takes_two, weakly
 TERMINATE: Final = 2
 
 _NOT_GIVEN: Final = object()
+_DEFAULTS: Final = ("timeout", "soft_timeout", "putlocks", "synack", "on_timeout_set")  # options of calls that are given none
 _PID_WAIT_S: Final = 1.0
+_NOTING_S: Final = 5.0  # for which an end that Celery brought about is not told, if it does not say that it has noted it
 _EXIT_WAIT_S: Final = 5.0  # longer than SIGTERM, its grace and SIGKILL take together
 _pool_numbers = itertools.count(1)
 _serials = itertools.count(1)  # of the workers of all pools
@@ -106,6 +108,7 @@ class Pool(Submitting, Telling):
         if processes is None:
             processes = self.cpu_count()
         self._least, self._is_celerys = 0 if celery else 1, celery
+        self._noting_until = 0.0  # see `terminate_job`
         processes = validate.integer("processes", processes, self._least)
         self.soft_timeout, self.timeout = validate.limits(soft_timeout, timeout, ordered=not celery)
         validate.number("lost_worker_timeout", lost_worker_timeout)
@@ -131,6 +134,7 @@ class Pool(Submitting, Telling):
         self._down_with_status = takes_two(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
         self._lazy_maps: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
+        self._untaken: set[IMapIterator] = set()  # of these, whose results nobody has begun to take: kept until `join`
         settings = WorkerSettings(
             initializer, tuple(validate.items("initargs", initargs)), on_process_exit,
             memory_kb, memory_in_total=celery,
@@ -141,9 +145,12 @@ class Pool(Submitting, Telling):
             processes, quota, None if restarts is None else RestartIntensity(restarts, period_s),
             max_window=1 if alone else MAX_WINDOW,
         )  # fmt: skip
-        # whether a call has options even if it was given none
-        self._has_defaults = bool(putlocks or self.timeout or self.soft_timeout or synack or on_timeout_set)
         self._start(core, settings)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _DEFAULTS:  # also when an owner sets one later: it holds for each call, whatever that is given itself
+            self._has_defaults = any(map(self.__dict__.get, _DEFAULTS))
 
     def _start(self, core: Core, settings: WorkerSettings) -> None:
         """Start the engine. Cut short, nothing of it stays: no thread could be started, or a signal's handler raised, and the
@@ -205,6 +212,7 @@ class Pool(Submitting, Telling):
 
     def close(self) -> None:
         """Take no more calls. Those submitted are worked off, then the workers exit."""
+        self._noting_until = 0.0
         self._engine.close_later()
 
     def terminate(self) -> None:
@@ -215,6 +223,7 @@ class Pool(Submitting, Telling):
         interrupted its work, not at all.
         """
         engine = self._engine
+        self._noting_until = 0.0
         if engine.closed:
             return
         engine.terminate_later()
@@ -233,6 +242,7 @@ class Pool(Submitting, Telling):
             raise NotClosedError("Pool is still running: call close() or terminate() before join()")
         if engine.must_not_wait():
             return
+        self._noting_until = 0.0
         if engine.standing is Standing.CLOSE:
             for results in list(self._lazy_maps):
                 results.read_on()  # what was begun is worked off, also if nobody takes the results meanwhile
@@ -308,6 +318,11 @@ class Pool(Submitting, Telling):
             pid = int(pid)  # of a WorkerHandle, too
         except (TypeError, ValueError):
             raise TypeError(f"pid must be the pid of a worker, not {pid!r}") from None
+        if self._is_celerys and self.threads and threading.current_thread() is not self._engine.announcer.thread:
+            # Celery first ends a task, then notes that it did, which may take an answer of its backend, and then ends the
+            # handle's call too. Told of the end meanwhile, by our thread, it would take a cancelled task for a revoked one,
+            # store that, and acknowledge a message that is to be delivered again.
+            self._noting_until = time.monotonic() + _NOTING_S
         for worker in list(self._engine.core.staff.workers.values()):
             if worker.pid == pid:
                 self._engine.terminate_worker(worker, signal.SIGTERM if sig is None else sig)

@@ -168,14 +168,15 @@ class ApplyResult(Handle):
         self.call = call
         self.size = size
 
-    def terminate(self, signum: int) -> None:
-        """End this call and no other: it never starts if it has not, it is struck with `signum` if it runs.
+    def terminate(self, signum: int = signal.SIGTERM) -> None:
+        """End this call and no other: it never starts if it has not, it is struck with `signum` (default: SIGTERM) if it runs.
 
         `get` then raises Terminated, unless the task swallows a signal that can be caught and returns; half a second later it
         is killed. SIGUSR1 interrupts a running task as its soft limit would. Raises TypeError or ValueError for what is no
         signal.
         """
         self._pool._engine.terminate_job(self, signum)
+        self._pool._noting_until = 0.0
 
     def accepted(self) -> bool:
         """Whether a worker has begun the call."""

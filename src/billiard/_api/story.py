@@ -63,7 +63,9 @@ def _error(fate: Fate, func: Any, job: int | None, item: int | None) -> Exceptio
     after = f" after {fate.run_s:.3f}s" if fate.run_s is not None else ""
     ended = how_it_ended(fate.status)
     if fate.cause is Cause.TIME_LIMIT:
-        return TimeLimitExceeded(fate.limit_s, f"{which}: over its time limit of {fate.limit_s}s in {worker}", **story)
+        over = TimeLimitExceeded(fate.limit_s, **story)  # its only argument is the limit, as billiard's
+        over.add_note(f"{which}: over its time limit of {fate.limit_s}s in {worker}")
+        return over
     if fate.cause is Cause.TERMINATED:
         # its only argument is the signal's number: Celery makes a number of str() of it
         terminated = Terminated(-(fate.status or 0), **story)

@@ -8,6 +8,7 @@ them, goes on.
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -42,6 +43,7 @@ class Submitting:
     synack: bool
     threads: bool
     _lazy_maps: weakref.WeakSet[IMapIterator]
+    _untaken: set[IMapIterator]
 
     def _check_running(self) -> None:
         if self._engine.core.staff.standing or self._engine.closed:
@@ -64,9 +66,10 @@ class Submitting:
         """Call ``func(*args, **kwds)`` in a worker, wait, and return its value or raise its error."""
         self._check_running()
         job = self._job(func, args, kwds)
-        if self._has_defaults:
-            self._set_options(job)
-        self._engine.submit(job)
+        if self._has_defaults and self._set_options(job):
+            self._submit_in_slot(job)
+        else:
+            self._engine.submit(job)
         try:
             # the caller waits, so its buffers need not be copied
             return job.get()
@@ -103,6 +106,7 @@ class Submitting:
         TypeError for what is not callable, and whatever pickling raises.
         """
         engine = self._engine
+        submit: Callable[[ApplyResult], None] = engine.submit
         if engine.core.staff.standing or engine.closed:
             self._refuse()
         job = self._job(func, args, kwds)
@@ -116,13 +120,12 @@ class Submitting:
                 lost_worker_timeout, callbacks_propagate, correlation_id,
             )  # fmt: skip
             if in_slot:
-                self._submit_in_slot(job)
-                return job
+                submit = self._submit_in_slot
         elif callback is not None:
             # the most common option, for half of what all of them cost
             validate.callable_or_none("callback", callback)
             job.callbacks, job.watched = Callbacks(callback), True
-        engine.submit(job)
+        submit(job)
         if job.kind & frames.LARGE:
             self._own(job)
         return job
@@ -144,8 +147,6 @@ class Submitting:
                 slot.release()
                 self._refuse()
             self._engine.submit(job)
-            if job.kind & frames.LARGE:
-                self._own(job)
         finally:
             if not nested:
                 claiming.pop(me, None)
@@ -234,8 +235,14 @@ class Submitting:
         call = job.call
         if call is None:  # it has ended already
             return
-        job.call = [part if isinstance(part, bytes) else bytes(part) for part in call]
-        self._engine.own(job)
+        try:
+            job.call = [part if isinstance(part, bytes) else bytes(part) for part in call]
+            self._engine.own(job)
+        except MemoryError:
+            self._engine.terminate_job(
+                job, signal.SIGTERM
+            )  # whoever is told so has no handle of it, and may change its buffers
+            raise
 
     # -- many calls
 

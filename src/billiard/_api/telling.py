@@ -6,6 +6,7 @@ user code may: on the announcer's thread, or in `turn`.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable
 
@@ -15,12 +16,14 @@ from .._core.state import FATE, Cause, Worker
 from .._supervisor import log
 from .._supervisor.announcer import call_hook
 from .._supervisor.engine import Engine
-from .._typing import Any
+from .._typing import Any, Final
 from .._wire import frames
 from .._wire.exits import is_expected
 from ..common import human_status
 from .handles import WorkerHandle
 from .results import ApplyResult, Handle
+
+_LOOK_S: Final = 0.005
 
 
 class Telling:
@@ -36,6 +39,7 @@ class Telling:
     on_timeout_cancel: Callable[..., Any] | None
     synack: bool
     _is_celerys: bool
+    _noting_until: float
 
     def _notice(self, kind: str, subject: Any, value: Any) -> None:
         announce = self._engine.announcer.add
@@ -47,7 +51,7 @@ class Telling:
             announce(subject.handle_timeout, True)
         elif kind == core_blows.HARD:
             announce(subject.handle_timeout, False)
-        elif kind == core_staff.UP and self.on_process_up is not None:
+        elif kind == core_staff.UP and self.on_process_up is not None and subject.pid is not None:
             announce(self._tell_up, self._handle(subject))
         elif kind == core_staff.DOWN:
             handle = self._handle(subject)
@@ -104,6 +108,9 @@ class Telling:
 
     def _ended(self, job: Handle) -> None:
         """`job` has ended. Where user code runs."""
+        if self._noting_until and job.state == FATE and job.body.cause is Cause.TERMINATED:
+            while time.monotonic() < self._noting_until:  # no lock to wait for: what sets it may be a signal's handler
+                time.sleep(_LOOK_S)
         if self.on_timeout_cancel is not None and (job.soft_s is not None or job.hard_s is not None):
             call_hook(self.on_timeout_cancel, job)
         if self._is_celerys and job.callbacks is not None and job.state == FATE and job.body.cause is Cause.POOL_TERMINATED:

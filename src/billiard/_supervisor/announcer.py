@@ -1,7 +1,8 @@
 """Where user code of the parent runs: callbacks and hooks, one after the other, never under the pool's lock.
 
-With threads one thread does it, started with the first thing to announce. Without, whoever turned the crank does it
-after the turn. What a callback raises is logged; only what the pool was told to let through (`propagate`) leaves a turn.
+With threads one thread does it, started with the first thing to announce. Without, or if none can be made, whoever turned the
+crank does it after the turn. What a callback raises is logged; only what the pool was told to let through (`propagate`) leaves
+a turn.
 """
 
 from __future__ import annotations
@@ -68,7 +69,12 @@ class Announcer:
         if not self._runs.locked():  # or it is about to end, and looks once more
             # stored when it has started, here and by itself: cut short in between, one that never started would be trusted
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many: from now on whoever turns does it
+                self._threaded = False
+                self.pending.extendleft(reversed(batch))
+                return
             self.thread = self.thread or thread
 
     def run_here(self) -> None:

@@ -164,6 +164,12 @@ class Engine(Ending):
             if not (dispatch.backlog and (dispatch.idle or dispatch.open)):
                 return
 
+    def _look_again(self) -> None:
+        """This thread has let go of the lock: who came with a job meanwhile was turned away, and relies on us."""
+        dispatch = self.core.dispatch
+        if dispatch.backlog and (dispatch.idle or dispatch.open):
+            self.kick()
+
     def own(self, job: Job) -> None:
         """`job.call` is a copy now, and what it was made of may change: see to it that nothing but the copy is sent."""
         held: list[bool] = []  # see billiard._supervisor
@@ -193,9 +199,7 @@ class Engine(Ending):
             finally:
                 if held and held[0]:
                     self._crank.release()
-            dispatch = self.core.dispatch
-            if dispatch.backlog and (dispatch.idle or dispatch.open):
-                self.kick()
+            self._look_again()
             self.rouse()
             self._tell_interrupted()
         except BaseException:
@@ -229,9 +233,7 @@ class Engine(Ending):
             with self._crank:
                 if not self.closed:  # else another thread saw the end first, and what was polled is stale
                     self._process(events, time.monotonic())
-            dispatch = self.core.dispatch
-            if dispatch.backlog and (dispatch.idle or dispatch.open):
-                self.kick()
+            self._look_again()
         except BaseException:
             self.wake()  # cut short: whoever polls next must not wait for news
             raise
@@ -311,6 +313,8 @@ class Engine(Ending):
             unneeded.popleft()
         if self.announcer.pending:
             self.announcer.release()
+            if self.announcer.pending and self.threaded:
+                self.wake()  # its thread could not be made
         if core.staff.standing and self.end.state:
             self.end.wake_all()
         if self.driver.led_elsewhere:
@@ -321,12 +325,15 @@ class Engine(Ending):
     def sentinel_of(self, worker: Worker) -> int:
         """A descriptor that is readable when the process of `worker` has ended; -1 when it has been seen to, and where the
         system has no such descriptors."""
-        with self._crank:  # two threads would open two of them, and a burial beside us leave ours open
-            hands: Hands | None = worker.hands
-            if hands is not None and hands.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
-                with contextlib.suppress(ProcessLookupError):
-                    hands.pidfd = os.pidfd_open(worker.pid)
-            return hands.pidfd if hands is not None else -1
+        try:
+            with self._crank:  # two threads would open two of them, and a burial beside us leave ours open
+                hands: Hands | None = worker.hands
+                if hands is not None and hands.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
+                    with contextlib.suppress(ProcessLookupError):
+                        hands.pidfd = os.pidfd_open(worker.pid)
+                return hands.pidfd if hands is not None else -1
+        finally:
+            self._look_again()
 
     def wait(self, target: Target, timeout: float | None = None) -> bool:
         """Drive until `target` is settled. False when `timeout` seconds were too few.
@@ -401,9 +408,7 @@ class Engine(Ending):
             if self._unfinished or self.waiting.overslept():
                 self.wake()
             self._tell_interrupted()
-            dispatch = self.core.dispatch
-            if dispatch.backlog and (dispatch.idle or dispatch.open):
-                self.kick()
+            self._look_again()
         except BaseException:
             self.wake()
             raise

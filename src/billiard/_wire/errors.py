@@ -13,7 +13,7 @@ import reprlib
 from .._typing import Any
 from ..einfo import ExceptionInfo
 from ..exceptions import TaskError
-from .pickling import MainSnapshot, dumps, loads, own_error
+from .pickling import UNREADABLE, MainSnapshot, dumps_whole, loads, own_error
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 1000
@@ -40,9 +40,7 @@ def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
     blob = b""
     try:
         info = ExceptionInfo((type(exc), exc, exc.__traceback__))
-        blob, buffers = dumps(info, snapshot)
-        if buffers:  # an exception that holds arrays: rare enough to be copied
-            blob = pickle.dumps(info, 5)
+        blob = dumps_whole(info, snapshot)
     except Exception:
         blob = b""
     return pickle.dumps((blob, type(exc).__name__, safe_repr(exc.args), text), 5)
@@ -57,7 +55,7 @@ def decode(body: bytes) -> ExceptionInfo:
             info = loads(blob)
             if isinstance(info, ExceptionInfo) and isinstance(info.exception, BaseException):
                 return info
-        except Exception as exc:
+        except UNREADABLE as exc:
             reason = own_error(exc, loads, blob)
     return parent_made(TaskError(type_name, args_repr, text), cause=reason, text=text)
 

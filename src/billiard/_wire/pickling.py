@@ -46,14 +46,22 @@ MARSHAL: Final = 2  # the version of its format that looks for no references, wh
 SHORT: Final = 1 << 12  # a longer string is pickled, so that two references to it stay what they are
 PICKLED: Final = 0x80  # the first byte of a pickle
 
+_HARMLESS: Final = (b"billiard.einfo", b"billiard.exceptions")  # in every error that a task raises
+
 _NUMBERS: Final = "?bhilqBHILQefdgFDG"  # numpy's codes of the types that are nothing but numbers
+
+_Cached: Final = functools._lru_cache_wrapper  # a function that is pickled by its name alone, like a plain one
 
 _dumps = pickle.dumps
 _reducers: dict[type, Callable[..., Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]  # has no public name
 _looked_at = 0  # how many of them `_application_has_reducers` has seen
 _foreign = False
 
+#: What rebuilding a payload may raise, and then is its own error: it must not be able to end who reads it.
+UNREADABLE: Final = (Exception, SystemExit, GeneratorExit)
+
 Pickled = tuple[bytes, list[memoryview] | None]
+_BufferCallback = Callable[[pickle.PickleBuffer], bool] | None
 
 
 class MainSnapshot:
@@ -92,7 +100,8 @@ class MainSnapshot:
 
 
 def _is_definition(value: Any) -> bool:
-    return isinstance(value, type | types.FunctionType) and value.__module__ == "__main__"
+    # not `isinstance`, which asks the object itself: a lazy one would be made, here and now, and before the fork
+    return issubclass(type(value), type | types.FunctionType | _Cached) and value.__module__ == "__main__"
 
 
 def travels_by_name(func: Callable[..., Any], snapshot: MainSnapshot) -> bool:
@@ -116,7 +125,7 @@ def travels_by_name(func: Callable[..., Any], snapshot: MainSnapshot) -> bool:
     return True
 
 
-def own_error(exc: Exception, again: Callable[..., Any], *args: Any) -> Exception:
+def own_error(exc: BaseException, again: Callable[..., Any], *args: Any) -> Any:
     """Do `again(*args)` once more. If it fails in the same way the payload is to blame: returns that error. Else a signal's
     handler had raised `exc` in its midst, and it is raised on.
 
@@ -126,7 +135,7 @@ def own_error(exc: Exception, again: Callable[..., Any], *args: Any) -> Exceptio
     """
     try:
         again(*args)
-    except Exception as own:
+    except UNREADABLE as own:
         if type(own) is type(exc):
             return own.with_traceback(own.__traceback__ and own.__traceback__.tb_next)  # this frame would pin the arguments
     try:
@@ -225,24 +234,27 @@ def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
     """Pickle `obj`; large buffers come beside the pickle. Raises whatever pickling raises."""
     if type(obj) in _LIGHT:
         return dumps_pure(obj)
-    if not _application_has_reducers():
-        kept: list[memoryview] = []
-        try:
-            pickled = _dumps(obj, _PROTOCOL, buffer_callback=functools.partial(_out_of_band, kept))
-        except (pickle.PicklingError, TypeError, AttributeError):
-            return _dumps_by_value(obj, snapshot)  # a lambda, a socket: the slow way knows, or raises the better error
-        except Exception as exc:
-            own_error(exc, _dumps, obj, _PROTOCOL)
-            return _dumps_by_value(obj, snapshot)
-        if len(pickled) < _SHORTEST_NAMED or type(obj) is str or not _needs_care(pickled, snapshot):
-            return pickled, kept or None
-    return _dumps_by_value(obj, snapshot)
+    kept: list[memoryview] = []
+    return _dumps_with_care(obj, snapshot, functools.partial(_out_of_band, kept)), kept or None
 
 
 def dumps_whole(obj: Any, snapshot: MainSnapshot) -> bytes:
     """`dumps`, with everything inside the pickle."""
-    pickled, buffers = dumps(obj, snapshot)
-    return pickled if buffers is None else _dumps(loads(pickled, buffers), _PROTOCOL)
+    return _dumps_with_care(obj, snapshot, None)
+
+
+def _dumps_with_care(obj: Any, snapshot: MainSnapshot, beside: _BufferCallback) -> bytes:
+    if not _application_has_reducers():
+        try:
+            pickled = _dumps(obj, _PROTOCOL, buffer_callback=beside)
+        except (pickle.PicklingError, TypeError, AttributeError):
+            return _dumps_by_value(obj, snapshot, beside)  # a lambda, a socket: the slow way knows, or raises the better error
+        except Exception as exc:
+            own_error(exc, _dumps, obj, _PROTOCOL)
+            return _dumps_by_value(obj, snapshot, beside)
+        if len(pickled) < _SHORTEST_NAMED or type(obj) is str or not _needs_care(pickled, snapshot):
+            return pickled
+    return _dumps_by_value(obj, snapshot, beside)
 
 
 def _application_has_reducers() -> bool:
@@ -265,7 +277,9 @@ def _needs_care(pickled: bytes, snapshot: MainSnapshot) -> bool:
     if b"__main__" in pickled and not snapshot.unchanged():
         return True
     # a Connection or a lock pickles its bare handle number without complaint; ForkingPickler knows better
-    return b"multiprocessing" in pickled or b"billiard" in pickled or b"socket" in pickled
+    if b"multiprocessing" in pickled or b"socket" in pickled:
+        return True
+    return pickled.count(b"billiard") > sum(map(pickled.count, _HARMLESS))
 
 
 #: Held while cloudpickle is imported, and while a process is forked that may need it.
@@ -286,17 +300,16 @@ def after_fork() -> None:
         loaded._DYNAMIC_CLASS_TRACKER_LOCK = threading.Lock()  # type: ignore[union-attr]  # it has, see above
 
 
-def _dumps_by_value(obj: Any, snapshot: MainSnapshot) -> Pickled:
+def _dumps_by_value(obj: Any, snapshot: MainSnapshot, beside: _BufferCallback) -> bytes:
     cloudpickle = _import_cloudpickle()
-    kept: list[memoryview] = []
     out = io.BytesIO()
     if hasattr(cloudpickle, "Pickler"):
-        pickler = _by_value_pickler()(out, snapshot, functools.partial(_out_of_band, kept))
+        pickler = _by_value_pickler()(out, snapshot, beside)
     else:
         # a signal's handler submits, and what it interrupted is just importing cloudpickle: by name is what is left
-        pickler = ForkingPickler(out, _PROTOCOL, True, functools.partial(_out_of_band, kept))
+        pickler = ForkingPickler(out, _PROTOCOL, True, beside)
     pickler.dump(obj)
-    return out.getvalue(), kept or None
+    return out.getvalue()
 
 
 @functools.cache
@@ -315,11 +328,18 @@ def _by_value_pickler() -> Any:
             self._snapshot = snapshot
 
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, type | types.FunctionType) and obj.__module__ == "__main__" and self._snapshot.has(obj):
-                return obj.__qualname__  # by reference: the class keeps its identity
+            if isinstance(obj, type | types.FunctionType | _Cached) and obj.__module__ == "__main__":
+                if self._snapshot.has(obj):
+                    return obj.__qualname__  # by reference: the class keeps its identity
+                if isinstance(obj, _Cached):
+                    return _cached, (obj.__wrapped__, obj.cache_parameters())  # with a cache of its own
             return super().reducer_override(obj)
 
     return ByValuePickler
+
+
+def _cached(func: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(func)
 
 
 def read(body: Any) -> Any:
