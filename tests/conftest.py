@@ -114,3 +114,19 @@ def nothing_left(request):
         if time.monotonic() > deadline:
             pytest.fail(f"left behind: {left}")
         time.sleep(0.01)  # nothing tells of a thread's or an orphan's end
+
+
+@pytest.fixture
+def make_pool():
+    """`Pool`, with the end taken care of."""
+    from billiard.pool import Pool  # here: many of these tests need none
+
+    with contextlib.ExitStack() as stack:
+
+        def make(*args, **kwargs):
+            pool = Pool(*args, **kwargs)
+            stack.callback(pool.join)
+            stack.callback(pool.terminate)
+            return pool
+
+        yield make

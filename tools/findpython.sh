@@ -4,6 +4,7 @@
 # usable_python P    true if P is at least 3.11 and can make virtual environments. pyenv's shims exist for versions
 #                    that are not selected, and Debian ships python3 without ensurepip, so only a trial run tells.
 # find_python [X.Y]  prints the first usable one (of that version, if given), or fails.
+# need_python        find_python, or a message that says what is missing.
 
 python_candidates() {
     for name in ${1:+python$1} ${1:-python3.13 python3.12 python3.11 python3}; do
@@ -35,4 +36,11 @@ find_python() {
 $(python_candidates "${1:-}")
 LIST
     return 1
+}
+
+need_python() {
+    find_python || {
+        echo "no Python >= 3.11 with venv and ensurepip found (on Debian: apt install python3-venv)" >&2
+        return 1
+    }
 }

@@ -1,4 +1,4 @@
-"""Pools for the fault tests, and how to look at processes."""
+"""How the fault tests wait, kill and look at processes."""
 
 import contextlib
 import os
@@ -7,22 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-from billiard.pool import Pool
-
-
-@pytest.fixture
-def make_pool():
-    """`Pool`, with the end taken care of."""
-    with contextlib.ExitStack() as stack:
-
-        def make(*args, **kwargs):
-            pool = Pool(*args, **kwargs)
-            stack.callback(pool.join)
-            stack.callback(pool.terminate)
-            return pool
-
-        yield make
 
 
 @pytest.fixture

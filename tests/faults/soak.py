@@ -161,6 +161,7 @@ class Soak:
         self.mix, self.rng, self.tell, self.largest = mix, random.Random(seed), tell, largest
         self.payloads = {size: random.Random(size).randbytes(size) for size in {size for size, _ in mix.sizes} | {largest}}
         self.faults: list[str] = []
+        self.dying: set[int] = set()  # calls that were to kill their worker, and whose worker was lost
         self.done = self.killed = self.lost = self.unsaid = 0
         self.errors: collections.Counter[str] = collections.Counter()
         self.wall: list[float] = []
@@ -225,9 +226,12 @@ class Soak:
             # round scatter what stays over memory that is then nobody's, and looks like a leak of the pool.
             exc.__traceback__ = None
             self.errors[type(exc).__name__] += 1
-            if type(exc) is WorkerLostError and expected is not WorkerLostError:
-                self.lost += 1
+            if type(exc) is WorkerLostError:
                 silent.add(call.number)
+                if expected is WorkerLostError:
+                    self.dying.add(call.number)
+                else:
+                    self.lost += 1
             elif type(exc) is not expected:
                 self.faults.append(f"call {call.number}: {type(exc).__name__}: {exc}, not {expected!r:.60}")
             if type(exc) in (TimeLimitExceeded, SoftTimeLimitExceeded):
@@ -273,6 +277,7 @@ class Soak:
             times = ran.pop(number, 0)
             if times == 0 and number in silent:
                 self.unsaid += 1
+                self.lost += number in self.dying  # a kill from outside came before its own
             elif times != 1:
                 self.faults.append(f"call {number} ran {times} times")
         self.faults += [f"call {number} of another round ran now" for number in ran]
@@ -282,8 +287,8 @@ class Soak:
         expected = self.held[0] if self.held else None
         if not gauges.whole(pool):
             self.faults.append("the pool is not whole")
+        gauges.give_back()  # before the first look above all: what others left to a collection is not what the pool holds
         now = gauges.settled(lambda held: expected is None or held == expected)
-        gauges.give_back()
         self.peak_mb = max(self.peak_mb, gauges.rss_mb())
         self.held.append(now)
         self.rss.append(gauges.rss_mb())

@@ -1,7 +1,6 @@
 """Pools for the tests, and the ways to wait on them."""
 
 import asyncio
-import contextlib
 import select
 import time
 
@@ -151,20 +150,6 @@ def driven(standing):
     while [bool(handle.pid) for handle in pool._pool] != [True, True] and time.monotonic() < deadline:
         pool.apply(pool_tasks.pid)
     assert len(pool._pool) == 2
-
-
-@pytest.fixture
-def make_pool():
-    """`Pool`, with the end taken care of."""
-    with contextlib.ExitStack() as stack:
-
-        def make(*args, **kwargs):
-            pool = Pool(*args, **kwargs)
-            stack.callback(pool.join)
-            stack.callback(pool.terminate)
-            return pool
-
-        yield make
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import time
 
 import pool_tasks as t
 import pytest
+from pool_helpers import wait_until
 
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import PayloadError, TaskError, Terminated
@@ -127,11 +128,7 @@ def test_callbacks_run(driven):
     good = driven.pool.apply_async(t.add, (1, 2), callback=told.append, accept_callback=lambda pid, at: told.append(pid))
     bad = driven.pool.apply_async(t.fail, error_callback=lambda einfo: told.append(type(einfo.exception)))
     driven._wait(driven.pool, [good, bad])
-    deadline = time.monotonic() + 10
-    while len(told) < 3 and time.monotonic() < deadline:
-        if not driven.pool.threads:
-            driven.pool.turn()
-        time.sleep(0.001)
+    wait_until(lambda: len(told) >= 3 or (not driven.pool.threads and driven.pool.turn()))
     assert 3 in told
     assert ValueError in told
     assert len(told) == 3

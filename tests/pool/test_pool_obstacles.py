@@ -283,7 +283,8 @@ def test_functions_that_hold_much_travel_by_value_everywhere(program):
             print(pool.apply(late, (1,)), pool.map(late, [0, 1]), list(pool.imap(lambda i: block.memory[i], [2])))
             try: pool.map(late, [-1])
             except Late as exc: print(len(exc.args[0].memory))
-        """) == "98 [97, 98] [99]\n60000\n"  # fmt: skip
+            print(pool.apply(lambda first, late: (len(first.memory), late.args), (block, Late(5))))
+        """) == "98 [97, 98] [99]\n60000\n(60000, (5,))\n"  # fmt: skip
 
 
 def test_a_cached_function_travels_as_it_is_at_the_call(program):

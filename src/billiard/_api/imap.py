@@ -164,7 +164,7 @@ class Group(Waitable):
     def __del__(self) -> None:
         # every chunk under way holds us: there is none
         if self._forget:
-            self._pool._engine.channels.functions.unneeded.append(self._forget)
+            self._pool._packer.forget(self._forget)
 
 
 class IMapIterator:

@@ -88,7 +88,7 @@ class MapResult(Handle):
     def forget_function(self) -> None:
         """No further call of this map will name its function."""
         if self._forget:
-            self._pool._engine.channels.functions.unneeded.append(self._forget)
+            self._pool._packer.forget(self._forget)
             self._forget = 0
 
     @property

@@ -18,7 +18,7 @@ from . import story, validate
 _pickled: Final = pickle.dumps
 _marshalled: Final = marshal.dumps
 _FORMAT: Final = pickling.MARSHAL
-_NUMBERS: Final = pickling.PLAIN
+_PLAIN: Final = pickling.PLAIN
 ITEM: Final = "item {} of the iterable"
 UNPACKED: Final = frozenset((tuple, list))
 _MOST_FUNCTIONS: Final = 4096  # that are numbered; calls of further ones carry theirs
@@ -58,8 +58,7 @@ class Packer:
         functions = self._functions
         function_id = functions.ids.get(id(func), 0)
         if not function_id and len(functions) < _MOST_FUNCTIONS and pickling.travels_by_name(func, self._snapshot):
-            pickled = pickle.dumps(func, 5)
-            function_id = functions.add(func, pickled)
+            function_id = functions.add(func, _pickled(func, pickling.PROTOCOL))
         return function_id
 
     def map_function_id(self, func: Any) -> tuple[int, int]:
@@ -75,17 +74,21 @@ class Packer:
         function_id = self._functions.add(func, pickled, remember=False)
         return function_id, function_id
 
+    def forget(self, function_id: int) -> None:
+        """No further call will name this function."""
+        self._functions.unneeded.append(function_id)
+
 
 def plainly(args: tuple[Any, ...]) -> bytes | None:
     """The body of a call whose arguments refer to nothing; None if some may, or are large."""
     short = True
     for arg in args:
-        if type(arg) not in _NUMBERS:
+        if type(arg) not in _PLAIN:
             if type(arg) not in pickling.SIZED or (type(arg) is bytes and len(arg) >= pickling.BIG_BYTES_FROM):
                 return None
             if len(arg) > pickling.SHORT:
                 short = False
-    return _marshalled(args, _FORMAT) if short else _pickled(args, 5)
+    return _marshalled(args, _FORMAT) if short else _pickled(args, pickling.PROTOCOL)
 
 
 def arguments_of(at: int, item: Any) -> tuple[Any, ...]:

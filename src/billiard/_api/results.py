@@ -136,7 +136,8 @@ class Handle(Awaited):
                     self._callback_raised(callback, exc)
 
     def safe_apply_callback(self, fun: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> None:
-        """Call `fun`; what it raises is logged, unless `callbacks_propagate` names it or it is no Exception."""
+        """Call `fun`; what it raises is logged, unless it is a MemoryError, `callbacks_propagate` names it, or it is no
+        Exception."""
         if fun is None:
             return
         try:

@@ -43,7 +43,7 @@ def tell(fate: Fate, func: Any, job: int | None, item: int | None = None) -> Exc
     `func` and `job` None: it is about a pool that has given up, and so about no call. `item`: index in the whole input of the
     item that was running, for a chunk of a map.
     """
-    return errors.parent_made(_error(fate, func, job, item), text=None)
+    return errors.parent_made(_error(fate, func, job, item))
 
 
 def _error(fate: Fate, func: Any, job: int | None, item: int | None) -> Exception:

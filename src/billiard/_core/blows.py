@@ -87,6 +87,7 @@ class Blows:
     # -- what the timers say (the driver has read all that the worker sent)
 
     def came_up(self, worker: Worker, kind: str, now: float) -> None:
+        """A deadline of `worker` is due: decide by what its board says now."""
         if worker.board is None:
             return
         if kind == MARK:
@@ -166,6 +167,7 @@ class Blows:
         self._limit_in(worker, min(rest_s, behind_s), now)
 
     def watch_limits_anew(self, worker: Worker, now: float) -> None:
+        """Look at the limits of what `worker` holds when the least of them can be over at the earliest."""
         self._limit_in(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
 
     def _limit_in(self, worker: Worker, least_s: float, now: float) -> None:

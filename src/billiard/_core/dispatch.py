@@ -50,7 +50,7 @@ class Dispatch:
         self.rescues = True  # deadlines are met, so that calls behind one that proves slow are taken back in time
         self.last_turn = 0.0  # when somebody last looked at what the workers sent
 
-    # -- the hot fact
+    # -- results: the hot path
 
     def results(self, worker: Worker, batch: Iterable[tuple[int, int, int, Any]]) -> list[tuple[int, int, int, Any]]:
         """What `worker` sent, in order: (kind, run time in us, number, body). Returns the frames that are no results.

@@ -20,12 +20,12 @@ from .dispatch import Dispatch
 from .restarts import RestartIntensity
 from .state import Blow, Cause, Fate, Job, Phase, Worker
 
-FAILED_STARTS: Final = 3  # so many more than the pool is large, in a row, and the pool is declared broken
+FAILED_STARTS: Final = 3  # after as many failures in a row as the pool has workers, plus these, it is declared broken
 _KILLED_FROM_OUTSIDE: Final = (-9, -15)
 #: A call at whose receipt this many workers died is the likely cause of the deaths: giving it to one more would let it
 #: eat the pool for ever.
 MAX_DEATHS_AT_RECEIPT: Final = 3
-FAILED_SPAWNS: Final = 12  # in a row, with no worker left
+FAILED_SPAWNS: Final = 12  # ... and after so many forks in a row that failed, when no worker is left
 SPAWN: Final = "spawn"  # orders; KILL and INTERRUPT are in billiard._core.blows
 RETIRE: Final = "retire"
 UP: Final = "up"  # notices

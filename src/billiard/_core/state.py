@@ -114,6 +114,8 @@ def share_keys(kind: type[Job], *names: str) -> None:
 
 
 class Phase(IntEnum):
+    """Where in its life a worker is (see above); what is beyond UP is on its way out."""
+
     STARTING = 0
     UP = 1
     RETIRING = 2

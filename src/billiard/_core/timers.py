@@ -18,6 +18,8 @@ _ROOM: Final = 64  # entries that are not worth looking through
 
 
 class Timers:
+    """The deadlines of one pool's workers, at most one of each kind for each worker."""
+
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Worker, str]] = []
         self._tie = count()
@@ -45,6 +47,7 @@ class Timers:
         due[old], due[new] = NEVER_S, when
 
     def clear(self, worker: Worker, kind: str) -> None:
+        """Let `kind` not come up for `worker`."""
         worker.due.pop(kind, None)
 
     def next(self) -> float | None:

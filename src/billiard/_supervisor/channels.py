@@ -34,6 +34,7 @@ class Channels:
         self.accepting = False  # calls that want to be told of their start have been submitted
 
     def write_all(self) -> None:
+        """Write what was given out, to one worker after the other. Repeatable."""
         unwritten = self._core.dispatch.unwritten
         while unwritten:
             worker = next(iter(unwritten))
@@ -41,6 +42,7 @@ class Channels:
             del unwritten[worker]
 
     def on_channel(self, worker: Worker, mask: int) -> None:
+        """Deal with what the poll set reports of a worker's channel; `mask`: of IN and OUT. Repeatable."""
         hands: Hands | None = worker.hands
         if hands is None:
             return
@@ -161,6 +163,7 @@ class Channels:
         hands.watched = wanted
 
     def unwatch_channel(self, hands: Hands) -> None:
+        """Poll its descriptors no more; before they are closed."""
         self._poll_set.unwatch(hands.channel.fd)
         self._poll_set.unwatch(hands.channel.sock_fd)
         hands.registered, hands.watched = False, 0

@@ -25,9 +25,9 @@ from .._typing import Any, Final, Protocol
 from . import log
 from .poll_set import LONGEST_S
 
-CALLERS_GONE_S: Final = 0.020
-MOST_NAPS: Final = 10  # in such a time: on a clock that a test has stopped it never ends
-LOOK_INSIDE_S: Final = 0.020  # a caller inside another looks so often whether it has what it waits for
+CALLERS_GONE_S: Final = 0.020  # after the last caller left, the supervisor thread drives
+MOST_NAPS: Final = 10  # after one caller: on a clock that a test has stopped, CALLERS_GONE_S would never be over
+LOOK_INSIDE_S: Final = 0.020  # how often a wait inside another one looks at its target: nobody wakes it
 _FOREVER: Final = -1.0
 
 
@@ -229,6 +229,7 @@ class Driver:
     # -- the supervisor thread
 
     def start(self) -> None:
+        """Start the supervisor thread."""
         self.thread = threading.Thread(target=self._supervise, name=self._name, daemon=True)
         self.thread.start()
 

@@ -135,6 +135,7 @@ class Ending:
         return self._pid != os.getpid()
 
     def refuse_in_forked_copy(self) -> None:
+        """Raise RuntimeError in a process that was forked off the pool's: it would wait for ever."""
         if self.in_forked_copy():
             raise RuntimeError(
                 f"this pool belongs to process {self._pid}, of which this one is a fork: nothing comes back here; make one here"

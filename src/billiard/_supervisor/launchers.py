@@ -34,7 +34,7 @@ from .fork_safety import refuse_green_fork
 from .template import EXITED, STARTED
 
 ALL_LOST: Final = 0  # the launcher itself died, and all its workers with it
-NO_FD: Final = -1  # the `events` of this are what `start` found out at once, and no descriptor tells
+NO_FD: Final = -1  # ask `events` for this one after `start`: what is known at once is told by no descriptor
 
 _UNKNOWN_STATUS: Final = 255
 
@@ -155,7 +155,6 @@ class TemplateLauncher:
         return events
 
     def applied(self, count: int) -> None:
-        """The first `count` of the last `events` were dealt with."""
         del self._received[:count]
 
     def hear_of_end(self) -> None:
@@ -164,7 +163,6 @@ class TemplateLauncher:
                 os.kill(self._pids[-1], signal.SIGCONT)
 
     def lost(self) -> None:
-        """The template is gone: reap it, so that the next `start` makes a new one."""
         if self._control is not None:
             self._reap()
             # no end of the old stream must be taken for the new one's
@@ -217,7 +215,6 @@ class TemplateLauncher:
         self._reap()  # one whose start was cut short, and who is not told
 
     def close_in_forked_child(self) -> None:
-        """In a forked child of the parent: close what is the parent's, disturb nothing."""
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -314,7 +311,6 @@ class ContextLauncher:
         return [(EXITED, ident, status if status < 256 else status - 256)]
 
     def applied(self, count: int) -> None:
-        """The first `count` of the last `events` were dealt with."""
         del self._early[:count]
 
     def lost(self) -> None:

@@ -39,6 +39,7 @@ class PollSet:
         self.watch(self.wake_fd)
 
     def watch(self, fd: int, worker: Worker | None = None, mask: int = IN) -> None:
+        """Report `fd` when it is ready for what `mask` says, in place of what was asked for before."""
         self.by_fd[fd] = worker
         try:
             self._poll.register(fd, mask)
@@ -85,8 +86,8 @@ class PollSet:
             return  # the number may be somebody else's by now
         try:
             os.write(self._wake_write, b"\1\0\0\0\0\0\0\0")
-        except (BlockingIOError, OSError):
-            pass  # full: a wake-up is pending already
+        except OSError:
+            pass  # full, since a wake-up is pending already; or another thread has just closed it
 
     def woken(self) -> None:
         """`wake_fd` was readable: it is not any more."""

@@ -37,6 +37,7 @@ class Processes:
     # -- orders
 
     def obey(self, order: str, worker: Worker, number: int, now: float) -> None:
+        """Carry out one order of the core. Repeatable."""
         if order == staff.SPAWN:
             self._spawn(worker, now)
         elif order == staff.RETIRE:
@@ -50,6 +51,7 @@ class Processes:
             send_signal(worker.pid, signal.SIGUSR1, group=False)
 
     def kill(self, worker: Worker, signum: int) -> None:
+        """Send a worker a lethal signal; one whose pid is not known yet gets it as soon as that is."""
         if worker.phase is Phase.GONE or worker.hands is None:
             return
         if worker.pid is None:
@@ -63,7 +65,8 @@ class Processes:
         if worker.phase is not Phase.STARTING and worker.hands is None:
             self._core.staff.exited(worker, None, now)  # told to go before it was made
             return
-        # else an exception cut the making short: what has hands is started, or its end would be waited for for ever
+        # One that has hands is started even if it was told to go meanwhile: an exception cut its start short, a process may
+        # be there, and only its exit ends the worker.
         hands = None
         try:
             hands = worker.hands or Hands(self._poll_set.waiting_callers)
@@ -88,6 +91,7 @@ class Processes:
     # -- what the launcher tells
 
     def on_launcher(self, fd: int, now: float) -> None:
+        """Apply what the launcher knows by `fd`, or with NO_FD what it knew at once. Repeatable."""
         events = self.launcher.events(fd)
         for what, ident, value in events:
             self._on_event(what, ident, value, now)

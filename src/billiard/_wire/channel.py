@@ -25,7 +25,7 @@ from collections.abc import Collection
 
 from .._typing import Final, NamedTuple
 from . import heap, held_calls
-from .descriptors import NO_SIGNAL, close_all
+from .descriptors import MAX_PARTS, NO_SIGNAL, close_all
 from .far_end import FarEnd
 from .frames import (
     ABOUT_SIZE,
@@ -48,7 +48,6 @@ _TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has 
 _RESULTS: Final = frozenset((RESULT, ERROR))
 _RESULTS_BESIDE: Final = frozenset((RESULT | BESIDE, ERROR | BESIDE, RESULT | LARGE | BESIDE))
 _NONE_GIVEN: Final = 1
-_MAX_PARTS: Final = 512  # below IOV_MAX of every platform
 _JOIN_UP_TO: Final = 1 << 17
 _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
 _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
@@ -112,7 +111,7 @@ class Outgoing:
         self.sent: list[int] = []
 
     def rest(self, sent: int) -> list[memoryview]:
-        """What is still to be sent, at most _MAX_PARTS of it."""
+        """What is still to be sent, at most MAX_PARTS of it."""
         rest: list[memoryview] = []
         for part in self.parts:
             size = len(part)
@@ -121,7 +120,7 @@ class Outgoing:
                 continue
             rest.append(memoryview(part)[sent:] if sent else memoryview(part))
             sent = 0
-            if len(rest) == _MAX_PARTS:
+            if len(rest) == MAX_PARTS:
                 break
         return rest
 

@@ -12,6 +12,9 @@ from .._typing import Final
 #: For whatever is sent to a process that may be gone: many a program has given SIGPIPE its default back, which would end it.
 NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 
+#: Buffers for one `sendmsg`: below IOV_MAX of every platform.
+MAX_PARTS: Final = 512
+
 
 def close_all(fds: list[int]) -> None:
     """Close descriptors and strike them off the list, in one call in C: whose they are is never in doubt, also when a signal's

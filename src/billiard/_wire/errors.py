@@ -13,7 +13,7 @@ import reprlib
 from .._typing import Any
 from ..einfo import ExceptionInfo
 from ..exceptions import TaskError
-from .pickling import UNREADABLE, MainSnapshot, dumps_whole, loads, own_error
+from .pickling import PROTOCOL, UNREADABLE, MainSnapshot, dumps_whole, loads, own_error
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 1000
@@ -43,7 +43,7 @@ def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
         blob = dumps_whole(info, snapshot)
     except Exception:
         blob = b""
-    return pickle.dumps((blob, type(exc).__name__, safe_repr(exc.args), text), 5)
+    return pickle.dumps((blob, type(exc).__name__, safe_repr(exc.args), text), PROTOCOL)
 
 
 def decode(body: bytes) -> ExceptionInfo:

@@ -16,16 +16,18 @@ from collections.abc import Sequence
 
 from .._typing import Final
 from . import heap
-from .descriptors import close_all
+from .descriptors import MAX_PARTS, close_all
 from .frames import BESIDE, HEADER, HEADER_SIZE, IN_PIPE, LARGE, Buffer
 
 #: A body that the pipe takes together with its header, at once or not at all: `tell` is enough for it.
 WHOLE: Final = select.PIPE_BUF - HEADER_SIZE
-_MAX_PARTS: Final = 512  # below IOV_MAX of every platform
 
 
 class FarEnd:
-    """`sock` blocks, and so does the pipe. Takes the pipe's descriptor, the only entry of `fds`, over."""
+    """A blocking socket and a blocking pipe. Takes over the pipe's descriptor, the only entry of `fds`.
+
+    `tell` writes the bytes of a whole small frame into the pipe; `send` takes a body of any size.
+    """
 
     _fds: list[int] = []  # of one whose making did not get that far
 
@@ -53,7 +55,7 @@ class FarEnd:
         self.tell(header)
         left = [memoryview(part) for part in (header, *parts)]
         while left:
-            sent = self.sock.sendmsg(left[:_MAX_PARTS])
+            sent = self.sock.sendmsg(left[:MAX_PARTS])
             while left and sent >= left[0].nbytes:
                 sent -= left[0].nbytes
                 del left[0]

@@ -74,6 +74,7 @@ class FrameError(Exception):
 
 
 def frame(kind: int, tag: int, number: int, body: bytes = b"") -> bytes:
+    """The bytes of a frame whose body follows its header."""
     return HEADER.pack(kind, tag, number, len(body)) + body
 
 

@@ -27,4 +27,5 @@ def keep_room_for(size: int) -> None:
             pass  # an address space limit: it works without
 
 
+# glibc's first threshold lies just above that: now, and not in the midst of the first payload that reaches it
 keep_room_for((1 << 17) - 1)

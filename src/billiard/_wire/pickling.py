@@ -32,7 +32,7 @@ from multiprocessing.reduction import ForkingPickler
 
 from .._typing import Any, Final
 
-_PROTOCOL: Final = 5
+PROTOCOL: Final = 5  # of pickle: the first with buffers beside the pickle
 _OUT_OF_BAND_FROM: Final = 1 << 14  # smaller buffers are cheaper copied into the pickle
 BIG_BYTES_FROM: Final = 1 << 18  # ... and bytes, which have to be copied at their end anyway, up to here
 _ARRAY_INSIDE_TO: Final = 1 << 17  # ... and an array that is known to need no search for names, up to here
@@ -61,7 +61,6 @@ _foreign = False
 UNREADABLE: Final = (Exception, SystemExit, GeneratorExit)
 
 Pickled = tuple[bytes, list[memoryview] | None]
-_BufferCallback = Callable[[pickle.PickleBuffer], bool] | None
 
 
 class MainSnapshot:
@@ -118,9 +117,9 @@ def travels_by_name(func: Callable[..., Any], snapshot: MainSnapshot) -> bool:
     if func.__module__ == "__main__":
         return snapshot.has(func)
     try:
-        _dumps(func, _PROTOCOL)
+        _dumps(func, PROTOCOL)
     except Exception as exc:
-        own_error(exc, _dumps, func, _PROTOCOL)
+        own_error(exc, _dumps, func, PROTOCOL)
         return False
     return True
 
@@ -219,7 +218,7 @@ def lighten_all(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
 def dumps_pure(obj: Any) -> Pickled:
     """`dumps` for what was lightened and names nothing that could mean something else in the other process."""
     kept: list[pickle.PickleBuffer] = []
-    pickled = _dumps(obj, _PROTOCOL, buffer_callback=functools.partial(_beside_if_big, kept))
+    pickled = _dumps(obj, PROTOCOL, buffer_callback=functools.partial(_beside_if_big, kept))
     return pickled, [buffer.raw() for buffer in kept] or None
 
 
@@ -235,7 +234,7 @@ def dumps(obj: Any, snapshot: MainSnapshot) -> Pickled:
     if type(obj) in _LIGHT:
         return dumps_pure(obj)
     kept: list[memoryview] = []
-    return _dumps_with_care(obj, snapshot, functools.partial(_out_of_band, kept)), kept or None
+    return _dumps_with_care(obj, snapshot, kept), kept or None
 
 
 def dumps_whole(obj: Any, snapshot: MainSnapshot) -> bytes:
@@ -243,18 +242,26 @@ def dumps_whole(obj: Any, snapshot: MainSnapshot) -> bytes:
     return _dumps_with_care(obj, snapshot, None)
 
 
-def _dumps_with_care(obj: Any, snapshot: MainSnapshot, beside: _BufferCallback) -> bytes:
+def _dumps_with_care(obj: Any, snapshot: MainSnapshot, kept: list[memoryview] | None) -> bytes:
+    """The pickle of `obj`; large buffers go to `kept`, if there is such a list."""
     if not _application_has_reducers():
         try:
-            pickled = _dumps(obj, _PROTOCOL, buffer_callback=beside)
+            pickled = _dumps(obj, PROTOCOL, buffer_callback=_keeping(kept))
         except (pickle.PicklingError, TypeError, AttributeError):
-            return _dumps_by_value(obj, snapshot, beside)  # a lambda, a socket: the slow way knows, or raises the better error
+            return _dumps_by_value(obj, snapshot, kept)  # a lambda, a socket: the slow way knows, or raises the better error
         except Exception as exc:
-            own_error(exc, _dumps, obj, _PROTOCOL)
-            return _dumps_by_value(obj, snapshot, beside)
+            own_error(exc, _dumps, obj, PROTOCOL)
+            return _dumps_by_value(obj, snapshot, kept)
         if len(pickled) < _SHORTEST_NAMED or type(obj) is str or not _needs_care(pickled, snapshot):
             return pickled
-    return _dumps_by_value(obj, snapshot, beside)
+    return _dumps_by_value(obj, snapshot, kept)
+
+
+def _keeping(kept: list[memoryview] | None) -> Callable[[pickle.PickleBuffer], bool] | None:
+    if kept is None:
+        return None
+    kept.clear()  # of an attempt that led to nothing
+    return functools.partial(_out_of_band, kept)
 
 
 def _application_has_reducers() -> bool:
@@ -300,14 +307,14 @@ def after_fork() -> None:
         loaded._DYNAMIC_CLASS_TRACKER_LOCK = threading.Lock()  # type: ignore[union-attr]  # it has, see above
 
 
-def _dumps_by_value(obj: Any, snapshot: MainSnapshot, beside: _BufferCallback) -> bytes:
+def _dumps_by_value(obj: Any, snapshot: MainSnapshot, kept: list[memoryview] | None) -> bytes:
     cloudpickle = _import_cloudpickle()
-    out = io.BytesIO()
+    out, beside = io.BytesIO(), _keeping(kept)
     if hasattr(cloudpickle, "Pickler"):
         pickler = _by_value_pickler()(out, snapshot, beside)
     else:
         # a signal's handler submits, and what it interrupted is just importing cloudpickle: by name is what is left
-        pickler = ForkingPickler(out, _PROTOCOL, True, beside)
+        pickler = ForkingPickler(out, PROTOCOL, True, beside)
     pickler.dump(obj)
     return out.getvalue()
 
@@ -324,7 +331,7 @@ def _by_value_pickler() -> Any:
                 base.dispatch_table,
                 copyreg.dispatch_table,
             )
-            super().__init__(out, protocol=_PROTOCOL, buffer_callback=buffer_callback)
+            super().__init__(out, protocol=PROTOCOL, buffer_callback=buffer_callback)
             self._snapshot = snapshot
 
         def reducer_override(self, obj: Any) -> Any:

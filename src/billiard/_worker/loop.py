@@ -87,6 +87,7 @@ class Loop:
         dumps, pack, tell, whole = pickle.dumps, HEADER.pack, self._tell, WHOLE
         marshalled, unmarshalled, marshal_format, short = marshal.dumps, marshal.loads, pickling.MARSHAL, pickling.SHORT
         kinds, asking, last_call_kind = frames.KIND, frames.ACCEPT | frames.SYNACK, frames.STARMAP
+        plain_call, pickled_from, protocol = frames.CALL, pickling.PICKLED, pickling.PROTOCOL
         payload: Any = None
         value: Any = None
         for kind, tag, number, body in stream:
@@ -120,8 +121,8 @@ class Loop:
                 soft.running = number
                 if cells[SOFT_NUMBER] == number:
                     soft.came_early()
-                if kind == 1 and tag in functions:  # frames.CALL; the hot path comes first
-                    payload = loads(body) if body[0] == 0x80 else unmarshalled(body)  # pickling.read
+                if kind == plain_call and tag in functions:  # the hot path comes first
+                    payload = loads(body) if body[0] == pickled_from else unmarshalled(body)  # pickling.read
                     value = functions[tag](*payload)
                     payload = ()  # a slow `__del__` is part of its own call: of its time, and within its limits
                 else:
@@ -143,7 +144,8 @@ class Loop:
                 run_us = _MAX_TAG
             if reply is None and (type(value) in plain or (type(value) in sized and len(value) < big)):
                 # what cannot refer to anything needs no care in pickling
-                pickled = marshalled(value, marshal_format) if type(value) in plain or len(value) <= short else dumps(value, 5)
+                is_short = type(value) in plain or len(value) <= short
+                pickled = marshalled(value, marshal_format) if is_short else dumps(value, protocol)
                 if len(pickled) <= whole:
                     tell(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
                 else:
