@@ -69,7 +69,7 @@ class Hands:
         "known",
         "pidfd",
         "ready_early",
-        "reaped",
+        "reaped_elsewhere",
         "registered",
         "retired",
         "watched",
@@ -94,7 +94,7 @@ class Hands:
         self.watched = 0  # what its socket is polled for, besides what comes through the pipe
         self.exited = False
         self.exit_status: int | None = None
-        self.reaped = False  # by another than us: its pid may be a stranger's
+        self.reaped_elsewhere = False  # not by us: its pid may be a stranger's
         self.failure: bytes | None = None  # what the worker said of its initializer
         self.kill_on_start = 0
         self.pidfd = -1

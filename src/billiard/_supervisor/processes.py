@@ -121,7 +121,7 @@ class Processes:
             if hands.ready_early:
                 self._core.staff.ready(worker)
         elif what == EXITED:
-            hands.exited, hands.exit_status, hands.reaped = True, value, value is None
+            hands.exited, hands.exit_status, hands.reaped_elsewhere = True, value, value is None
             self.exits[worker] = None
 
     def _all_lost(self) -> None:
@@ -133,7 +133,7 @@ class Processes:
                 if worker.pid is not None:
                     worker.hands.exit_status = -signal.SIGKILL  # the lifeline has done it, or is doing it, to its whole group
                     self._orphans.append(worker.pid)
-                worker.hands.exited = worker.hands.reaped = True
+                worker.hands.exited = worker.hands.reaped_elsewhere = True
                 self.exits[worker] = None
         self._channels.functions.renew(self.launcher.snapshot)
         self.launcher.lost()
@@ -154,7 +154,7 @@ class Processes:
         if hands is not None:
             if not hands.channel.closed_by_peer:
                 self._channels.drain(worker)
-            unjudged = worker.phase is not Phase.GONE and not hands.reaped
+            unjudged = worker.phase is not Phase.GONE and not hands.reaped_elsewhere
             if worker.pid is not None and unjudged and _left_a_task(worker, hands.exit_status):
                 send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
             self._core.staff.exited(worker, hands.exit_status, now, hands.failure)
