@@ -19,7 +19,7 @@ import pytest
 collect_ignore = ["celery"]
 
 LEFT_WITHIN_S = 5.0
-_ROOMS = {"pool", "task_pool", "wire", "worker", "faults"}  # the other rooms have fixtures of their own
+_CHECKED = {"pool", "task_pool", "wire", "worker", "faults"}  # the other directories have fixtures of their own
 
 
 def pytest_report_header():
@@ -100,7 +100,7 @@ def lasting_helpers():
 @pytest.fixture(autouse=True)
 def nothing_left(request):
     """Whatever a test starts has ended soon after it."""
-    if not sys.platform.startswith("linux") or request.path.parent.name not in _ROOMS:
+    if not sys.platform.startswith("linux") or request.path.parent.name not in _CHECKED:
         yield
         return
     request.getfixturevalue("lasting_helpers")

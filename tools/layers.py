@@ -1,4 +1,4 @@
-"""Hold the rooms of src/billiard to their order: imports go downwards only, and the core touches nothing of the world.
+"""Hold the layers of src/billiard to their order: imports go downwards only, and the core touches nothing of the world.
 
     python tools/layers.py [PACKAGE_DIRECTORY]
 
@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "billiard"
 
-# A room may import itself and every room of a greater depth. Two rooms of one depth do not know each other.
+# A layer may import itself and every layer of a greater depth. Two layers of one depth do not know each other.
 DEPTH = {
-    "doors": 0,  # billiard/*.py and billiard/dummy/: what users import
+    "public": 0,  # billiard/*.py and billiard/dummy/: what users import
     "_celery": 1,
     "_api": 2,
     "_supervisor": 3,
@@ -30,7 +30,7 @@ DEPTH = {
     "leaves": 7,
 }
 
-# Modules that anyone may import and that import no room themselves: errors, their tracebacks, and the signal and status
+# Modules that anyone may import and that import no layer themselves: errors, their tracebacks, and the signal and status
 # rules that billiard 4 keeps in `common` and that parent and child must agree on.
 LEAVES = {"exceptions", "einfo", "common", "_typing"}
 
@@ -41,13 +41,13 @@ CORE_MAY_NOT = {
 }  # fmt: skip
 CORE_MAY_NOT_LEAVES = {"common"}  # it asks the clock and installs signal handlers
 
-DYNAMIC = "(computed)"  # import_module(...): what it imports cannot be read off, so in a room each needs an excuse
+DYNAMIC = "(computed)"  # import_module(...): what it imports cannot be read off, so in a layer each needs an excuse
 
 # (importing module, imported module): why this one import goes upwards.
 UPWARD: dict[tuple[str, str], str] = {
-    ("_stdlib.context", DYNAMIC): "a context's factory methods (Pool, Queue, Manager ...) make what the doors offer, "
+    ("_stdlib.context", DYNAMIC): "a context's factory methods (Pool, Queue, Manager ...) make what the public modules offer, "
     "as multiprocessing's do; by name and at the call, so that importing a context costs none of it",
-    ("_stdlib.mirror", DYNAMIC): "reads back the namespace of the door that asked for its __dir__",
+    ("_stdlib.mirror", DYNAMIC): "reads back the namespace of the public module that asked for its __dir__",
     ("_stdlib.process", "spawn"): "what a spawned child does first is published there, where people replace it",
 }
 
@@ -60,12 +60,12 @@ class Import(NamedTuple):
     target: str  # the same for ours; "/os" for what is not ours
 
 
-def room_of(module: str) -> str:
-    """The room a module (dotted, relative to the package) belongs to."""
+def layer_of(module: str) -> str:
+    """The layer a module (dotted, relative to the package) belongs to."""
     head = module.partition(".")[0]
     if head in LEAVES:
         return "leaves"
-    return head if head in DEPTH else "doors"
+    return head if head in DEPTH else "public"
 
 
 def imports_of(path: Path, package: Path) -> Iterator[Import]:
@@ -124,20 +124,20 @@ def exists(package: Path, module: str) -> bool:
 
 def fault_of(found: Import) -> str | None:
     """What is wrong with one import, or None. Whether UPWARD excuses it is the caller's business."""
-    source_room = room_of(found.source)
+    source_layer = layer_of(found.source)
     if found.target == DYNAMIC:
-        return None if source_room == "doors" else "a computed import cannot be checked"
+        return None if source_layer == "public" else "a computed import cannot be checked"
     if found.target.startswith("/"):
         outside = found.target[1:].partition(".")[0]
-        if source_room == "_core" and outside in CORE_MAY_NOT:
+        if source_layer == "_core" and outside in CORE_MAY_NOT:
             return f"the core may not know {outside!r}"
         return None
-    if source_room == "_core" and found.target in CORE_MAY_NOT_LEAVES:
+    if source_layer == "_core" and found.target in CORE_MAY_NOT_LEAVES:
         return f"the core may not know {found.target!r}"
-    target_room = room_of(found.target)
-    if source_room == target_room or DEPTH[source_room] < DEPTH[target_room]:
+    target_layer = layer_of(found.target)
+    if source_layer == target_layer or DEPTH[source_layer] < DEPTH[target_layer]:
         return None
-    return f"{source_room} (depth {DEPTH[source_room]}) may not import {target_room} (depth {DEPTH[target_room]})"
+    return f"{source_layer} (depth {DEPTH[source_layer]}) may not import {target_layer} (depth {DEPTH[target_layer]})"
 
 
 def check(package: Path, upward: dict[tuple[str, str], str]) -> list[str]:

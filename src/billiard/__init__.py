@@ -119,7 +119,7 @@ __all__ = [
 #: In ``multiprocessing`` but never in billiard: here too, though not taken by ``from billiard import *``.
 _BEYOND = frozenset({"parent_process", "reducer"})
 
-_DOORS = frozenset(
+_MODULES = frozenset(
     {
         "common",
         "compat",
@@ -163,13 +163,13 @@ def __getattr__(name: str) -> Any:
         if name != "reducer":  # a property: it can be assigned on the context
             globals()[name] = value
         return value
-    if name in _DOORS:
+    if name in _MODULES:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC, *_DOORS})
+    return sorted({*globals(), *_PUBLIC, *_MODULES})
 
 
 _PUBLIC = frozenset(__all__) | _BEYOND

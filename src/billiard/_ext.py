@@ -1,4 +1,4 @@
-"""Door: the C half, which is the interpreter's own ``_multiprocessing``."""
+"""Public module: the C half, which is the interpreter's own ``_multiprocessing``."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Door: Celery's prefork pool on the engine, without Celery's own event-loop pool in between.
+"""Public module: Celery's prefork pool on the engine, without Celery's own event-loop pool in between.
 
     CELERY_CUSTOM_WORKER_POOL=billiard.celery:TaskPool celery -A app worker -P custom
 

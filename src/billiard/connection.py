@@ -1,4 +1,4 @@
-"""Door: connections between processes."""
+"""Public module: connections between processes."""
 
 import socket
 import sys

@@ -1,4 +1,4 @@
-"""Door: contexts and their processes, one for each start method."""
+"""Public module: contexts and their processes, one for each start method."""
 
 from multiprocessing.context import (  # type: ignore[attr-defined]  # _tls is not published
     _tls,

@@ -3,8 +3,8 @@
 A leaf: it imports the four errors that ``multiprocessing`` already has (the same objects, so that
 ``except multiprocessing.TimeoutError`` catches ours) and nothing of this package.
 
-The pool's own errors take any positional arguments, as billiard's always did, and carry the *story* of
-what happened as keyword-only attributes.  The story lives in the instance's ``__dict__``, which
+The pool's own errors take any positional arguments, as billiard's always did, and carry what
+happened as keyword-only attributes.  These live in the instance's ``__dict__``, which
 ``BaseException.__reduce__`` keeps, so it survives pickling and copying; ``str()`` never depends on it.
 """
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-class _StoryError(Exception):
+class _JobError(Exception):
     """An error that can say what ran, where, for how long, and how it ended.
 
     ``function``: qualified name of the function; ``job``: the job's number; ``pid``: the worker's;
@@ -67,37 +67,37 @@ class _StoryError(Exception):
         self.__dict__.update((name, value) for name, value in told.items() if value is not None)
 
 
-class TimeLimitExceeded(_StoryError):  # noqa: N818 - the published name
+class TimeLimitExceeded(_JobError):  # noqa: N818 - the published name
     """The hard time limit was exceeded and the job was killed with its worker."""
 
     def __str__(self) -> str:
         return f"TimeLimitExceeded{self.args!r}"
 
 
-class SoftTimeLimitExceeded(_StoryError):  # noqa: N818 - the published name
+class SoftTimeLimitExceeded(_JobError):  # noqa: N818 - the published name
     """The soft time limit was exceeded. Raised in the running job, which may clean up."""
 
     def __str__(self) -> str:
         return f"SoftTimeLimitExceeded{self.args!r}"
 
 
-class WorkerLostError(_StoryError):
+class WorkerLostError(_JobError):
     """The worker running the job exited before the job was done."""
 
 
-class Terminated(_StoryError):  # noqa: N818 - the published name
+class Terminated(_JobError):  # noqa: N818 - the published name
     """The job was terminated on request."""
 
 
-class RestartFreqExceeded(_StoryError):  # noqa: N818 - the published name
+class RestartFreqExceeded(_JobError):  # noqa: N818 - the published name
     """Workers were restarted more often than the restart limit allows."""
 
 
-class CoroStop(_StoryError):  # noqa: N818 - the published name
+class CoroStop(_JobError):  # noqa: N818 - the published name
     """Stops a coroutine-style event handler. Kept for those who import it; nothing here raises it."""
 
 
-class PayloadError(_StoryError):
+class PayloadError(_JobError):
     """Arguments that could not be rebuilt in the worker, or a result that could not be rebuilt in the caller.
 
     ``__cause__`` is what unpickling raised, or the `TaskError` that stands in for it; ``function`` and ``job`` say whose.

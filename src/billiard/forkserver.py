@@ -1,4 +1,4 @@
-"""Door: the server that processes are forked from. ``multiprocessing``'s own: the very same module."""
+"""Public module: the server that processes are forked from. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.forkserver import connect_to_new_process, ensure_running, get_inherited_fds, set_forkserver_preload
 

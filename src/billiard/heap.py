@@ -1,4 +1,4 @@
-"""Door: blocks of shared memory."""
+"""Public module: blocks of shared memory."""
 
 import ctypes
 from multiprocessing import heap as mp_heap

@@ -1,4 +1,4 @@
-"""Door: managers, which serve shared objects from a process of their own.
+"""Public module: managers, which serve shared objects from a process of their own.
 
 ``multiprocessing``'s own, on billiard's contexts: a manager may be started by a daemonic process, and ``Pool`` makes
 billiard's pool.

@@ -1,4 +1,4 @@
-"""Door: process pools.
+"""Public module: process pools.
 
 `Pool` is the engine, unless a subclass overrides the hooks of billiard 4's event-loop pool, as Celery's does; the names
 that such a subclass and its tests use are here too, looked up when they are first asked for. Two are read from this
@@ -43,7 +43,7 @@ _HOMES = {
         "CoroStop RestartFreqExceeded SoftTimeLimitExceeded Terminated TimeLimitExceeded TimeoutError WorkerLostError"
     ),
     "._stdlib.thread_pool": "ThreadPool",
-    "._wire.exits": "EX_FAILURE EX_OK EX_RECYCLE",
+    "._wire.exit_status": "EX_FAILURE EX_OK EX_RECYCLE",
     "._wire.unsendable": "MaybeEncodingError",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

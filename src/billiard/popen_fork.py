@@ -1,4 +1,4 @@
-"""Door: how a process is started with fork. ``multiprocessing``'s own: the very same module."""
+"""Public module: how a process is started with fork. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.popen_fork import Popen
 

@@ -1,4 +1,4 @@
-"""Door: how a process is started with a fresh interpreter. ``multiprocessing``'s own: the very same module."""
+"""Public module: how a process is started with a fresh interpreter. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.popen_spawn_posix import Popen
 

@@ -1,4 +1,4 @@
-"""Door: how a process is started on Windows. There, ``multiprocessing``'s own: the very same module."""
+"""Public module: how a process is started on Windows. There, ``multiprocessing``'s own: the very same module."""
 
 import sys
 

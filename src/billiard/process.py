@@ -1,4 +1,4 @@
-"""Door: processes."""
+"""Public module: processes."""
 
 from multiprocessing import process as _mp_process
 from multiprocessing.process import current_process, parent_process

@@ -1,4 +1,4 @@
-"""Door: queues between processes."""
+"""Public module: queues between processes."""
 
 from queue import Empty, Full
 

@@ -1,4 +1,4 @@
-"""Door: pickling of what only relatives can share, such as connections and sockets."""
+"""Public module: pickling of what only relatives can share, such as connections and sockets."""
 
 from io import BytesIO
 from multiprocessing import reduction as mp_reduction

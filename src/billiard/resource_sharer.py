@@ -1,4 +1,4 @@
-"""Door: hands duplicates of descriptors to other processes. ``multiprocessing``'s own: the very same module."""
+"""Public module: hands duplicates of descriptors to other processes. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.resource_sharer import DupFd, stop
 

@@ -1,4 +1,4 @@
-"""Door: it removes what a family of processes left behind. ``multiprocessing``'s own: the very same module."""
+"""Public module: it removes what a family of processes left behind. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.resource_tracker import ensure_running, register, unregister
 

@@ -1,4 +1,4 @@
-"""Door: the process that unlinks named semaphores that were left behind.
+"""Public module: the process that unlinks named semaphores that were left behind.
 
 It is ``multiprocessing``'s resource tracker, so that there is one such process and not two.
 """

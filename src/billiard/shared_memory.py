@@ -1,4 +1,4 @@
-"""Door: named blocks of shared memory. ``multiprocessing``'s own: the very same module."""
+"""Public module: named blocks of shared memory. ``multiprocessing``'s own: the very same module."""
 
 from multiprocessing.shared_memory import ShareableList, SharedMemory
 

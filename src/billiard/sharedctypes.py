@@ -1,4 +1,4 @@
-"""Door: ``ctypes`` objects in shared memory. ``multiprocessing``'s own, with locks of billiard's default context."""
+"""Public module: ``ctypes`` objects in shared memory. ``multiprocessing``'s own, with locks of billiard's default context."""
 
 from multiprocessing import sharedctypes as mp_sharedctypes
 from multiprocessing.sharedctypes import RawArray, RawValue, copy

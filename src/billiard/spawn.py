@@ -1,4 +1,4 @@
-"""Door: children that start from a fresh interpreter. ``multiprocessing``'s own, with Celery's logging settings."""
+"""Public module: children that start from a fresh interpreter. ``multiprocessing``'s own, with Celery's logging settings."""
 
 import os
 import sys

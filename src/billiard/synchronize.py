@@ -1,4 +1,4 @@
-"""Door: locks and their kin, shared by processes.
+"""Public module: locks and their kin, shared by processes.
 
 ``multiprocessing``'s own, which take a context by keyword only; here it may be positional, or left out.
 """

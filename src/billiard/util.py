@@ -1,4 +1,4 @@
-"""Door: logging, finalizers, after-fork hooks, the parent-death signal.
+"""Public module: logging, finalizers, after-fork hooks, the parent-death signal.
 
 Finalizers and hooks are ``multiprocessing``'s objects themselves: a library that registers with either package is
 served by both.  The log functions are silent until :func:`get_logger` has run.

@@ -98,7 +98,7 @@ def test_a_worker_that_leaves_has_a_successor_at_once(make: Maker) -> None:
 
 
 def test_a_worker_that_dies_while_another_is_buried_keeps_its_result(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pipe of a dead worker was closed before it was read, when the worker died between the two halves of a burial."""
+    """The pipe of a dead worker was closed before it was read, when the worker died between the two halves of a reaping."""
     gate = os.pipe()
     looped = make(2, maxtasksperchild=1)
     result = looped.pool.apply_async(os.read, (gate[0], 4))
@@ -106,11 +106,11 @@ def test_a_worker_that_dies_while_another_is_buried_keeps_its_result(make: Maker
     other, owner = sorted(looped.pool._pool, key=lambda worker: worker.pid == result._worker_pid)
     settle = looped.pool._settle_jobs
 
-    def settle_late(buried: dict[int, Any]) -> None:
-        if other.pid in buried:
+    def settle_late(reaped: dict[int, Any]) -> None:
+        if other.pid in reaped:
             os.write(gate[1], b"done")
             assert wait([owner._popen.sentinel], 10)
-        settle(buried)
+        settle(reaped)
 
     with monkeypatch.context() as patch:
         patch.setattr(looped.pool, "_settle_jobs", settle_late)

@@ -47,7 +47,7 @@ class Murderer(threading.Thread):
     def _kill_one(self) -> None:
         victims = self.worker.visible_pids()
         if victims:
-            with contextlib.suppress(ProcessLookupError):  # it ended by itself between the look and the blow
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself between the look and the signal
                 self.worker.murder(self.random.choice(victims), signal.SIGKILL)
                 self.kills += 1
 

@@ -1,4 +1,4 @@
-"""One worker per pool lives through every kind of task and blow, in file order; each next step shows it is well."""
+"""One worker per pool lives through every kind of task and signal, in file order; each next step shows it is well."""
 
 from __future__ import annotations
 

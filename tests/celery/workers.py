@@ -202,7 +202,7 @@ class LiveWorker:
     def go(self, key: str, count: int = 1) -> None:
         self.meeting.rpush(f"{key}:go", *["go"] * count)
 
-    # -- questions and blows ------------------------------------------------------------------------------------------
+    # -- questions and signals ----------------------------------------------------------------------------------------
 
     def ask(self, method: str, *args: Any, limit_s: float = 10.0) -> Any:
         """One remote-control question, answered by this worker."""

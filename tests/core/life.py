@@ -19,9 +19,9 @@ from tests.core.world import (
     World,
 )  # fmt: skip
 
-from billiard._core.staff import Standing
 from billiard._core.state import Phase
-from billiard._wire.exits import EX_RECYCLE
+from billiard._core.worker_set import PoolState
+from billiard._wire.exit_status import EX_RECYCLE
 
 MAX_TURNS = 20_000
 
@@ -173,38 +173,38 @@ class Life(World):
             self.asked.append(job)
         self.note(f"terminate {job} with {signum}")
 
-        self.driver.change(lambda: self.core.blows.terminate(job, signum, self.now))
+        self.driver.change(lambda: self.core.preemption.terminate(job, signum, self.now))
 
     def _terminate_worker(self) -> None:
-        workers = list(self.core.staff.workers.values())
+        workers = list(self.core.worker_set.workers.values())
         if not workers:
             return
         worker = self.rng.choice(workers)
         signum = self.rng.choice((SIGTERM, SIGKILL))
         self.note(f"terminate what {worker} is on with {signum}")
-        current = worker.board.see().current if worker.board is not None else 0
+        current = worker.scoreboard.read().current if worker.scoreboard is not None else 0
         job = worker.inflight.get(current)
         if job is not None:
             self._terminate_job(job, signum)
             return
         self.terminated_workers[worker.ident] = None
 
-        self.driver.change(lambda: self.core.blows.terminate_worker(worker, signum, self.now))
+        self.driver.change(lambda: self.core.preemption.terminate_worker(worker, signum, self.now))
 
     def _resize(self) -> None:
-        staff = self.core.staff
+        worker_set = self.core.worker_set
         by = self.rng.choice((-2, -1, 1, 2))
-        if staff.size + by >= 1:
+        if worker_set.size + by >= 1:
             self.note(f"resize by {by}")
-            self.seats = sum(worker.seated for worker in staff.workers.values())
-            self.driver.change(lambda: staff.resize(by))
+            self.seats = sum(worker.seated for worker in worker_set.workers.values())
+            self.driver.change(lambda: worker_set.resize(by))
 
     def _restart(self) -> None:
         self.note("restart")
 
         def decide() -> None:
-            for worker in list(self.core.staff.workers.values()):
-                self.core.staff.retire(worker, 0)
+            for worker in list(self.core.worker_set.workers.values()):
+                self.core.worker_set.retire(worker, 0)
 
         self.driver.change(decide)
 
@@ -232,7 +232,7 @@ class Life(World):
             process.wake += for_s
             process.paused_s += for_s
         self.now += for_s
-        self.core.blows.excuse(self.now, for_s)
+        self.core.preemption.exclude_suspension(self.now, for_s)
 
     def _bomb(self) -> None:
         self.driver.bomb = self.rng.randint(1, 30)
@@ -242,7 +242,7 @@ class Life(World):
 
     def _distrust(self) -> None:
         victim = self._victim()
-        if victim is not None and victim.worker.hands is not None and victim.worker.phase is not Phase.GONE:
+        if victim is not None and victim.worker.link is not None and victim.worker.phase is not Phase.GONE:
             self.note(f"worker {victim.ident} sends what is no frame")
             victim.distrusted = True
             self.driver.change(lambda: self.driver.distrust(victim.worker))
@@ -264,20 +264,21 @@ class Life(World):
         self.stopped.clear()
 
     def _at_rest(self) -> bool:
-        staff = self.core.staff
+        worker_set = self.core.worker_set
         if self.unended:
             return False
-        if staff.standing is Standing.BROKEN:
-            return staff.over
-        workers = staff.workers.values()
+        if worker_set.pool_state is PoolState.BROKEN:
+            return worker_set.over
+        workers = worker_set.workers.values()
         if len(self.processes) != len(workers) or any(process.outbox for process in self.processes):
             return False
-        return len(workers) == staff.size and all(w.phase is Phase.UP and w.seated and not w.inflight for w in workers)
+        return len(workers) == worker_set.size and all(w.phase is Phase.UP and w.seated and not w.inflight for w in workers)
 
     def _come_to_rest(self) -> None:
         if not self._drive(self.now + GRACE_S, self._at_rest):
             waiting = [(job, job.holder) for job in self.unended]
-            raise Violation(f"no rest: {waiting} wait, {list(self.core.staff.workers.values())}, size {self.core.staff.size}")
+            worker_set = self.core.worker_set
+            raise Violation(f"no rest: {waiting} wait, {list(worker_set.workers.values())}, size {worker_set.size}")
         # an idle pool wakes nobody, in the end: what is left on the heap comes up once and is gone
         before = self.driver.turns
         self._drive(self.now + 2 * 3600.0, lambda: not len(self.core.timers))
@@ -289,12 +290,12 @@ class Life(World):
             raise Violation("the pool was at rest, and is no more")
 
     def _over(self) -> bool:
-        return self.core.staff.over
+        return self.core.worker_set.over
 
     def _end_by_closing(self) -> None:
-        staff = self.core.staff
+        worker_set = self.core.worker_set
         self.note("close")
-        staff.close()
+        worker_set.close()
         self._end(5.0)
 
     def _end_by_termination(self) -> None:
@@ -309,7 +310,7 @@ class Life(World):
     def _end(self, within_s: float) -> None:
         self.driver.readable = True
         if not self._drive(self.now + within_s, self._over):
-            raise Violation(f"the pool does not end: {list(self.core.staff.workers.values())}")
+            raise Violation(f"the pool does not end: {list(self.core.worker_set.workers.values())}")
         if self._guarded(self.driver.turn):
             self.check()
         if self.unended:

@@ -6,24 +6,24 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from billiard._core import blows as core_blows
-from billiard._core import staff as core_staff
+from billiard._core import preemption as core_preemption
+from billiard._core import worker_set as core_worker_set
 from billiard._core.core import Core
-from billiard._core.staff import Standing
 from billiard._core.state import FATE, Cause, Job, Phase
-from billiard._wire.board import Sight
+from billiard._core.worker_set import PoolState
+from billiard._wire.scoreboard import Progress
 
 RESULT = 2
 
 
 class Page:
-    """A board whose worker obeys at once."""
+    """A scoreboard whose worker obeys at once."""
 
     def __init__(self):
         self.current = self.started_ns = self.item = self.skipped_from = self.recalled = 0
 
-    def see(self):
-        return Sight(self.current, self.started_ns, self.item, self.skipped_from)
+    def read(self):
+        return Progress(self.current, self.started_ns, self.item, self.skipped_from)
 
     def recall(self, number):
         assert number > 0
@@ -51,15 +51,15 @@ class CoreMachine(RuleBasedStateMachine):
     def settle(self):
         self.core.decide(self.now)
         self.core.dispatch.unwritten.clear()
-        self.core.blows.notices.clear()
+        self.core.preemption.notifications.clear()
         while self.core.dispatch.settled:
             assert self.core.dispatch.settled.popleft().state
-        for queue in (self.core.staff.orders, self.core.blows.orders):
+        for queue in (self.core.worker_set.orders, self.core.preemption.orders):
             for order, worker, number in list(queue):
-                if order == core_blows.KILL:
-                    assert worker.phase is Phase.DOOMED
+                if order == core_preemption.KILL:
+                    assert worker.phase is Phase.KILLED
                     self.struck.append((worker, number))
-            kept = [order for order in queue if order[0] == core_staff.SPAWN]
+            kept = [order for order in queue if order[0] == core_worker_set.SPAWN]
             queue.clear()
             queue.extend(kept)
 
@@ -82,13 +82,13 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(target=workers)
     def spawn(self):
         self.settle()
-        orders = self.core.staff.orders
+        orders = self.core.worker_set.orders
         while orders:
             _, worker, _ = orders.popleft()
             if worker.phase is Phase.STARTING:
-                worker.board = self.pages[worker] = Page()
+                worker.scoreboard = self.pages[worker] = Page()
                 worker.pid = worker.ident
-                self.core.staff.ready(worker)
+                self.core.worker_set.ready(worker)
                 self.settle()
                 return worker
         return None
@@ -104,7 +104,7 @@ class CoreMachine(RuleBasedStateMachine):
                 page.started_ns, page.current = int(self.now * 1e9), number
                 if worker.recalled and number >= worker.recalled:
                     page.skipped_from = number
-                    self.core.blows.skipped(worker, number)
+                    self.core.preemption.skipped(worker, number)
                 break
         self.settle()
 
@@ -118,7 +118,7 @@ class CoreMachine(RuleBasedStateMachine):
             for _ in range(2):  # told twice after an interruption
                 self.core.dispatch.results(worker, [(RESULT, run_us, page.current, b"")])
             assert job.state == RESULT
-        self.core.staff.emptied(worker)
+        self.core.worker_set.emptied(worker)
         self.settle()
 
     @rule(worker=consumes(workers), status=st.sampled_from([-9, 1, 0, 0x9B]))
@@ -128,7 +128,7 @@ class CoreMachine(RuleBasedStateMachine):
         held = dict(worker.inflight)
         current = self.pages[worker].current
         for _ in range(2):
-            self.core.staff.exited(worker, status, self.now)
+            self.core.worker_set.exited(worker, status, self.now)
         for number, job in held.items():
             if number > current and job.state:
                 assert job.body.cause in (Cause.LOST, Cause.TERMINATED, Cause.UNSTARTABLE)
@@ -139,14 +139,14 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(job=jobs, signum=st.sampled_from([9, 15]))
     def terminate(self, job, signum):
         before = job.state
-        self.core.blows.terminate(job, signum, self.now)
+        self.core.preemption.terminate(job, signum, self.now)
         assert job.state == before or job.body.cause is Cause.TERMINATED
         self.settle()
 
     @rule(by=st.sampled_from([-1, 1]))
     def resize(self, by):
-        if 1 <= self.core.staff.size + by <= 4:
-            self.core.staff.resize(by)
+        if 1 <= self.core.worker_set.size + by <= 4:
+            self.core.worker_set.resize(by)
         self.settle()
 
     @rule(seconds=st.sampled_from([0.0005, 0.002, 0.02, 6.0]))
@@ -154,13 +154,13 @@ class CoreMachine(RuleBasedStateMachine):
         self.now += seconds
         self.core.dispatch.turned(self.now)
         for worker, kind in self.core.timers.due(self.now):
-            self.core.came_up(worker, kind, self.now)
+            self.core.on_timer(worker, kind, self.now)
         self.settle()
 
     @invariant()
     def each_job_has_one_place(self):
         places = {}
-        for worker in self.core.staff.workers.values():
+        for worker in self.core.worker_set.workers.values():
             for number, job in worker.inflight.items():
                 assert (job.holder, job.number, job.state) == (worker, number, 0)
                 places[job] = places.get(job, 0) + 1
@@ -173,9 +173,9 @@ class CoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_books_of_workers_balance(self):
-        staff = self.core.staff
-        workers = list(staff.workers.values())
-        assert sum(worker.active for worker in workers) <= max(staff.size, len(workers))
+        worker_set = self.core.worker_set
+        workers = list(worker_set.workers.values())
+        assert sum(worker.active for worker in workers) <= max(worker_set.size, len(workers))
         for worker in workers:
             assert worker.phase is not Phase.GONE
             assert worker.quota is None or 0 <= worker.quota <= 4
@@ -193,11 +193,11 @@ class CoreMachine(RuleBasedStateMachine):
 
     def teardown(self):
         """In the end everything is told to stop, and does."""
-        self.core.staff.terminate()
-        for worker in list(self.core.staff.workers.values()):
-            self.core.staff.exited(worker, -15, self.now)
+        self.core.worker_set.terminate()
+        for worker in list(self.core.worker_set.workers.values()):
+            self.core.worker_set.exited(worker, -15, self.now)
         self.settle()
-        assert self.core.staff.over or self.core.staff.standing is Standing.TERMINATE
+        assert self.core.worker_set.over or self.core.worker_set.pool_state is PoolState.TERMINATE
         assert all(job.state for job in self.all)
 
 

@@ -6,9 +6,8 @@ import itertools
 
 import pytest
 
-from billiard._core import blows as core_blows
-from billiard._core import staff as core_staff
-from billiard._core.blows import FENCE, FENCE_S, HOARD, HOARD_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
+from billiard._core import preemption as core_preemption
+from billiard._core import worker_set as core_worker_set
 from billiard._core.core import Core
 from billiard._core.dispatch import (
     ALONE_FROM,
@@ -22,17 +21,18 @@ from billiard._core.dispatch import (
     WAKING_US,
     Dispatch,
 )
+from billiard._core.preemption import FENCE, FENCE_S, HOARD, HOARD_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
 from billiard._core.restarts import RestartIntensity
-from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, Standing
-from billiard._core.state import FATE, NEVER_S, Blow, Cause, Job, Phase, Worker
+from billiard._core.state import FATE, NEVER_S, Cause, Job, KillRequest, Phase, Worker
 from billiard._core.timers import Timers
-from billiard._wire.board import Sight
-from billiard._wire.exits import EX_OK, EX_RECYCLE
+from billiard._core.worker_set import FAILED_SPAWNS, FAILED_STARTS, PoolState
+from billiard._wire.exit_status import EX_OK, EX_RECYCLE
+from billiard._wire.scoreboard import Progress
 
 RESULT = 2
 
 
-class FakeBoard:
+class FakeScoreboard:
     """Says what the test wants it to say, and remembers what it was told."""
 
     def __init__(self):
@@ -40,8 +40,8 @@ class FakeBoard:
         self.recalled = []
         self.aims = []
 
-    def see(self):
-        return Sight(self.current, self.started_ns, self.item, self.skipped_from)
+    def read(self):
+        return Progress(self.current, self.started_ns, self.item, self.skipped_from)
 
     def recall(self, number):
         self.recalled.append(number)
@@ -59,20 +59,20 @@ class Bench:
     def __init__(self, size=1, **options):
         self.core = Core(size, **options)
         self.core.decide(0.0)
-        self.boards = {}
+        self.scoreboards = {}
         self.up()
 
     def up(self, now=0.0):
         self.core.decide(now)
-        for _, worker, _ in self.orders(core_staff.SPAWN):
-            worker.board = self.boards[worker] = FakeBoard()
+        for _, worker, _ in self.orders(core_worker_set.SPAWN):
+            worker.scoreboard = self.scoreboards[worker] = FakeScoreboard()
             worker.pid = worker.ident
-            self.core.staff.ready(worker)
+            self.core.worker_set.ready(worker)
         self.core.decide(now)
 
     def orders(self, kind):
         found = []
-        for queue in (self.core.staff.orders, self.core.blows.orders):
+        for queue in (self.core.worker_set.orders, self.core.preemption.orders):
             kept = [order for order in queue if order[0] != kind]
             found += [order for order in queue if order[0] == kind]
             queue.clear()
@@ -81,7 +81,7 @@ class Bench:
 
     @property
     def workers(self):
-        return list(self.core.staff.workers.values())
+        return list(self.core.worker_set.workers.values())
 
     @property
     def worker(self):
@@ -89,8 +89,8 @@ class Bench:
         return worker
 
     @property
-    def board(self):
-        return self.boards[self.worker]
+    def scoreboard(self):
+        return self.scoreboards[self.worker]
 
     def submit(self, *jobs, now=0.0):
         for job in jobs:
@@ -106,11 +106,11 @@ class Bench:
         self.core.dispatch._measure(function_id, run_us)
 
     def run_timers(self, now):
-        came_up = self.core.timers.due(now)
-        for worker, kind in came_up:
-            self.core.came_up(worker, kind, now)
+        on_timer = self.core.timers.due(now)
+        for worker, kind in on_timer:
+            self.core.on_timer(worker, kind, now)
         self.core.decide(now)
-        return [kind for _, kind in came_up]
+        return [kind for _, kind in on_timer]
 
     @property
     def deadline(self):
@@ -150,7 +150,7 @@ class TestBlocked:
         bench.submit(*held, now=1.0)
         assert [*blocked.inflight.values()] == [*held]
         bench.core.dispatch.idle[other] = None
-        bench.core.blows.given(blocked, 1.0)
+        bench.core.preemption.on_assigned(blocked, 1.0)
         return bench, blocked, other
 
     @pytest.mark.parametrize("count", [1, 5])
@@ -164,7 +164,7 @@ class TestBlocked:
         assert [*other.inflight.values()] == held
         assert not blocked.inflight
         assert blocked not in bench.core.dispatch.idle
-        bench.core.blows.skipped(blocked, 1)
+        bench.core.preemption.skipped(blocked, 1)
         assert blocked in bench.core.dispatch.idle
         assert blocked.resume
         assert not blocked.mute
@@ -174,7 +174,7 @@ class TestBlocked:
         bench, blocked, other = self.held_by_one_of_two(*held)
         bench.run_timers(1.0 + STALL_S)
         bench.run_timers(1.0 + 2 * STALL_S)
-        bench.boards[blocked].on(1, since=1.02)  # between the recall and the end of the fence
+        bench.scoreboards[blocked].on(1, since=1.02)  # between the recall and the end of the fence
         bench.fence(1.0 + 2 * STALL_S)
         assert [*blocked.inflight.values()] == held[:1]
         assert [*other.inflight.values()] == held[1:]
@@ -385,7 +385,7 @@ class TestWindow:
         bench = Bench(3)
         bench.warm()
         first = bench.submit(job())
-        bench.boards[first.holder].on(first.number, since=1.0)
+        bench.scoreboards[first.holder].on(first.number, since=1.0)
         holders = [bench.submit(job(), now=1.0).holder for _ in range(8)]
         ahead = holders.index(next(holder for holder in holders if holder is not first.holder)) + 1
         assert ahead * (1.0 + OVERHEAD_US) >= WAKING_US > (ahead - 1) * (1.0 + OVERHEAD_US)
@@ -397,7 +397,7 @@ class TestWindow:
         bench.warm()
         bench.warm(2, run_us=50.0)
         first = bench.submit(job({"unknown": 3, "long": 2, "late": 1}[before]))
-        bench.boards[first.holder].on(first.number, since=1.0)
+        bench.scoreboards[first.holder].on(first.number, since=1.0)
         late_s = 1.5 * WAKING_US / 1e6 if before == "late" else 0.0
         assert bench.submit(job(), now=1.0 + late_s).holder is not first.holder
 
@@ -478,8 +478,8 @@ class TestWindow:
         bench = Bench()
         bench.submit(job(), job())
         worker = bench.worker
-        bench.board.on(1)
-        bench.core.blows.recall(worker, 2, 0.0)  # the next number to be given
+        bench.scoreboard.on(1)
+        bench.core.preemption.recall(worker, 2, 0.0)  # the next number to be given
         bench.fence(0.0)
         bench.result(worker, 1)
         bench.core.decide(1.0)
@@ -497,7 +497,7 @@ class TestSeats:
         (second,) = [worker for worker in bench.workers if worker is not first]
         assert (first.seated, second.seated) == (True, False)
         bench.result(first, 1)
-        bench.core.staff.emptied(first)
+        bench.core.worker_set.emptied(first)
         assert (first.seated, second.seated) == (False, True)
 
     def test_quota_is_what_a_worker_is_given_and_taken_back_calls_do_not_count(self):
@@ -506,9 +506,9 @@ class TestSeats:
         bench.submit(*jobs(5))
         worker = bench.workers[0]
         assert (worker.quota, len(worker.inflight), worker.phase) == (0, 3, Phase.RETIRING)
-        assert bench.orders(core_staff.RETIRE) == [(core_staff.RETIRE, worker, EX_RECYCLE)]
-        bench.boards[worker].on(1)
-        bench.core.blows.recall(worker, 2, 0.0)
+        assert bench.orders(core_worker_set.RETIRE) == [(core_worker_set.RETIRE, worker, EX_RECYCLE)]
+        bench.scoreboards[worker].on(1)
+        bench.core.preemption.recall(worker, 2, 0.0)
         bench.fence(0.0)
         assert worker.quota == 2
         assert list(worker.inflight) == [1]
@@ -524,24 +524,24 @@ class TestSeats:
 
     def test_growing_and_shrinking(self):
         bench = Bench(1)
-        bench.core.staff.resize(2)
+        bench.core.worker_set.resize(2)
         bench.up()
         assert [worker.index for worker in bench.workers] == [0, 1, 2]
         assert all(worker.seated for worker in bench.workers)
         busy = bench.submit(job()).holder
-        bench.core.staff.resize(-2)
+        bench.core.worker_set.resize(-2)
         bench.core.decide(0.0)
-        retired = {order[1] for order in bench.orders(core_staff.RETIRE)}
+        retired = {order[1] for order in bench.orders(core_worker_set.RETIRE)}
         assert len(retired) == 2
         assert busy not in retired
 
     def test_a_dead_workers_index_is_used_again(self):
         bench = Bench(2)
         first, _ = bench.workers
-        bench.core.staff.exited(first, -9, 0.0)
+        bench.core.worker_set.exited(first, -9, 0.0)
         bench.up()
         assert sorted(worker.index for worker in bench.workers) == [0, 1]
-        assert bench.core.staff.worker_died
+        assert bench.core.worker_set.worker_died
 
 
 class TestDeaths:
@@ -551,9 +551,9 @@ class TestDeaths:
         worker = bench.worker
         first, second, third = bench.submit(*jobs(3))
         later = bench.submit(job()) if len(worker.inflight) == 3 else None
-        bench.board.on(1, since=1.0)
+        bench.scoreboard.on(1, since=1.0)
         waiting = list(worker.inflight.values())[1:]
-        bench.core.staff.exited(worker, -11, 3.0)
+        bench.core.worker_set.exited(worker, -11, 3.0)
         assert (first.state, first.body.cause, first.body.status, first.body.started) == (FATE, Cause.LOST, -11, True)
         assert first.body.run_s == pytest.approx(2.0)
         assert list(bench.core.dispatch.backlog)[: len(waiting)] == waiting
@@ -568,8 +568,8 @@ class TestDeaths:
         with monkeypatch.context() as patch:
             patch.setattr(bench.core.dispatch, "requeue", lambda jobs: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                bench.core.staff.exited(worker, -9, 0.0)
-        bench.core.staff.exited(worker, -9, 0.0)
+                bench.core.worker_set.exited(worker, -9, 0.0)
+        bench.core.worker_set.exited(worker, -9, 0.0)
         assert waiting.deaths == 1
 
     def test_three_deaths_at_receipt(self):
@@ -577,7 +577,7 @@ class TestDeaths:
         victim = bench.submit(job())
         for death in range(3):
             assert not victim.state, death
-            bench.core.staff.exited(bench.worker, -11, 0.0)
+            bench.core.worker_set.exited(bench.worker, -11, 0.0)
             bench.up()
         assert (victim.body.cause, victim.body.started) == (Cause.LOST, False)
 
@@ -585,7 +585,7 @@ class TestDeaths:
         bench = Bench(1, max_tasks_per_child=1)
         victim = bench.submit(job())
         for _ in range(3):
-            bench.core.staff.exited(victim.holder, -11, 0.0)
+            bench.core.worker_set.exited(victim.holder, -11, 0.0)
             bench.up()
         assert (victim.body.cause, victim.body.started) == (Cause.LOST, False)
 
@@ -594,11 +594,11 @@ class TestDeaths:
         bench.warm()
         first, second = bench.submit(*jobs(2))
         worker = bench.worker
-        bench.core.staff.retire(worker, 0)
-        bench.core.blows.terminate(second, 15, 0.0)  # the first is taken back with it, and may be being read
+        bench.core.worker_set.retire(worker, 0)
+        bench.core.preemption.terminate(second, 15, 0.0)  # the first is taken back with it, and may be being read
         bench.fence(0.0)
         assert (worker.inflight, second.state) == ({}, FATE)
-        bench.core.staff.exited(worker, -11, 0.1)
+        bench.core.worker_set.exited(worker, -11, 0.1)
         assert first.deaths == 1
         assert first in bench.core.dispatch.backlog
 
@@ -606,23 +606,23 @@ class TestDeaths:
         bench = Bench(2)
         worker = list(bench.core.dispatch.idle)[-1]
         first = bench.submit(job())
-        bench.core.blows.take_back(worker, 0)
+        bench.core.preemption.take_back(worker, 0)
         bench.core.decide(0.0)
         assert first.holder not in (worker, None)
         first.deaths = 2
-        bench.core.staff.exited(worker, -11, 0.1)
+        bench.core.worker_set.exited(worker, -11, 0.1)
         assert (first.deaths, first.state) == (3, 0)  # whoever runs it now decides
 
     def test_who_was_condemned_with_nothing_to_do_is_given_nothing(self):
         bench = Bench(2)
         one, other = bench.core.dispatch.idle
-        bench.core.blows.condemn(other, 9, Cause.TERMINATED, 0.0)
+        bench.core.preemption.kill_now(other, 9, Cause.TERMINATED, 0.0)
         assert [bench.submit(job()).holder for _ in range(2)] == [one, None]
 
     def test_no_process_for_now_is_tried_again_in_time(self):
         core = Core(1)
         core.decide(0.0)
-        _, worker, _ = core.staff.orders.popleft()
+        _, worker, _ = core.worker_set.orders.popleft()
         core.not_spawned(worker, OSError(11, "no"), 5.0)
         assert 5.0 < core.next_deadline() < 6.0
 
@@ -632,29 +632,29 @@ class TestDeaths:
         bench.submit(*jobs(3))
         worker = bench.worker
         bench.result(worker, 1)
-        bench.core.staff.leaving(worker, 1)
-        bench.core.staff.emptied(worker)
+        bench.core.worker_set.leaving(worker, 1)
+        bench.core.worker_set.emptied(worker)
         assert (worker.phase, worker.inflight, worker.seated) == (Phase.RETIRING, {}, False)
-        bench.core.staff.exited(worker, EX_RECYCLE, 0.0)
+        bench.core.worker_set.exited(worker, EX_RECYCLE, 0.0)
         assert [waiting.deaths for waiting in bench.core.dispatch.backlog] == [0, 0]
-        assert not bench.core.staff.worker_died
+        assert not bench.core.worker_set.worker_died
 
     def test_who_was_struck_says_nothing_about_what_came_next(self):
         bench = Bench()
         bench.warm()
         bench.submit(*jobs(2))
-        bench.board.on(1)
-        bench.core.blows.condemn(bench.worker, 9, Cause.TERMINATED, 0.0)
-        bench.core.staff.exited(bench.worker, -9, 0.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.kill_now(bench.worker, 9, Cause.TERMINATED, 0.0)
+        bench.core.worker_set.exited(bench.worker, -9, 0.0)
         (second,) = bench.core.dispatch.backlog
         assert second.deaths == 0
 
     def test_a_death_of_its_own_is_no_blow_that_was_under_way(self):
         bench = Bench()
         victim = bench.submit(job())
-        bench.board.on(1)
-        bench.core.blows.strike(bench.worker, Blow(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0), 0.0)
-        bench.core.staff.exited(bench.worker, -11, 0.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.request_kill(bench.worker, KillRequest(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0), 0.0)
+        bench.core.worker_set.exited(bench.worker, -11, 0.0)
         assert (victim.body.cause, victim.body.limit_s) == (Cause.LOST, None)
 
     def test_a_blow_to_one_call_names_no_other(self):
@@ -662,16 +662,16 @@ class TestDeaths:
         bench.warm()
         first, second = bench.submit(*jobs(2))
         worker = bench.worker
-        worker.blow = Blow(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0)
-        worker.blow.struck = True
-        bench.board.on(2)
-        bench.core.staff.exited(worker, -9, 0.0)
+        worker.kill_request = KillRequest(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0)
+        worker.kill_request.sent = True
+        bench.scoreboard.on(2)
+        bench.core.worker_set.exited(worker, -9, 0.0)
         assert (first.body.cause, second.body.cause) == (Cause.TIME_LIMIT, Cause.LOST)
 
     def test_who_is_told_to_leave_is_given_nothing(self):
         bench = Bench()
         worker = bench.worker
-        bench.core.staff.retire(worker, 0)
+        bench.core.worker_set.retire(worker, 0)
         waiting = job()
         bench.core.dispatch.backlog.append(waiting)
         bench.core.assign(0.0)
@@ -681,39 +681,39 @@ class TestDeaths:
         bench = Bench()
         bench.warm()
         bench.submit(*jobs(3))
-        worker, board = bench.worker, bench.board
-        board.on(1)
-        bench.core.blows.recall(worker, 2, 0.0)
+        worker, scoreboard = bench.worker, bench.scoreboard
+        scoreboard.on(1)
+        bench.core.preemption.recall(worker, 2, 0.0)
         bench.result(worker, 1)
-        board.on(3)
-        board.skipped_from = 2
+        scoreboard.on(3)
+        scoreboard.skipped_from = 2
         held = list(worker.inflight.values())
-        bench.core.staff.exited(worker, -9, 0.0)
+        bench.core.worker_set.exited(worker, -9, 0.0)
         assert [one.state for one in held] == [0, 0]
 
     def test_undecided_counts_as_started(self):
         bench = Bench()
         bench.warm()
         bench.submit(*jobs(3))
-        worker, board = bench.worker, bench.board
-        board.on(1)
-        bench.core.blows.recall(worker, 2, 0.0)
+        worker, scoreboard = bench.worker, bench.scoreboard
+        scoreboard.on(1)
+        bench.core.preemption.recall(worker, 2, 0.0)
         bench.result(worker, 1)
-        board.on(2)  # it came to the call; whether it let it be is not known
+        scoreboard.on(2)  # it came to the call; whether it let it be is not known
         undecided, behind = worker.inflight.values()
-        bench.core.staff.exited(worker, -9, 0.0)
+        bench.core.worker_set.exited(worker, -9, 0.0)
         assert undecided.body.cause is Cause.LOST
         assert behind.state == 0
 
     def test_exited_may_be_repeated(self):
         bench = Bench()
         lost = bench.submit(job())
-        bench.board.on(1)
+        bench.scoreboard.on(1)
         worker = bench.worker
         for _ in range(2):
-            bench.core.staff.exited(worker, -9, 0.0)
+            bench.core.worker_set.exited(worker, -9, 0.0)
         assert lost.state == FATE
-        assert [notice[0] for notice in bench.core.blows.notices].count(core_staff.DOWN) == 1
+        assert [notification[0] for notification in bench.core.preemption.notifications].count(core_worker_set.DOWN) == 1
 
 
 class TestBreakdown:
@@ -721,38 +721,38 @@ class TestBreakdown:
         bench = Bench(2)
         stuck = job()
         for worker in bench.workers:
-            bench.core.staff.exited(worker, 1, 0.0)
+            bench.core.worker_set.exited(worker, 1, 0.0)
         bench.core.dispatch.backlog.append(stuck)
         for _ in range(FAILED_STARTS + 2):
-            assert bench.core.staff.standing is Standing.RUN
+            assert bench.core.worker_set.pool_state is PoolState.RUN
             bench.core.decide(0.0)
-            bench.core.staff.exited(bench.workers[0], 1, 0.0, b"story")
-        assert bench.core.staff.standing is Standing.BROKEN
+            bench.core.worker_set.exited(bench.workers[0], 1, 0.0, b"story")
+        assert bench.core.worker_set.pool_state is PoolState.BROKEN
         assert (stuck.body.cause, stuck.body.detail) == (Cause.UNSTARTABLE, b"story")
 
     def test_a_start_that_works_forgives(self):
         bench = Bench(1)
         for _ in range(3 * FAILED_STARTS):
-            bench.core.staff.exited(bench.worker, 1, 0.0)
+            bench.core.worker_set.exited(bench.worker, 1, 0.0)
             bench.core.decide(0.0)
-            bench.core.staff.exited(bench.worker, 1, 0.0)  # died while it started
+            bench.core.worker_set.exited(bench.worker, 1, 0.0)  # died while it started
             bench.core.decide(0.0)
             bench.up()
-        assert bench.core.staff.standing is Standing.RUN
+        assert bench.core.worker_set.pool_state is PoolState.RUN
 
     def test_no_process_can_be_made(self):
         bench = Bench(1)
-        bench.core.staff.exited(bench.worker, 1, 0.0)
+        bench.core.worker_set.exited(bench.worker, 1, 0.0)
         stuck, now = job(), 0.0
         bench.core.dispatch.backlog.append(stuck)
         waits = []
         for _ in range(FAILED_SPAWNS):
             bench.core.decide(now)
-            ((_, worker, _),) = bench.orders(core_staff.SPAWN)
+            ((_, worker, _),) = bench.orders(core_worker_set.SPAWN)
             bench.core.not_spawned(worker, OSError(11, "no"), now)
             bench.core.decide(now)
-            assert not bench.orders(core_staff.SPAWN)  # not at once
-            if bench.core.staff.standing is Standing.BROKEN:
+            assert not bench.orders(core_worker_set.SPAWN)  # not at once
+            if bench.core.worker_set.pool_state is PoolState.BROKEN:
                 break
             then = bench.deadline
             waits.append(then - now)
@@ -765,32 +765,32 @@ class TestBreakdown:
     def test_restart_intensity(self):
         bench = Bench(1, restarts=RestartIntensity(2, 10.0))
         for now in (0.0, 1.0, 2.0):
-            assert bench.core.staff.standing is Standing.RUN
-            bench.core.staff.exited(bench.worker, -9, now)
+            assert bench.core.worker_set.pool_state is PoolState.RUN
+            bench.core.worker_set.exited(bench.worker, -9, now)
             bench.up(now)
-        assert bench.core.staff.standing is Standing.BROKEN
+        assert bench.core.worker_set.pool_state is PoolState.BROKEN
         late = job()
         bench.core.dispatch.backlog.append(late)
-        bench.core.staff.disturb()
+        bench.core.worker_set.mark_dirty()
         bench.core.decide(3.0)
         assert late.body.cause is Cause.RESTARTS
 
     @pytest.mark.parametrize("status", [EX_OK, EX_RECYCLE])
     def test_good_order_is_not_counted(self, status):
         bench = Bench(1, restarts=RestartIntensity(0, 10.0))
-        bench.core.staff.exited(bench.worker, status, 0.0)
-        assert bench.core.staff.standing is Standing.RUN
+        bench.core.worker_set.exited(bench.worker, status, 0.0)
+        assert bench.core.worker_set.pool_state is PoolState.RUN
 
     def test_what_it_let_be_is_not_what_it_was_reading(self):
         bench = Bench()
         bench.warm()
         running, skipped, unread = bench.submit(*jobs(3))
-        bench.board.on(1)
-        bench.core.blows.recall(bench.worker, 2, 1.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.recall(bench.worker, 2, 1.0)
         bench.result(bench.worker, 1)
-        bench.board.on(2)
-        bench.board.skipped_from = 2
-        bench.core.staff.exited(bench.worker, -9, 2.0)
+        bench.scoreboard.on(2)
+        bench.scoreboard.skipped_from = 2
+        bench.core.worker_set.exited(bench.worker, -9, 2.0)
         assert running.state == RESULT
         assert (skipped.deaths, unread.deaths) == (0, 1)
         assert list(bench.core.dispatch.backlog) == [skipped, unread]
@@ -799,10 +799,10 @@ class TestBreakdown:
         bench = Bench(2, restarts=RestartIntensity(0, 10.0))
         running, waiting, fatal = bench.submit(job(), job(), job())
         one, other = running.holder, waiting.holder
-        bench.boards[one].on(running.number, since=1.0)
-        bench.core.staff.exited(other, -9, 3.0)
-        assert bench.core.staff.standing is Standing.BROKEN
-        bench.core.staff.exited(one, -9, 3.0)
+        bench.scoreboards[one].on(running.number, since=1.0)
+        bench.core.worker_set.exited(other, -9, 3.0)
+        assert bench.core.worker_set.pool_state is PoolState.BROKEN
+        bench.core.worker_set.exited(one, -9, 3.0)
         bench.core.decide(3.0)
         assert running.body.cause is waiting.body.cause is fatal.body.cause is Cause.RESTARTS
         assert running.body.started
@@ -812,36 +812,36 @@ class TestBreakdown:
 
     def test_what_the_user_ends_is_not_counted(self):
         bench = Bench(1, restarts=RestartIntensity(0, 10.0))
-        bench.core.blows.condemn(bench.worker, 15, Cause.TERMINATED, 0.0)
-        bench.core.staff.exited(bench.workers[0], -15, 0.0)
-        assert bench.core.staff.standing is Standing.RUN
+        bench.core.preemption.kill_now(bench.worker, 15, Cause.TERMINATED, 0.0)
+        bench.core.worker_set.exited(bench.workers[0], -15, 0.0)
+        assert bench.core.worker_set.pool_state is PoolState.RUN
 
     def test_terminate_fails_what_waits_and_what_comes(self):
         bench = Bench()
         running, waiting = bench.submit(job(), job())
-        bench.core.staff.terminate()
+        bench.core.worker_set.terminate()
         assert (running.state, waiting.body.cause) == (0, Cause.POOL_TERMINATED)
         late = job()
         bench.core.dispatch.backlog.append(late)
         bench.core.decide(0.0)
         assert late.state == FATE
-        bench.core.staff.exited(bench.worker, -15, 0.0)
-        assert bench.core.staff.over
+        bench.core.worker_set.exited(bench.worker, -15, 0.0)
+        assert bench.core.worker_set.over
 
     def test_close_ends_when_nothing_is_left(self):
         bench = Bench(2)
         last = bench.submit(job())
-        bench.core.staff.close()
+        bench.core.worker_set.close()
         bench.core.decide(0.0)
-        assert not bench.orders(core_staff.RETIRE)
+        assert not bench.orders(core_worker_set.RETIRE)
         bench.result(last.holder, 1)
         bench.core.decide(0.0)
-        assert len(bench.orders(core_staff.RETIRE)) == 2
+        assert len(bench.orders(core_worker_set.RETIRE)) == 2
         for worker in bench.workers:
-            bench.core.staff.exited(worker, 0, 0.0)
+            bench.core.worker_set.exited(worker, 0, 0.0)
         bench.core.decide(0.0)
-        assert bench.core.staff.over
-        assert not bench.orders(core_staff.SPAWN)
+        assert bench.core.worker_set.over
+        assert not bench.orders(core_worker_set.SPAWN)
 
 
 class TestStall:
@@ -849,11 +849,11 @@ class TestStall:
         bench = Bench()
         bench.warm()
         _, *behind = bench.submit(*jobs(4))
-        bench.board.on(1)
+        bench.scoreboard.on(1)
         bench.run_timers(STALL_S)
-        assert bench.board.recalled == []  # it may just have begun
+        assert bench.scoreboard.recalled == []  # it may just have begun
         bench.run_timers(2 * STALL_S)
-        assert bench.board.recalled == [2]
+        assert bench.scoreboard.recalled == [2]
         bench.fence(2 * STALL_S)
         assert [one.holder for one in behind] == [None] * 3
         assert list(bench.core.dispatch.backlog) == behind
@@ -863,8 +863,8 @@ class TestStall:
         bench.warm()
         bench.submit(*jobs(3))
         worker = bench.worker
-        bench.board.on(1)
-        bench.core.blows.recall(worker, 2, 0.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.recall(worker, 2, 0.0)
         bench.fence(0.0)
         bench.core.decide(0.0)
         assert list(worker.inflight) == [1]
@@ -877,8 +877,8 @@ class TestStall:
         bench = Bench()
         bench.warm()
         _, *behind = bench.submit(*jobs(3))
-        bench.board.on(1)
-        bench.core.blows.recall(bench.worker, 2, 0.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.recall(bench.worker, 2, 0.0)
         bench.run_timers(5.0)  # the turn that recalled took long
         bench.run_timers(5.0 + 0.0009)  # a store may still be on its way
         assert all(one.holder is bench.worker for one in behind)
@@ -889,42 +889,42 @@ class TestStall:
         bench = Bench()
         bench.warm()
         bench.submit(*jobs(2, hard_s=1.0))
-        worker, board = bench.worker, bench.board
-        board.on(1)
+        worker, scoreboard = bench.worker, bench.scoreboard
+        scoreboard.on(1)
         worker.due.clear()
         bench.core.timers.set(worker, LIMIT, 1.0)
         bench.core.timers.set(worker, MARK, 1.0)
         bench.core.timers.set(worker, FENCE, 1.0)
         bench.run_timers(1.0)
-        assert board.recalled == [2]
+        assert scoreboard.recalled == [2]
         assert worker.due[FENCE] == NEVER_S
         assert worker.due[MARK] > 1.0
-        assert not bench.orders(core_blows.KILL)
+        assert not bench.orders(core_preemption.KILL)
 
     def test_a_recall_is_never_lower_than_the_last(self):
         bench = Bench()
         bench.warm()
         bench.submit(*jobs(3))
-        worker, board = bench.worker, bench.board
-        board.on(1)
-        bench.core.blows.recall(worker, 2, 0.0)
+        worker, scoreboard = bench.worker, bench.scoreboard
+        scoreboard.on(1)
+        bench.core.preemption.recall(worker, 2, 0.0)
         bench.fence(0.0)
         bench.result(worker, 1)
         bench.core.decide(1.0)
-        board.on(worker.since)
-        bench.core.blows.strike(worker, Blow(0, 0, 15, Cause.TERMINATED), 1.0)
-        assert board.recalled[-1] >= worker.since
+        scoreboard.on(worker.since)
+        bench.core.preemption.request_kill(worker, KillRequest(0, 0, 15, Cause.TERMINATED), 1.0)
+        assert scoreboard.recalled[-1] >= worker.since
 
     def test_quick_calls_are_left_alone(self):
         bench = Bench()
         bench.warm()
         bench.submit(*jobs(9))
         for number in range(1, 8):
-            bench.board.on(number)
+            bench.scoreboard.on(number)
             if number > 1:
                 bench.result(bench.worker, number - 1)
             bench.run_timers(number * STALL_S)
-        assert bench.board.recalled == []
+        assert bench.scoreboard.recalled == []
 
     def test_hoarded_calls_are_taken_back_when_somebody_is_idle(self):
         bench = Bench(2)
@@ -933,25 +933,25 @@ class TestStall:
         lazy, busy = bench.workers
         for number in list(lazy.inflight):
             bench.result(lazy, number)
-        bench.boards[busy].on(1)
+        bench.scoreboards[busy].on(1)
         bench.run_timers(STALL_S)
         bench.result(busy, 1)
-        bench.boards[busy].on(2)
+        bench.scoreboards[busy].on(2)
         bench.run_timers(2 * STALL_S)
-        assert bench.boards[busy].recalled == [3]
+        assert bench.scoreboards[busy].recalled == [3]
 
     def test_calls_that_wait_for_one_who_was_thought_to_be_sooner_are_soon_taken_back(self):
         bench = Bench(2)
         bench.warm()
         slow = bench.submit(job())
-        board = bench.boards[slow.holder]
+        scoreboard = bench.scoreboards[slow.holder]
         behind = bench.submit(job())
         assert behind.holder is slow.holder
-        board.on(slow.number, since=0.9 * HOARD_S)
+        scoreboard.on(slow.number, since=0.9 * HOARD_S)
         assert bench.run_timers(HOARD_S) == [HOARD]
-        assert board.recalled == []  # it has only begun
+        assert scoreboard.recalled == []  # it has only begun
         assert bench.run_timers(2 * HOARD_S) == [HOARD]
-        assert board.recalled == [behind.number]
+        assert scoreboard.recalled == [behind.number]
         bench.fence(2 * HOARD_S)
         assert behind.holder not in (slow.holder, None)
         assert 2 * HOARD_S + FENCE_S < STALL_S
@@ -973,12 +973,12 @@ class TestStall:
         bench = Bench(2)
         bench.warm()
         slow = bench.submit(job())
-        bench.boards[slow.holder].on(slow.number)
+        bench.scoreboards[slow.holder].on(slow.number)
         behind = bench.submit(job())
         other = bench.submit(job(2), now=STALL_S / 10)
         assert slow.holder is behind.holder is not other.holder
         bench.run_timers(HOARD_S)
-        assert bench.boards[slow.holder].recalled == []
+        assert bench.scoreboards[slow.holder].recalled == []
         assert HOARD not in slow.holder.due
 
     def test_the_echo_of_a_recall_that_is_over_takes_nothing_back(self):
@@ -986,34 +986,34 @@ class TestStall:
         bench.warm()
         bench.submit(*jobs(3))
         worker = bench.worker
-        bench.board.on(1)
-        bench.core.blows.recall(worker, 2, 0.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.recall(worker, 2, 0.0)
         bench.fence(0.0)
         bench.result(worker, 1)
         bench.core.decide(0.0)
         given = dict(worker.inflight)
         assert given
-        bench.core.blows.skipped(worker, 2)
+        bench.core.preemption.skipped(worker, 2)
         assert worker.inflight == given
 
     def test_no_recall_begins_while_the_last_one_may_still_be_obeyed(self):
         bench = Bench()
         bench.warm()
         bench.submit(*jobs(3))
-        worker, board = bench.worker, bench.board
-        board.on(1)
-        bench.core.blows.recall(worker, 2, 0.0)
+        worker, scoreboard = bench.worker, bench.scoreboard
+        scoreboard.on(1)
+        bench.core.preemption.recall(worker, 2, 0.0)
         now = bench.fence(0.0)
         bench.result(worker, 1)
         bench.core.decide(now)
         victim = worker.inflight[worker.since]
-        bench.core.blows.terminate(victim, 15, now)
-        assert board.recalled == [2]  # the worker may not have come to 2 and 3 yet: 4 on the board would free them
-        board.on(worker.since)
+        bench.core.preemption.terminate(victim, 15, now)
+        assert scoreboard.recalled == [2]  # the worker may not have come to 2 and 3 yet: 4 on the scoreboard would free them
+        scoreboard.on(worker.since)
         bench.run_timers(now + FENCE_S)
-        assert board.recalled[-1] > worker.since
+        assert scoreboard.recalled[-1] > worker.since
         bench.fence(now + FENCE_S)
-        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 15)]
+        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 15)]
 
 
 class TestLimits:
@@ -1021,72 +1021,72 @@ class TestLimits:
         bench = Bench()
         late = bench.submit(job(hard_s=1.0))
         worker = bench.worker
-        bench.board.on(1, since=0.2)
+        bench.scoreboard.on(1, since=0.2)
         assert bench.run_timers(1.0) == [LIMIT]
-        assert bench.board.recalled == []  # 0.8 s
+        assert bench.scoreboard.recalled == []  # 0.8 s
         assert bench.deadline == pytest.approx(1.2)
         bench.run_timers(1.2)
-        assert bench.board.recalled == [2]
+        assert bench.scoreboard.recalled == [2]
         bench.fence(1.2)
-        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, SIGKILL)]
-        assert (core_blows.HARD, late, 1.0) in bench.core.blows.notices
-        bench.core.staff.exited(worker, -9, 1.3)
+        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, SIGKILL)]
+        assert (core_preemption.HARD, late, 1.0) in bench.core.preemption.notifications
+        bench.core.worker_set.exited(worker, -9, 1.3)
         assert (late.body.cause, late.body.limit_s) == (Cause.TIME_LIMIT, 1.0)
 
     def test_finished_behind_the_fence(self):
         bench = Bench()
         bench.submit(job(hard_s=1.0), job())
         worker = bench.worker
-        bench.board.on(1)
+        bench.scoreboard.on(1)
         bench.run_timers(1.0)
         bench.result(worker, 1)
         bench.fence(1.0)
-        assert not bench.orders(core_blows.KILL)
+        assert not bench.orders(core_preemption.KILL)
         assert worker.phase is Phase.UP
-        assert (worker.blow, worker.recalled) == (None, 0)
+        assert (worker.kill_request, worker.recalled) == (None, 0)
 
     def test_measured_again_behind_the_fence(self):
         bench = Bench()
         bench.submit(job(hard_s=1.0))
-        bench.board.on(1)
+        bench.scoreboard.on(1)
         bench.run_timers(1.0)
-        bench.board.on(1, since=1.0, item=1)
+        bench.scoreboard.on(1, since=1.0, item=1)
         bench.fence(1.0)
-        assert not bench.orders(core_blows.KILL)
+        assert not bench.orders(core_preemption.KILL)
         assert bench.deadline <= 2.1
 
     def test_soft_then_hard(self):
         bench = Bench()
         slow = bench.submit(job(soft_s=1.0, hard_s=3.0))
-        bench.board.on(1)
+        bench.scoreboard.on(1)
         bench.run_timers(1.0)
-        assert bench.orders(core_blows.INTERRUPT) == [(core_blows.INTERRUPT, bench.worker, 1)]
-        assert bench.board.aims == [(1, 0)]
-        assert (core_blows.SOFT, slow, 1.0) in bench.core.blows.notices
+        assert bench.orders(core_preemption.INTERRUPT) == [(core_preemption.INTERRUPT, bench.worker, 1)]
+        assert bench.scoreboard.aims == [(1, 0)]
+        assert (core_preemption.SOFT, slow, 1.0) in bench.core.preemption.notifications
         bench.run_timers(2.0)
-        assert not bench.orders(core_blows.INTERRUPT)
-        bench.core.blows.rearm(bench.worker, 1)
-        assert bench.orders(core_blows.INTERRUPT)
+        assert not bench.orders(core_preemption.INTERRUPT)
+        bench.core.preemption.rearm(bench.worker, 1)
+        assert bench.orders(core_preemption.INTERRUPT)
         assert bench.deadline == pytest.approx(3.0)
 
     def test_a_shorter_limit_behind_a_longer_one(self):
         bench = Bench()
         bench.warm()
         bench.submit(job(soft_s=1.0, hard_s=3600.0), job(hard_s=2.0))
-        bench.board.on(1)
+        bench.scoreboard.on(1)
         bench.run_timers(1.0)
         assert bench.worker.due[LIMIT] <= 3.0
 
     def test_time_in_which_nobody_could_run_is_excused(self):
         bench = Bench()
         bench.submit(job(hard_s=1.0))
-        bench.board.on(1)
-        bench.core.blows.excuse(5.0, 5.0)
-        bench.core.blows.excuse(9.0, 4.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.exclude_suspension(5.0, 5.0)
+        bench.core.preemption.exclude_suspension(9.0, 4.0)
         bench.run_timers(9.5)
-        assert bench.board.recalled == []
+        assert bench.scoreboard.recalled == []
         bench.run_timers(10.0)
-        assert bench.board.recalled == [2]
+        assert bench.scoreboard.recalled == [2]
 
     def test_between_two_calls_it_is_a_full_limit_away(self):
         bench = Bench()
@@ -1105,7 +1105,7 @@ class TestTerminate:
     def test_in_the_backlog(self):
         bench = Bench()
         _, waiting = bench.submit(job(), job(watched=True))
-        bench.core.blows.terminate(waiting, 15, 0.0)
+        bench.core.preemption.terminate(waiting, 15, 0.0)
         assert (waiting.body.cause, waiting.body.status) == (Cause.TERMINATED, -15)
         assert list(bench.core.dispatch.settled) == [waiting]
         bench.core.decide(0.0)
@@ -1115,19 +1115,19 @@ class TestTerminate:
         bench = Bench()
         bench.warm()
         _, victim, other = bench.submit(*jobs(3))
-        bench.board.on(1)
-        bench.core.blows.terminate(victim, 15, 0.0)
-        assert bench.board.recalled == [2]
+        bench.scoreboard.on(1)
+        bench.core.preemption.terminate(victim, 15, 0.0)
+        assert bench.scoreboard.recalled == [2]
         bench.fence(0.0)
         assert (victim.body.cause, victim.body.started) == (Cause.TERMINATED, False)
         assert (other.state, other.holder) == (0, None)
-        assert not bench.orders(core_blows.KILL)
+        assert not bench.orders(core_preemption.KILL)
 
     def test_a_worker_without_a_call_is_struck_at_once(self):
         bench = Bench()
         worker = bench.worker
-        bench.core.blows.terminate_worker(worker, 15, 0.0)
-        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 15)]
+        bench.core.preemption.terminate_worker(worker, 15, 0.0)
+        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 15)]
 
     def test_a_worker_between_two_calls_is_fenced_in_first(self):
         """Until the signal has its effect it would go on with the next ones, which nobody wanted to end."""
@@ -1135,24 +1135,24 @@ class TestTerminate:
         bench.warm()
         bench.submit(*jobs(3))
         worker = bench.worker
-        bench.core.blows.terminate_worker(worker, 15, 0.0)
-        assert bench.board.recalled == [1]
-        assert not bench.orders(core_blows.KILL)
+        bench.core.preemption.terminate_worker(worker, 15, 0.0)
+        assert bench.scoreboard.recalled == [1]
+        assert not bench.orders(core_preemption.KILL)
         bench.fence(0.0)
-        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 15)]
+        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 15)]
 
     def test_running(self):
         bench = Bench()
         victim = bench.submit(job())
         worker = bench.worker
-        bench.board.on(1)
-        bench.core.blows.terminate(victim, 15, 0.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.terminate(victim, 15, 0.0)
         now = bench.fence(0.0)
-        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 15)]
-        assert bench.orders(core_staff.SPAWN)  # its replacement starts at once
-        assert core_blows.ESCALATE in bench.run_timers(now + TERM_GRACE_S)
-        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, SIGKILL)]
-        bench.core.staff.exited(worker, -9, 1.0)
+        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 15)]
+        assert bench.orders(core_worker_set.SPAWN)  # its replacement starts at once
+        assert core_preemption.ESCALATE in bench.run_timers(now + TERM_GRACE_S)
+        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, SIGKILL)]
+        bench.core.worker_set.exited(worker, -9, 1.0)
         assert (victim.body.cause, victim.body.started) == (Cause.TERMINATED, True)
 
     def test_ended_by_a_taking_back_that_was_cut_short(self):
@@ -1160,45 +1160,45 @@ class TestTerminate:
         bench = Bench()
         bench.warm()
         _, victim, other = bench.submit(*jobs(3))
-        worker, board = bench.worker, bench.board
-        board.on(1)
-        bench.core.blows.terminate(victim, 15, 0.0)
+        worker, scoreboard = bench.worker, bench.scoreboard
+        scoreboard.on(1)
+        bench.core.preemption.terminate(victim, 15, 0.0)
         bench.core.dispatch.settle(victim, None)
         bench.result(worker, 1)
-        board.on(2)
-        board.skipped_from = 2
+        scoreboard.on(2)
+        scoreboard.skipped_from = 2
         bench.fence(0.0)
         assert victim not in worker.inflight.values()
         assert other.state == 0
-        assert not bench.orders(core_blows.KILL)
+        assert not bench.orders(core_preemption.KILL)
 
     def test_wanted_while_another_blow_is_under_way(self):
         bench = Bench()
         bench.warm()
         _, second, third = bench.submit(*jobs(3))
-        worker, board = bench.worker, bench.board
-        board.on(1)
-        bench.core.blows.terminate(second, 15, 0.0)
-        bench.core.blows.terminate(third, 9, 0.0)
+        worker, scoreboard = bench.worker, bench.scoreboard
+        scoreboard.on(1)
+        bench.core.preemption.terminate(second, 15, 0.0)
+        bench.core.preemption.terminate(third, 9, 0.0)
         bench.result(worker, 1)
         bench.result(worker, 2)
-        board.on(3)  # it had read the board before the recall
+        scoreboard.on(3)  # it had read the scoreboard before the recall
         now = bench.fence(bench.fence(0.0))
-        assert bench.orders(core_blows.KILL) == [(core_blows.KILL, worker, 9)], now
+        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 9)], now
 
     def test_ended_already(self):
         bench = Bench()
         done = bench.submit(job())
         bench.result(bench.worker, 1)
-        bench.core.blows.terminate(done, 15, 0.0)
+        bench.core.preemption.terminate(done, 15, 0.0)
         assert (done.state, bench.deadline) == (RESULT, None)
 
     def test_a_condemned_worker_tells_of_its_end_and_not_of_a_blow_that_never_landed(self):
         bench = Bench()
         victim = bench.submit(job())
         worker = bench.worker
-        bench.board.on(1)
-        bench.core.blows.strike(worker, Blow(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0), 0.0)
-        bench.core.blows.condemn(worker, 15, Cause.POOL_TERMINATED, 0.0)
-        bench.core.staff.exited(worker, -15, 0.0)
+        bench.scoreboard.on(1)
+        bench.core.preemption.request_kill(worker, KillRequest(1, 0, SIGKILL, Cause.TIME_LIMIT, 1.0), 0.0)
+        bench.core.preemption.kill_now(worker, 15, Cause.POOL_TERMINATED, 0.0)
+        bench.core.worker_set.exited(worker, -15, 0.0)
         assert victim.body.cause is Cause.POOL_TERMINATED

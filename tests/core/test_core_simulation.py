@@ -60,11 +60,11 @@ def test_a_broken_promise_is_told(monkeypatch, capsys):
 def test_exceptions_do_reach_the_inside_of_the_core():
     reached = set()
     life = Life(3)
-    job_holder = life.core.staff
+    job_holder = life.core.worker_set
     for places in range(1, 60):
         try:
             with CoreBomb(life, places):
-                job_holder.disturb()
+                job_holder.mark_dirty()
                 life.core.decide(life.now)
         except Interrupted as exc:
             frames = []
@@ -73,7 +73,7 @@ def test_exceptions_do_reach_the_inside_of_the_core():
                 frames.append(trace.tb_frame.f_code.co_name)
                 trace = trace.tb_next
             reached.update(frames)
-    assert {"decide", "staff"} <= reached
+    assert {"decide", "reconcile"} <= reached
 
 
 @pytest.mark.parametrize("index", range(len(mutate.FAULTS)), ids=lambda index: f"{mutate.FAULTS[index].file}-{index}")

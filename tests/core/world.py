@@ -7,7 +7,7 @@
 Nothing here knows what is right by asking the core. A `Process` notes what really happened (what it ran, what it sent,
 when it died), a `SimJob` compares its end with that, and `World.check` compares the rest after each turn.
 
-The process takes one access to its board per step, in the order of `billiard._worker.loop`, and whoever is next is
+The process takes one access to its scoreboard per step, in the order of `billiard._worker.loop`, and whoever is next is
 drawn: a worker may stand between any two of them for as long as a preemption lasts, also while the driver is in the
 middle of a decision. Stores reach the other side late, by up to `STORE_S`, in order, as a processor's store buffer does it.
 
@@ -25,26 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import billiard._core
-from billiard._core import blows as core_blows
-from billiard._core import staff as core_staff
-from billiard._core.blows import TERM_GRACE_S
+from billiard._core import preemption as core_preemption
+from billiard._core import worker_set as core_worker_set
 from billiard._core.core import Core
+from billiard._core.preemption import TERM_GRACE_S
 from billiard._core.restarts import RestartIntensity
-from billiard._core.staff import FAILED_SPAWNS, FAILED_STARTS, MAX_DEATHS_AT_RECEIPT, Standing
 from billiard._core.state import FATE, PENDING, Cause, Job, Phase, Worker
-from billiard._wire.board import (
-    ANY_ITEM,
-    CURRENT,
-    ITEM,
-    RECALLED,
-    SKIPPED_FROM,
-    SOFT_COUNT,
-    SOFT_ITEM,
-    SOFT_NUMBER,
-    STARTED,
-    Board,
-)
-from billiard._wire.exits import EX_RECYCLE
+from billiard._core.worker_set import FAILED_SPAWNS, FAILED_STARTS, MAX_DEATHS_AT_RECEIPT, PoolState
+from billiard._wire.exit_status import EX_RECYCLE
 from billiard._wire.frames import (
     ACCEPTED,
     CALL,
@@ -59,6 +47,18 @@ from billiard._wire.frames import (
     SKIPPED,
     VERDICT,
 )  # fmt: skip
+from billiard._wire.scoreboard import (
+    ANY_ITEM,
+    CURRENT,
+    ITEM,
+    RECALLED,
+    SKIPPED_FROM,
+    SOFT_COUNT,
+    SOFT_ITEM,
+    SOFT_NUMBER,
+    STARTED,
+    Scoreboard,
+)
 
 NEVER = float("inf")
 STORE_S = 0.001  # no store stays invisible for longer than this
@@ -95,7 +95,7 @@ class SimJob(Job):
         self.poison = False  # its mere receipt does
         self.swallows_soft = False
         self.ignores_term = False
-        self.announced = False
+        self.notified = False
         # the truth
         self.runs = 0
         self.sent: tuple[int, int] | None = None
@@ -118,15 +118,15 @@ class SimJob(Job):
         self._state = state
         self.world.ended(self, state)
 
-    def announce(self) -> None:
-        self.announced = True
+    def notify_settled(self) -> None:
+        self.notified = True
 
     def __repr__(self) -> str:
         return f"job {self.name}"
 
 
 class Cells:
-    """The parent's view of a board: each access is a step of its own, and its stores are seen a little later."""
+    """The parent's view of a scoreboard: each access is a step of its own, and its stores are seen a little later."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -142,12 +142,12 @@ class Cells:
         process = self.process
         process.world.driver.point()
         if process.world.log is not None:
-            process.world.note(f"to the board of worker {process.ident}: {_CELLS[index]} = {value}")
+            process.world.note(f"to the scoreboard of worker {process.ident}: {_CELLS[index]} = {value}")
         process.parent_stores.append((process.world.now, index, value))
 
 
-class SimBoard(Board):
-    """The real board's code over simulated memory."""
+class SimScoreboard(Scoreboard):
+    """The real scoreboard's code over simulated memory."""
 
     def __init__(self, process: Process) -> None:
         self.cells = Cells(process)  # type: ignore[assignment]  # they stand in for memory
@@ -171,7 +171,7 @@ class Process:
         self.distrusted = False
         self.running: SimJob | None = None  # user code runs
         self.run_from = self.run_lag_s = 0.0
-        self.known_at = 0.0  # when its board first named the call: before, nobody could tell that it had begun
+        self.known_at = 0.0  # when its scoreboard first named the call: before, nobody could tell that it had begun
         self.number = 0
         self.paused_s = 0.0  # of the present run
         self.soft_running = self.soft_item = 0
@@ -179,7 +179,7 @@ class Process:
         self.term_pending = False
         self.term_on_continue = False
         self.soft_pending = False
-        self.ready = self.buried = False
+        self.ready = self.reaped = False
         self.seated_at: float | None = None
         self.poisoned_by: SimJob | None = None
         self.retire: int | None = None  # told to while a call waited for its verdict
@@ -451,8 +451,8 @@ class Process:
             self.wake = min(self.wake, self.world.now + self.world.delay())
 
 
-class Hands:
-    """What the engine keeps of a worker (`billiard._supervisor.hands`)."""
+class WorkerLink:
+    """What the engine keeps of a worker (`billiard._supervisor.worker_link`)."""
 
     def __init__(self) -> None:
         self.process: Process | None = None
@@ -509,8 +509,8 @@ class Driver:
         self.news = True
 
     def flush_wanted(self, process: Process) -> None:
-        hands = process.worker.hands
-        if hands is not None and hands.outgoing:
+        link = process.worker.link
+        if link is not None and link.outgoing:
             self.writable[process.worker] = None
             self.readable = True
 
@@ -559,82 +559,83 @@ class Driver:
         self.point()
         writable = list(self.writable)
         if everything:
-            self.core.staff.disturb()
-            writable = list(self.core.staff.workers.values())
+            self.core.worker_set.mark_dirty()
+            writable = list(self.core.worker_set.workers.values())
         for worker in writable:
-            if worker.hands is not None:
+            if worker.link is not None:
                 self._flush(worker)
                 self._write(worker)
             self.writable.pop(worker, None)
-        for worker in list(self.core.staff.workers.values()):
-            hands = worker.hands
-            if hands is not None and hands.process is not None and hands.process.outbox and not hands.closed_by_peer:
+        for worker in list(self.core.worker_set.workers.values()):
+            link = worker.link
+            if link is not None and link.process is not None and link.process.outbox and not link.closed_by_peer:
                 self._receive(worker)
-            if hands is not None and hands.process is not None and hands.process.distrusted:
+            if link is not None and link.process is not None and link.process.distrusted:
                 self.distrust(worker)
         while self.events and self.events[0][0] <= now:
             self._on_event(*self.events[0][1], now)
             self.events.popleft()
         for worker in list(self.exits):
             self.point()
-            self._bury(worker, now)
+            self._reap(worker, now)
         deadline = self.core.timers.next()
         if deadline is not None and deadline <= now:
             for worker, kind in self.core.timers.due(now):
-                if worker.hands is not None and not worker.hands.closed_by_peer:
+                if worker.link is not None and not worker.link.closed_by_peer:
                     self._drain(worker)
                 self.point()
-                self.core.came_up(worker, kind, now)
+                self.core.on_timer(worker, kind, now)
         if self.terminate_wanted:
-            self.core.staff.terminate()
-            self._strike_all(SIGTERM, Cause.POOL_TERMINATED, now)
+            self.core.worker_set.terminate()
+            self._kill_all(SIGTERM, Cause.POOL_TERMINATED, now)
             self.terminate_wanted = False
         self.carry_out(now)
         self.unfinished = False
 
     def distrust(self, worker: Worker) -> None:
         """What it sent is no frame. It is there to be found again until it is condemned."""
-        if not worker.hands.closed_by_peer:
-            self.core.blows.condemn(worker, SIGKILL, Cause.LOST, self.world.now)
+        if not worker.link.closed_by_peer:
+            self.core.preemption.kill_now(worker, SIGKILL, Cause.LOST, self.world.now)
             self.point()
-            worker.hands.closed_by_peer = True
+            worker.link.closed_by_peer = True
 
     def carry_out(self, now: float) -> None:
         core = self.core
         core.decide(now)
         self.point()
-        staff_orders, blow_orders, notices = core.staff.orders, core.blows.orders, core.blows.notices
-        while staff_orders or blow_orders:
-            orders = staff_orders or blow_orders
+        worker_orders, kill_orders = core.worker_set.orders, core.preemption.orders
+        notifications = core.preemption.notifications
+        while worker_orders or kill_orders:
+            orders = worker_orders or kill_orders
             self._obey(*orders[0], now)
             self.point()
             orders.popleft()
         if core.dispatch.unwritten:
             self._write_all()
-        if core.staff.standing is Standing.BROKEN and self.grace_over is None:
-            self._strike_all(SIGKILL, Cause.RESTARTS, now)
-        while notices:
-            self._notice(*notices[0], now)
-            notices.popleft()
+        if core.worker_set.pool_state is PoolState.BROKEN and self.grace_over is None:
+            self._kill_all(SIGKILL, Cause.RESTARTS, now)
+        while notifications:
+            self._notify(*notifications[0], now)
+            notifications.popleft()
         settled = core.dispatch.settled
         while settled:
-            settled[0].announce()  # type: ignore[attr-defined]  # of this world's jobs
+            settled[0].notify_settled()  # type: ignore[attr-defined]  # of this world's jobs
             self.point()
             settled.popleft()
 
-    def _notice(self, kind: str, subject: Any, value: Any, now: float) -> None:
+    def _notify(self, kind: str, subject: Any, value: Any, now: float) -> None:
         world = self.world
         if world.log is not None:
-            world.note(f"notice {kind} of {subject} {value}")
-        if kind == core_blows.ACCEPTED and subject.accept & SYNACK_FLAG and subject not in world.verdicts:
+            world.note(f"notification {kind} of {subject} {value}")
+        if kind == core_preemption.ACCEPTED and subject.accept & SYNACK_FLAG and subject not in world.verdicts:
             world.verdicts[subject] = now + world.delay()
 
     def send_verdict(self, job: SimJob, run: bool) -> None:
         worker = job.holder
-        if worker is not None and worker.hands is not None and job.number in worker.inflight:
+        if worker is not None and worker.link is not None and job.number in worker.inflight:
 
             def decide() -> None:
-                worker.hands.control += ((VERDICT, int(run), job.number, None),)
+                worker.link.control += ((VERDICT, int(run), job.number, None),)
                 self.core.dispatch.unwritten[worker] = None
 
             self.change(decide)
@@ -660,18 +661,18 @@ class Driver:
     # -- a channel
 
     def _receive(self, worker: Worker) -> bool:
-        process = worker.hands.process
+        process = worker.link.process
         held = len(process.outbox)
         if not held:
             return True
         world = self.world
         count = held if world.chance(0.8) else world.rng.randint(1, held)
-        worker.hands.reading = count = max(count, worker.hands.reading)  # what was not consumed is read again
+        worker.link.reading = count = max(count, worker.link.reading)  # what was not consumed is read again
         batch = [process.outbox[index] for index in range(count)]
         self.point()
         self._apply(worker, batch)
         self.point()
-        worker.hands.reading = 0
+        worker.link.reading = 0
         for _ in range(count):
             process.outbox.popleft()
         if process.outbox:
@@ -679,47 +680,47 @@ class Driver:
         return False
 
     def _drain(self, worker: Worker) -> None:
-        while worker.hands.process is not None and not self._receive(worker):
+        while worker.link.process is not None and not self._receive(worker):
             pass
 
     def _apply(self, worker: Worker, batch: list[tuple[int, int, int, Any]]) -> None:
         for kind, tag, _, body in self.core.dispatch.results(worker, batch):
             self._apply_rare(worker, kind, tag, body)
         if worker.phase >= Phase.RETIRING:
-            self.core.staff.emptied(worker)
+            self.core.worker_set.emptied(worker)
 
     def _apply_rare(self, worker: Worker, kind: int, tag: int, body: Any) -> None:
         core = self.core
         if kind == READY:
-            core.staff.ready(worker)
+            core.worker_set.ready(worker)
             return
         number, value = body
         job = worker.inflight.get(number)
         if kind == ACCEPTED:
             if job is not None:
-                core.blows.notices.append((core_blows.ACCEPTED, job, (worker.pid, value / 1e9)))
+                core.preemption.notifications.append((core_preemption.ACCEPTED, job, (worker.pid, value / 1e9)))
         elif kind == SKIPPED:
-            core.blows.skipped(worker, number)
+            core.preemption.skipped(worker, number)
         elif kind == REARM:
-            core.blows.rearm(worker, number)
+            core.preemption.rearm(worker, number)
         elif kind == LEAVING:
-            core.staff.leaving(worker, number)
-            core.staff.emptied(worker)
+            core.worker_set.leaving(worker, number)
+            core.worker_set.emptied(worker)
         elif kind == DROPPED:
-            core.blows.dropped(worker, number)
+            core.preemption.dropped(worker, number)
         else:
             raise Violation(f"frame of kind {kind}")
 
     def _write(self, worker: Worker) -> None:
-        hands: Hands | None = worker.hands
-        if hands is None or hands.exited:
+        link: WorkerLink | None = worker.link
+        if link is None or link.exited:
             return
-        while not hands.outgoing:
+        while not link.outgoing:
             parts: list[tuple[int, int, int, Any]] = []
             if worker.resume:
                 parts.append((RESUME, 0, worker.resume, None))
-            parts += hands.control
-            number, stop, inflight = hands.written, worker.next_number, worker.inflight
+            parts += link.control
+            number, stop, inflight = link.written, worker.next_number, worker.inflight
             while number < stop:
                 job = inflight.get(number)
                 if job is not None:
@@ -727,30 +728,30 @@ class Driver:
                         raise Violation(f"{job} stands at {number} and is numbered {job.number}")
                     parts.append((CALL, job.function_id, number, job))
                 number += 1
-            retire = worker.phase is Phase.RETIRING and not hands.retired
+            retire = worker.phase is Phase.RETIRING and not link.retired
             if retire:
                 parts.append((RETIRE, worker.retire_status, 0, None))
             if not parts:
-                hands.written = number
+                link.written = number
                 return
             self.point()
-            hands.outgoing.extend(parts)
-            hands.written, worker.resume, hands.control, hands.retired = number, 0, (), hands.retired or retire
+            link.outgoing.extend(parts)
+            link.written, worker.resume, link.control, link.retired = number, 0, (), link.retired or retire
             self._flush(worker)
 
     def _flush(self, worker: Worker) -> None:
-        hands = worker.hands
-        process = hands.process
+        link = worker.link
+        process = link.process
         if process is None:
             return  # not forked yet: the socket holds it
         if not process.alive:
-            hands.outgoing.clear()
+            link.outgoing.clear()
             return
         room = self.world.pipe
-        while hands.outgoing and len(process.inbox) < room:
-            process.inbox.append(hands.outgoing.popleft())
+        while link.outgoing and len(process.inbox) < room:
+            process.inbox.append(link.outgoing.popleft())
             process.arrived()
-        if hands.outgoing and not process.inbox:
+        if link.outgoing and not process.inbox:
             raise Violation("the pipe is stuck")
 
     # -- orders
@@ -759,49 +760,49 @@ class Driver:
         world = self.world
         if world.log is not None:
             world.note(f"order {order} {worker} {number}")
-        if order == core_staff.SPAWN:
+        if order == core_worker_set.SPAWN:
             self._spawn(worker, now)
-        elif order == core_staff.RETIRE:
-            if worker.hands is None:
-                self.core.staff.exited(worker, 0, now)
+        elif order == core_worker_set.RETIRE:
+            if worker.link is None:
+                self.core.worker_set.exited(worker, 0, now)
             self.core.dispatch.unwritten[worker] = None
-        elif order == core_blows.KILL:
+        elif order == core_preemption.KILL:
             self._kill(worker, number)
-        elif order == core_blows.INTERRUPT and worker.pid is not None and worker.phase <= Phase.DOOMED:
+        elif order == core_preemption.INTERRUPT and worker.pid is not None and worker.phase <= Phase.KILLED:
             process = world.by_ident[worker.ident]
             self.point()
             process.signal(SIGUSR1)
         else:
-            if order != core_blows.INTERRUPT:
+            if order != core_preemption.INTERRUPT:
                 raise Violation(f"an order called {order}")
 
     def _kill(self, worker: Worker, signum: int) -> None:
-        if worker.phase is Phase.GONE or worker.hands is None:
+        if worker.phase is Phase.GONE or worker.link is None:
             return
         if worker.pid is None:
-            worker.hands.kill_on_start = signum
-        elif not worker.hands.exited:
+            worker.link.kill_on_start = signum
+        elif not worker.link.exited:
             self.point()
             self.world.blow_lands(worker, signum)
 
     def _spawn(self, worker: Worker, now: float) -> None:
-        if worker.phase is not Phase.STARTING and worker.hands is None:
-            self.core.staff.exited(worker, None, now)
+        if worker.phase is not Phase.STARTING and worker.link is None:
+            self.core.worker_set.exited(worker, None, now)
             return
         world = self.world
-        if worker.hands is None:
-            worker.hands = Hands()
-        hands = worker.hands
+        if worker.link is None:
+            worker.link = WorkerLink()
+        link = worker.link
         self.point()
-        if hands.process is None:
+        if link.process is None:
             if world.hostile and world.chance(world.bad_forks):
-                worker.hands = worker.board = None
+                worker.link = worker.scoreboard = None
                 world.failed_forks += 1
                 self.core.not_spawned(worker, OSError(11, "no process"), now)
                 return
             process = Process(world, worker)
-            worker.board = SimBoard(process)
-            hands.process = process
+            worker.scoreboard = SimScoreboard(process)
+            link.process = process
             if world.hostile and world.chance(world.bad_forks):
                 process.alive = False
                 process.wake = NEVER
@@ -817,42 +818,42 @@ class Driver:
     # -- what the launcher tells
 
     def _on_event(self, what: str, worker: Worker, value: int, now: float) -> None:
-        if self.core.staff.workers.get(worker.ident) is None or worker.hands is None:
+        if self.core.worker_set.workers.get(worker.ident) is None or worker.link is None:
             return
-        hands = worker.hands
+        link = worker.link
         if what == "started":
             worker.pid = value
-            if hands.kill_on_start:
-                self._kill(worker, hands.kill_on_start)
+            if link.kill_on_start:
+                self._kill(worker, link.kill_on_start)
         elif what == "exited":
-            hands.exited, hands.exit_status = True, value
+            link.exited, link.exit_status = True, value
             self.exits[worker] = None
         else:
-            worker.hands = worker.board = None
+            worker.link = worker.scoreboard = None
             self.core.not_spawned(worker, OSError(value, "not started"), now)
 
-    def _bury(self, worker: Worker, now: float) -> None:
-        hands = worker.hands
-        if hands is not None:
-            if not hands.closed_by_peer:
+    def _reap(self, worker: Worker, now: float) -> None:
+        link = worker.link
+        if link is not None:
+            if not link.closed_by_peer:
                 self._drain(worker)
             self.point()
             if worker.phase is not Phase.GONE:
                 self.world.before_burial(worker)
-            self.core.staff.exited(worker, hands.exit_status, now)
+            self.core.worker_set.exited(worker, link.exit_status, now)
             self.point()
-            worker.board = None
-            worker.hands = None
+            worker.scoreboard = None
+            worker.link = None
         self.exits.pop(worker, None)
 
-    def _strike_all(self, signum: int, cause: Cause, now: float) -> None:
+    def _kill_all(self, signum: int, cause: Cause, now: float) -> None:
         self.grace_over = now
-        for worker in list(self.core.staff.workers.values()):
-            if worker.hands is None:
-                self.core.staff.exited(worker, None, now)
-            elif not worker.hands.exited:
-                self.core.blows.condemn(worker, signum, cause, now)
-        orders = self.core.blows.orders
+        for worker in list(self.core.worker_set.workers.values()):
+            if worker.link is None:
+                self.core.worker_set.exited(worker, None, now)
+            elif not worker.link.exited:
+                self.core.preemption.kill_now(worker, signum, cause, now)
+        orders = self.core.preemption.orders
         while orders:
             self._obey(*orders[0], now)
             orders.popleft()
@@ -1043,29 +1044,29 @@ class World:
 
     def blow_lands(self, worker: Worker, signum: int) -> None:
         process = self.by_ident[worker.ident]
-        blow = worker.blow
+        request = worker.kill_request
         job = process.running
-        if blow is not None and blow.number and job is not None:
-            if job.number != blow.number or process.number != blow.number:
-                raise Violation(f"a blow meant for {blow.number} hits {process.number} ({job})")
-            if blow.cause is Cause.TIME_LIMIT:
+        if request is not None and request.number and job is not None:
+            if job.number != request.number or process.number != request.number:
+                raise Violation(f"a kill meant for {request.number} hits {process.number} ({job})")
+            if request.cause is Cause.TIME_LIMIT:
                 run_s = self.now - process.run_from - process.paused_s
                 least = job.hard_s or 0.0
                 # the items of a chunk pass without a message: one may begin while the signal is on its way
                 if run_s < least - 1e-6 and not job.items:
                     raise Violation(f"{job} was struck after {run_s} s of {least} s")
-            if blow.cause is Cause.TERMINATED and not job.asked_to_end:
+            if request.cause is Cause.TERMINATED and not job.asked_to_end:
                 raise Violation(f"nobody wanted {job} to end")
         process.signal(signum)
 
     def before_burial(self, worker: Worker) -> None:
         process = self.by_ident[worker.ident]
-        if process.outbox and not worker.hands.closed_by_peer:
-            raise Violation("buried before all was read")
-        if process.buried:
+        if process.outbox and not worker.link.closed_by_peer:
+            raise Violation("reaped before all was read")
+        if process.reaped:
             return
-        process.buried = True
-        if process.poisoned_by is not None and not (worker.blow is not None and worker.blow.struck):
+        process.reaped = True
+        if process.poisoned_by is not None and not (worker.kill_request is not None and worker.kill_request.sent):
             process.poisoned_by.receipt_deaths += 1
             if process.poisoned_by.receipt_deaths > MAX_DEATHS_AT_RECEIPT:
                 raise Violation(f"{process.poisoned_by} killed {process.poisoned_by.receipt_deaths} workers by its receipt")
@@ -1117,18 +1118,18 @@ class World:
             raise Violation(f"{job} was skipped, and failed: {fate}")
         if fate.status != process.status:
             raise Violation(f"the worker of {job} ended with {process.status}, its fate says {fate.status}")
-        blow = fate.worker.blow
-        if fate.cause is Cause.LOST and blow is not None and blow.struck and blow.number not in (0, job.number):
-            raise Violation(f"a blow meant for call {blow.number} lost {job}")
-        if fate.cause is not Cause.LOST and not (blow is not None and blow.struck and blow.number in (0, job.number)):
-            raise Violation(f"no blow to {job} landed: {fate}")
+        request = fate.worker.kill_request
+        if fate.cause is Cause.LOST and request is not None and request.sent and request.number not in (0, job.number):
+            raise Violation(f"a kill meant for call {request.number} lost {job}")
+        if fate.cause is not Cause.LOST and not (request is not None and request.sent and request.number in (0, job.number)):
+            raise Violation(f"no kill of {job} was sent: {fate}")
         if fate.cause is Cause.TIME_LIMIT and job.hard_s is None:
             raise Violation(f"{job} has no limit, and exceeded it")
         if fate.cause is Cause.TERMINATED and not (job.asked_to_end or process.ident in self.terminated_workers):
             raise Violation(f"nobody wanted {job} to end")
 
     def _may_break(self, cause: Cause) -> bool:
-        if self.core.staff.broken_by is None:
+        if self.core.worker_set.broken_by is None:
             return False
         if cause is Cause.RESTARTS:
             return self.max_restarts is not None and self.unbidden_deaths > self.max_restarts
@@ -1139,10 +1140,10 @@ class World:
     def check(self) -> None:
         """After a whole turn, with everything carried out."""
         core = self.core
-        staff = core.staff
+        worker_set = core.worker_set
         seats = 0
         active = 0
-        for worker in staff.workers.values():
+        for worker in worker_set.workers.values():
             seats += worker.seated
             active += worker.active
             for number, job in worker.inflight.items():
@@ -1152,17 +1153,18 @@ class World:
                     raise Violation(f"{worker} holds {job}, which has ended")
             if worker.phase is Phase.GONE:
                 raise Violation(f"{worker} is gone and still counted")
-        if seats > max(staff.size, self.seats):
-            raise Violation(f"{seats} seats are taken in a pool of {staff.size}")
+        if seats > max(worker_set.size, self.seats):
+            raise Violation(f"{seats} seats are taken in a pool of {worker_set.size}")
         self.seats = seats
-        if staff.standing is Standing.RUN and active > staff.size:
-            raise Violation(f"{active} active workers in a pool of {staff.size}")
-        if len(core.timers) > 40 + 20 * len(staff.workers) + 4 * len(self.jobs):
+        if worker_set.pool_state is PoolState.RUN and active > worker_set.size:
+            raise Violation(f"{active} active workers in a pool of {worker_set.size}")
+        if len(core.timers) > 40 + 20 * len(worker_set.workers) + 4 * len(self.jobs):
             raise Violation(f"{len(core.timers)} timers")
-        if staff.orders or core.blows.orders or core.blows.notices or core.dispatch.settled or core.dispatch.limited:
+        preemption, dispatch = core.preemption, core.dispatch
+        if worker_set.orders or preemption.orders or preemption.notifications or dispatch.settled or dispatch.limited:
             raise Violation("a turn ended with something left to do")
         for job in self.fresh:
-            if job.watched and not job.announced:
+            if job.watched and not job.notified:
                 raise Violation(f"{job} ended, and nobody was told")
         self.fresh.clear()
         self._check_times()
@@ -1177,7 +1179,7 @@ class World:
         for process in self.processes:
             job = process.running
             worker = process.worker
-            if job is not None and job.hard_s is not None and worker.phase is not Phase.DOOMED:
+            if job is not None and job.hard_s is not None and worker.phase is not Phase.KILLED:
                 due = max(process.run_from + process.paused_s + job.hard_s, process.known_at)
                 over_s = now - due - (self.lag_s - process.run_lag_s)
                 if over_s > LIMIT_LATE_S:
@@ -1188,7 +1190,7 @@ class World:
                 since = max(process.idle_since, process.seated_at)
                 if since < idle_from:
                     idle_from, who = since, worker
-        if idle_from == NEVER or self.core.staff.standing > Standing.CLOSE:
+        if idle_from == NEVER or self.core.worker_set.pool_state > PoolState.CLOSE:
             return
         bound = now - self.lag_s - RESCUE_S
         if idle_from >= bound:

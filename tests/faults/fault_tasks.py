@@ -51,7 +51,7 @@ class Untravelled(Exception):  # noqa: N818 - a name that says it
         raise RuntimeError("I will not travel")
 
 
-BLOWS = {
+FAULTS = {
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "SIGSEGV": lambda: (faulthandler.disable(), os.kill(os.getpid(), signal.SIGSEGV)),
     "SIGSTOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
@@ -64,14 +64,14 @@ BLOWS = {
 }
 
 
-def strike(blow):
-    BLOWS[blow]()
+def strike(fault):
+    FAULTS[fault]()
 
 
-def strike_later(blow, after_s):
+def strike_later(fault, after_s):
     def run():
         time.sleep(after_s)
-        strike(blow)
+        strike(fault)
 
     threading.Thread(target=run, daemon=True).start()
 
@@ -79,25 +79,25 @@ def strike_later(blow, after_s):
 class Item:
     """An argument that may strike as it is rebuilt."""
 
-    def __init__(self, log, index, point=None, blow=None):
-        self.log, self.index, self.point, self.blow = log, index, point, blow
+    def __init__(self, log, index, point=None, fault=None):
+        self.log, self.index, self.point, self.fault = log, index, point, fault
 
     def __reduce__(self):
-        return rebuild, (self.log, self.index, self.point, self.blow)
+        return rebuild, (self.log, self.index, self.point, self.fault)
 
 
-def rebuild(log, index, point, blow):
+def rebuild(log, index, point, fault):
     if point == "before start":
-        strike(blow)
-    return Item(log, index, point, blow)
+        strike(fault)
+    return Item(log, index, point, fault)
 
 
 class StrikesAsPickled:
-    def __init__(self, blow):
-        self.blow = blow
+    def __init__(self, fault):
+        self.fault = fault
 
     def __reduce__(self):
-        strike(self.blow)
+        strike(self.fault)
         return int, ()
 
 
@@ -105,33 +105,33 @@ def run(item):
     """The task of a cell: note that it ran, and strike if this is the guilty one."""
     note(item.log, item.index)
     if item.point == "in the task":
-        strike(item.blow)
+        strike(item.fault)
     elif item.point == "before the result":
-        return StrikesAsPickled(item.blow)
+        return StrikesAsPickled(item.fault)
     elif item.point == "mid-result":
-        strike_later(item.blow, 0.01)
+        strike_later(item.fault, 0.01)
         return bytearray(1 << 26)
     elif item.point == "after the result":
-        strike_later(item.blow, 0.05)
+        strike_later(item.fault, 0.05)
     return item.index
 
 
-def initializer(point, blow, log):
+def initializer(point, fault, log):
     if point == "in the initializer" and not noted(log + ".struck"):
         note(log + ".struck", os.getpid())
-        strike(blow)
+        strike(fault)
 
 
 class AtExit:
     """An on_process_exit that strikes, in the first worker to leave."""
 
-    def __init__(self, blow, log):
-        self.blow, self.log = blow, log
+    def __init__(self, fault, log):
+        self.fault, self.log = fault, log
 
     def __call__(self, pid, exitcode):
         if not noted(self.log + ".struck"):
             note(self.log + ".struck", pid)
-            strike(self.blow)
+            strike(self.fault)
 
 
 def identify(_=None):

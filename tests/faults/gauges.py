@@ -141,7 +141,7 @@ def whole(pool: Any, within_s: float = 60.0) -> bool:
     """Whether the pool has all its workers, each up, and none on its way out: only then is what it holds worth counting."""
     deadline, looks = time.monotonic() + within_s, 0
     while looks < 3:  # one look may fall into the middle of a turn
-        workers = list(pool._engine.core.staff.workers.values())
+        workers = list(pool._engine.core.worker_set.workers.values())
         up = len(workers) == pool._processes and all(worker.phase == 1 and worker.pid for worker in workers)
         looks = looks + 1 if up else 0
         if time.monotonic() > deadline:

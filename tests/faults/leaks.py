@@ -93,7 +93,7 @@ def deaths(count: int, verdict: gauges.Verdict, tell: Tell) -> None:
             for i in range(6):
                 _one_death(pool, i)
             _whole(pool)
-            before = gauges.held()  # nobody is on the way out: a death is told when the dead one is buried
+            before = gauges.held()  # nobody is on the way out: a death is told when the dead one is reaped
             gauges.give_back()
             rss, began, due = gauges.rss_mb(), time.monotonic(), gauges.Every(10)
             for i in range(wanted):

@@ -1,4 +1,4 @@
-"""The fault matrix: every blow at every point of a call's life, with every start method, in every way to call.
+"""The fault matrix: every fault at every point of a call's life, with every start method, in every way to call.
 
     python -m tests.faults.matrix            a seeded tenth
     python -m tests.faults.matrix --all      every cell
@@ -39,7 +39,7 @@ POINTS = (
     "before read", "mid-read", "before start", "in the task", "before the result", "mid-result", "after the result",
     "in the initializer", "at exit",
 )  # fmt: skip
-BLOWS = tuple(t.BLOWS)
+FAULTS = tuple(t.FAULTS)
 METHODS = ("fork", "forkserver", "spawn")
 WAYS = ("apply", "map", "imap", "callbacks", "caller-driven", "outer loop")
 
@@ -50,31 +50,31 @@ BOUND_S = 15.0
 GUILTY, ITEMS = 3, 8
 
 
-def impossible(point: str, blow: str) -> str | None:
+def impossible(point: str, fault: str) -> str | None:
     """Why this cell cannot exist, or None."""
     outside = {"SIGKILL", "SIGSEGV"}
     if point in ("before read", "mid-read"):
-        if blow == "SIGSTOP":
+        if fault == "SIGSTOP":
             return "a stopped worker that has begun no call is not over any limit; suspension is tested on its own"
-        if blow not in outside:
+        if fault not in outside:
             return "no code of the user's runs there: only what comes from outside can strike"
     if point in ("mid-result", "after the result"):
-        if blow in ERRORS:
+        if fault in ERRORS:
             return "what a background thread raises ends that thread only"
-        if blow in HANGS and point == "after the result":
+        if fault in HANGS and point == "after the result":
             return "the call has ended, and no limit watches an idle worker"
-        if blow == "SIGTERM ignored":
+        if fault == "SIGTERM ignored":
             return "a background thread cannot set a signal's handler"
-    if point == "in the initializer" and blow in HANGS:
+    if point == "in the initializer" and fault in HANGS:
         return "there is no limit on an initializer"
     return None
 
 
 def cells() -> list[tuple[str, str, str, str]]:
     return [
-        (point, blow, method, way)
-        for point, blow, method, way in itertools.product(POINTS, BLOWS, METHODS, WAYS)
-        if impossible(point, blow) is None
+        (point, fault, method, way)
+        for point, fault, method, way in itertools.product(POINTS, FAULTS, METHODS, WAYS)
+        if impossible(point, fault) is None
     ]
 
 
@@ -85,17 +85,17 @@ def share_of(cells: list, share: float, seed: int) -> list:
 # -- one cell
 
 
-def run_cell(point: str, blow: str, method: str, way: str) -> float:
+def run_cell(point: str, fault: str, method: str, way: str) -> float:
     """Run it; returns how long it took. Raises AssertionError with what was wrong."""
     with tempfile.TemporaryDirectory() as folder:
         log = f"{folder}/log"
         before = _leftovers()
         began = time.monotonic()
-        pool = _make_pool(point, blow, method, way, log)
+        pool = _make_pool(point, fault, method, way, log)
         try:
-            outcomes = CALLERS[way](pool, point, blow, log)
+            outcomes = CALLERS[way](pool, point, fault, log)
             took = time.monotonic() - began
-            _check(outcomes, point, blow, t.noted(log))
+            _check(outcomes, point, fault, t.noted(log))
             assert took < BOUND_S, f"it took {took:.1f} s"
             _check_staff(pool)
         finally:
@@ -108,26 +108,26 @@ def run_cell(point: str, blow: str, method: str, way: str) -> float:
         return took
 
 
-def _make_pool(point: str, blow: str, method: str, way: str, log: str) -> Pool:
-    hang = blow in HANGS and point != "at exit"
+def _make_pool(point: str, fault: str, method: str, way: str, log: str) -> Pool:
+    hang = fault in HANGS and point != "at exit"
     return Pool(
-        2, t.initializer, (point, blow, log), context=billiard.get_context(method),
+        2, t.initializer, (point, fault, log), context=billiard.get_context(method),
         threads=way not in ("caller-driven", "outer loop"),
         timeout=LIMIT_S if hang else None, maxtasksperchild=2 if point == "at exit" else None,
-        on_process_exit=t.AtExit(blow, log) if point == "at exit" else None,
+        on_process_exit=t.AtExit(fault, log) if point == "at exit" else None,
     )  # fmt: skip
 
 
-def _items(point: str, blow: str, log: str) -> list[t.Item]:
-    guilty = t.Item(log, GUILTY, point, blow)
+def _items(point: str, fault: str, log: str) -> list[t.Item]:
+    guilty = t.Item(log, GUILTY, point, fault)
     return [guilty if i == GUILTY else t.Item(log, i) for i in range(ITEMS)]
 
 
-def _before_read(pool: Pool, point: str, blow: str) -> None:
+def _before_read(pool: Pool, point: str, fault: str) -> None:
     """Strike an idle worker from outside, or one that is stopped in the middle of a large frame."""
     if point not in ("before read", "mid-read"):
         return
-    signum = signal.SIGKILL if blow == "SIGKILL" else signal.SIGSEGV
+    signum = signal.SIGKILL if fault == "SIGKILL" else signal.SIGSEGV
     pid = pool.apply(t.identify)
     if point == "before read":
         os.kill(pid, signum)
@@ -153,33 +153,33 @@ def _outcome(get) -> object:
         return exc
 
 
-def by_apply(pool: Pool, point: str, blow: str, log: str) -> list:
-    _before_read(pool, point, blow)
-    return [_outcome(lambda item=item: pool.apply(t.run, (item,))) for item in _items(point, blow, log)]
+def by_apply(pool: Pool, point: str, fault: str, log: str) -> list:
+    _before_read(pool, point, fault)
+    return [_outcome(lambda item=item: pool.apply(t.run, (item,))) for item in _items(point, fault, log)]
 
 
-def by_map(pool: Pool, point: str, blow: str, log: str) -> list:
-    _before_read(pool, point, blow)
-    result = pool.map_async(t.run, _items(point, blow, log), 1)
+def by_map(pool: Pool, point: str, fault: str, log: str) -> list:
+    _before_read(pool, point, fault)
+    result = pool.map_async(t.run, _items(point, fault, log), 1)
     value = _outcome(lambda: result.get(BOUND_S))
     if isinstance(value, list):
         return value
     return [value if i == GUILTY else i for i in range(ITEMS)]  # a map says one error; what ran is in the log
 
 
-def by_imap(pool: Pool, point: str, blow: str, log: str) -> list:
-    _before_read(pool, point, blow)
-    results = pool.imap(t.run, _items(point, blow, log))
+def by_imap(pool: Pool, point: str, fault: str, log: str) -> list:
+    _before_read(pool, point, fault)
+    results = pool.imap(t.run, _items(point, fault, log))
     outcomes = [_outcome(lambda: results.next(BOUND_S)) for _ in range(ITEMS)]
     with contextlib.suppress(StopIteration):
         raise AssertionError(f"one more came: {results.next(1)}")
     return outcomes
 
 
-def by_callbacks(pool: Pool, point: str, blow: str, log: str) -> list:
-    _before_read(pool, point, blow)
+def by_callbacks(pool: Pool, point: str, fault: str, log: str) -> list:
+    _before_read(pool, point, fault)
     told: dict[int, list] = {i: [] for i in range(ITEMS)}
-    for i, item in enumerate(_items(point, blow, log)):
+    for i, item in enumerate(_items(point, fault, log)):
         mine = told[i]
         pool.apply_async(
             t.run, (item,), callback=mine.append, error_callback=lambda einfo, mine=mine: mine.append(einfo.exception)
@@ -192,15 +192,15 @@ def by_callbacks(pool: Pool, point: str, blow: str, log: str) -> list:
     return [told[i][0] for i in range(ITEMS)]
 
 
-def by_caller(pool: Pool, point: str, blow: str, log: str) -> list:
-    _before_read(pool, point, blow)
-    results = [pool.apply_async(t.run, (item,)) for item in _items(point, blow, log)]
+def by_caller(pool: Pool, point: str, fault: str, log: str) -> list:
+    _before_read(pool, point, fault)
+    results = [pool.apply_async(t.run, (item,)) for item in _items(point, fault, log)]
     return [_outcome(lambda result=result: result.get(BOUND_S)) for result in results]
 
 
-def by_outer_loop(pool: Pool, point: str, blow: str, log: str) -> list:
-    _before_read(pool, point, blow)
-    results = [pool.apply_async(t.run, (item,)) for item in _items(point, blow, log)]
+def by_outer_loop(pool: Pool, point: str, fault: str, log: str) -> list:
+    _before_read(pool, point, fault)
+    results = [pool.apply_async(t.run, (item,)) for item in _items(point, fault, log)]
     poller, end = select.poll(), time.monotonic() + BOUND_S
     poller.register(pool.fileno(), select.POLLIN)
     while not all(result.ready() for result in results):
@@ -221,7 +221,7 @@ CALLERS = {
 # -- what must hold
 
 
-def _check(outcomes: list, point: str, blow: str, ran: list[str]) -> None:
+def _check(outcomes: list, point: str, fault: str, ran: list[str]) -> None:
     assert len(outcomes) == ITEMS
     for i, outcome in enumerate(outcomes):
         if i != GUILTY:
@@ -229,28 +229,28 @@ def _check(outcomes: list, point: str, blow: str, ran: list[str]) -> None:
             assert ran.count(str(i)) == 1, f"call {i} ran {ran.count(str(i))} times"
     assert ran.count(str(GUILTY)) <= 1, "the guilty call ran twice"
     outcome = outcomes[GUILTY]
-    allowed = allowed_outcomes(point, blow)
+    allowed = allowed_outcomes(point, fault)
     assert any(
         outcome == GUILTY if kind is None else (kind is bytearray and isinstance(outcome, bytearray)) or type(outcome) is kind
         for kind in allowed
     ), f"the guilty call ended with {outcome!r}, not with one of {allowed}"
 
 
-def allowed_outcomes(point: str, blow: str) -> tuple:
+def allowed_outcomes(point: str, fault: str) -> tuple:
     """Types of the guilty call's end; None: its own value."""
     if point in ("before read", "mid-read", "after the result", "in the initializer", "at exit"):
         return (None,)
     if point == "mid-result":
         # the thread strikes while 64 MB are on their way: whole, or lost
-        return (bytearray, TimeLimitExceeded if blow in HANGS else WorkerLostError)
-    if blow in HANGS:
+        return (bytearray, TimeLimitExceeded if fault in HANGS else WorkerLostError)
+    if fault in HANGS:
         # beyond the call's end a limit has nothing to say, but pickling the result belongs to it
         return (TimeLimitExceeded,)
-    if blow == "MemoryError":
+    if fault == "MemoryError":
         return {"in the task": (MemoryError,), "before start": (billiard.exceptions.PayloadError, MemoryError)}.get(
             point, (_encoding_error(),)
         )
-    if blow == "unpicklable":
+    if fault == "unpicklable":
         return {"in the task": (TaskError,), "before start": (billiard.exceptions.PayloadError, TaskError)}.get(
             point, (_encoding_error(), TaskError)
         )
@@ -321,9 +321,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="cells whose name contains this")
     options = parser.parse_args(argv)
     if options.list:
-        for point, blow in itertools.product(POINTS, BLOWS):
-            if reason := impossible(point, blow):
-                print(f"{point:20} {blow:22} {reason}")
+        for point, fault in itertools.product(POINTS, FAULTS):
+            if reason := impossible(point, fault):
+                print(f"{point:20} {fault:22} {reason}")
         return 0
     chosen = [cell for cell in cells() if options.only in " / ".join(cell)]
     if not options.all:
@@ -338,7 +338,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"FAIL {' / '.join(cell)}: {type(exc).__name__}: {exc}", flush=True)
         if number % 50 == 0:
             print(f"{number} of {len(chosen)}, {len(failed)} failed, {time.monotonic() - began:.0f} s", flush=True)
-    everything = len(list(itertools.product(POINTS, BLOWS, METHODS, WAYS)))
+    everything = len(list(itertools.product(POINTS, FAULTS, METHODS, WAYS)))
     print(
         f"{len(chosen)} cells of {len(cells())} that can exist ({everything} in all): {len(chosen) - len(failed)} held, "
         f"{len(failed)} failed; slowest {slowest:.1f} s; {time.monotonic() - began:.0f} s"

@@ -44,7 +44,7 @@ from billiard.pool import Pool
 
 #: What runs under the lock, or tends it. Not what runs in the caller before the engine hears of a call, and after it is done.
 OURS = (
-    "/billiard/_supervisor/", "/billiard/_core/", "/billiard/_wire/channel.py", "/billiard/_wire/board.py",
+    "/billiard/_supervisor/", "/billiard/_core/", "/billiard/_wire/channel.py", "/billiard/_wire/scoreboard.py",
     "/billiard/_api/results.py", "/billiard/_api/map_results.py", "/billiard/_api/imap.py", "/billiard/_api/pool.py",
 )  # fmt: skip
 RESOLVED_S = 4.0  # a call that is not told its end until then hangs
@@ -332,7 +332,7 @@ def _all_lost(pool: Any, n: int, calls: Calls) -> None:
 def _a_death(pool: Any, n: int, calls: Calls) -> None:
     calls.add(pool.apply_async(t.strike, ("os._exit",)), WorkerLostError)
     calls.wait()
-    while any(worker.pid is None for worker in list(pool._engine.core.staff.workers.values())):
+    while any(worker.pid is None for worker in list(pool._engine.core.worker_set.workers.values())):
         pool.turn(0.05)
 
 
@@ -351,7 +351,7 @@ def _as_it_was(pool: Any, calls: Calls) -> None:
 
 
 def _others_wait(pool: Any, calls: Calls) -> None:
-    """System calls keep the interpreter from now on."""
+    """System calls keep the GIL from now on."""
     pool._engine.poll_set.waiting_callers["somebody"] = threading.Lock()
 
 
@@ -421,27 +421,27 @@ def ending(handle: Any) -> Any:
 def restless(pool: Any) -> str:
     """What an idle pool still has to do, or does not see any more; empty when it is at rest."""
     engine = pool._engine
-    if not engine._crank.acquire(timeout=RESOLVED_S):  # its own thread must not turn meanwhile
-        return "the crank is taken, by nobody"
+    if not engine._lock.acquire(timeout=RESOLVED_S):  # its own thread must not turn meanwhile
+        return "the engine's lock is taken, by nobody"
     try:
         return _undone(engine)
     finally:
-        engine._crank.release()
+        engine._lock.release()
 
 
 def _undone(engine: Any) -> str:
     core, by_fd = engine.core, engine.poll_set.by_fd
-    workers = list(core.staff.workers.values())
-    channels = {worker.hands.channel.fd for worker in workers if worker.hands is not None}
+    workers = list(core.worker_set.workers.values())
+    channels = {worker.link.channel.fd for worker in workers if worker.link is not None}
     wrong = {
         "unfinished": engine._unfinished,
         "backlog": list(core.dispatch.backlog),
         "unwritten": list(core.dispatch.unwritten),
         "settled": list(core.dispatch.settled),
-        "orders": [*core.staff.orders, *core.blows.orders],
+        "orders": [*core.worker_set.orders, *core.preemption.orders],
         "exits": list(engine.processes.exits),
         "not idle": [worker for worker in workers if worker not in core.dispatch.idle],
-        "too few": len(workers) != core.staff.size and workers,
+        "too few": len(workers) != core.worker_set.size and workers,
         "recalled": [worker for worker in workers if worker.recalled],
         "channels not polled": channels - set(by_fd),
         "polled in vain": {fd for fd, worker in by_fd.items() if worker is not None} - channels,

@@ -59,7 +59,7 @@ def test_a_replacement_does_not_either(make_pool):
 
 
 def boards_mapped():
-    return sum("billiard-board" in line for line in Path("/proc/self/maps").read_text().splitlines())
+    return sum("billiard-scoreboard" in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 
 def test_a_template_holds_nothing_of_another_pool(make_pool):
@@ -79,7 +79,7 @@ def test_programs_that_tasks_start_inherit_nothing(make_pool):
     out = pool.apply(
         subprocess.run, (["ls", "-l", "/proc/self/fd"],), {"capture_output": True, "text": True, "close_fds": False}
     ).stdout
-    assert "memfd:billiard-board" not in out
+    assert "memfd:billiard-scoreboard" not in out
     assert out.count("socket:") <= len(sockets())
 
 
@@ -190,7 +190,7 @@ def test_a_body_that_never_comes_costs_no_processor_time(make_pool):
 
 
 def announce_and_chatter():
-    say(frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, 1 << 20) + bytes(1000))
+    say(frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 1, 1 << 20) + bytes(1000))
     t.nap(20)
 
 
@@ -243,7 +243,7 @@ def test_a_header_that_claims_much_and_sends_nothing(make_pool):
 
 
 def claim_and_die():
-    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, 1 << 40)
+    header = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 1, 1 << 40)
     say(header)
     my_channel()[0].sendall(header + bytes(100_000))
     t.strike("SIGKILL")

@@ -13,9 +13,9 @@ from billiard._supervisor import engine as engines
 from billiard._supervisor import processes
 from billiard._supervisor.template import EXITED, STARTED
 from billiard._wire import frames
-from billiard._wire.board import CURRENT
-from billiard._wire.board import STARTED as SINCE
 from billiard._wire.far_end import FarEnd
+from billiard._wire.scoreboard import CURRENT
+from billiard._wire.scoreboard import STARTED as SINCE
 
 PID = 1 << 30  # nobody's
 
@@ -28,8 +28,8 @@ class Scripted:
         self.told = []
         self.made = None
 
-    def start(self, worker, far_end, board):
-        self.made = worker, FarEnd(far_end.sock.dup(), [os.dup(far_end.fds[-1])]), board
+    def start(self, worker, far_end, scoreboard):
+        self.made = worker, FarEnd(far_end.sock.dup(), [os.dup(far_end.fds[-1])]), scoreboard
 
     def tell(self, *event):
         self.told.append(event)
@@ -43,7 +43,7 @@ class Scripted:
         if count:
             os.read(self.read, count)
 
-    def bury(self, worker):
+    def reap(self, worker):
         self.made[1].close()
 
     def close(self):
@@ -72,24 +72,24 @@ def test_ready_counts_when_the_pid_is_known_and_so_no_signal_is_lost(signals):
     engine = engines.Engine(Core(1), Scripted, lambda *notice: None, False, "scripted")
     engine.start()
     launcher = engine.processes.launcher
-    worker, far, board = launcher.made
-    far.tell(frames.frame(frames.READY, 0, 0))
+    worker, far, scoreboard = launcher.made
+    far.write(frames.frame(frames.READY, 0, 0))
     job = limited_job()
     engine.submit(job)
     engine.turn(0.0)
-    assert worker.hands.ready_early
+    assert worker.link.ready_early
     assert job.holder is None  # nothing to interrupt in a worker that could not be signalled
 
     launcher.tell(STARTED, worker.ident, PID)
     engine.turn(1.0)
     assert job.holder is worker
-    board.cells[SINCE], board.cells[CURRENT] = time.monotonic_ns(), job.number
+    scoreboard.cells[SINCE], scoreboard.cells[CURRENT] = time.monotonic_ns(), job.number
     deadline = time.monotonic() + 10
     while not signals and time.monotonic() < deadline:
         engine.turn(0.1)
     assert signals == [(PID, signal.SIGUSR1)]
 
-    far.tell(frames.frame(frames.RESULT, 1, job.number, b"."))
+    far.write(frames.frame(frames.RESULT, 1, job.number, b"."))
     engine.close_later()
     launcher.tell(EXITED, worker.ident, 0)
     assert engine.wait(engine.end, 10)

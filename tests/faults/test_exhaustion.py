@@ -54,19 +54,19 @@ def test_no_descriptors_while_a_worker_is_replaced(make_pool, until, kill):
 
 @pytest.mark.parametrize("code", [errno.ENFILE, errno.ENOMEM, errno.EMFILE, errno.EAGAIN])
 def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, until, code):
-    from billiard._supervisor import hands
+    from billiard._supervisor import worker_link
 
     pool = make_pool(2)
     pool.apply(t.identify)
-    real, refused = hands.open_channel, []
+    real, refused = worker_link.open_channel, []
 
-    def refuse(rivals):
+    def refuse(gil_waiters):
         if len(refused) < 4:
             refused.append(1)
             raise OSError(code, os.strerror(code))
-        return real(rivals)
+        return real(gil_waiters)
 
-    monkeypatch.setattr(hands, "open_channel", refuse)
+    monkeypatch.setattr(worker_link, "open_channel", refuse)
     with pytest.raises(WorkerLostError):
         pool.apply(t.strike, ("SIGKILL",))
     assert pool.apply_async(t.add, (1, 2)).get(10) == 3
@@ -105,7 +105,7 @@ def test_no_more_processes():
         lost.wait(10)
         print(lost.successful(), pool.apply_async(t.add, (1, 2)).get(10))
         end = time.monotonic() + 10
-        while pool._engine.core.staff._failed_spawns < 4 and time.monotonic() < end: time.sleep(0.01)
+        while pool._engine.core.worker_set._failed_spawns < 4 and time.monotonic() < end: time.sleep(0.01)
         print(len(pool._pool))
         resource.prlimit(template, resource.RLIMIT_NPROC, (4096, 4096))
         end = time.monotonic() + 10
@@ -187,7 +187,7 @@ def test_a_full_pipe_and_then_death(make_pool, kill, tmp_path):
 def test_results_that_nobody_reads_block_only_their_workers(make_pool, until):
     pool = make_pool(2, threads=False)
     results = [pool.apply_async(bytes, (1 << 20,)) for _ in range(40)]
-    channels = [worker.hands.channel for worker in pool._engine.core.staff.workers.values()]
+    channels = [worker.link.channel for worker in pool._engine.core.worker_set.workers.values()]
     until(lambda: all(select.select([channel.fd], [], [], 0)[0] for channel in channels))  # and nobody turns
     assert all(len(result.get(20)) == 1 << 20 for result in results)
 

@@ -17,7 +17,7 @@ import strikes
 from strikes import StruckError
 
 from billiard import WorkerLostError
-from billiard._api.results import Handle
+from billiard._api.results import ResultHandle
 from billiard._core.core import Core
 from billiard._supervisor.channels import Channels
 from billiard._supervisor.driver import Waitable
@@ -46,7 +46,7 @@ def test_an_exception_at_random_points(scene):
 
 def test_every_kind_of_point_is_found():
     """Else the strikes would prove nothing."""
-    functions = [Handle.wait, Engine.kick, Engine._carry_out, Channel.receive, Waitable.wake_all]
+    functions = [ResultHandle.wait, Engine.kick, Engine._carry_out, Channel.receive, Waitable.wake_all]
     codes = [function.__code__ for function in functions]
     assert all(strikes.points(code) for code in codes)
     found = {}
@@ -69,7 +69,7 @@ def polled():
     os.write(pipe_write, b"x")
     theirs.send(b"x")
     channel = SimpleNamespace(fd=pipe_read, sock_fd=ours.fileno(), busy=False, awaits_body=False)
-    yield channels, poll_set, SimpleNamespace(hands=SimpleNamespace(channel=channel, registered=True, watched=0))
+    yield channels, poll_set, SimpleNamespace(link=SimpleNamespace(channel=channel, registered=True, watched=0))
     strikes._injector.close()
     poll_set.close()
     ours.close()
@@ -79,7 +79,7 @@ def polled():
 
 
 def want(channels, worker, wanted):
-    channel = worker.hands.channel
+    channel = worker.link.channel
     channel.busy, channel.awaits_body = bool(wanted & OUT), bool(wanted & IN)
     channels._watch_socket(worker)
 
@@ -87,7 +87,7 @@ def want(channels, worker, wanted):
 def test_what_a_socket_is_polled_for_is_known_again_after_an_exception(polled):
     """Cut short at any point on its way from one to another, the next change still leads where it should."""
     channels, poll_set, worker = polled
-    channel = worker.hands.channel
+    channel = worker.link.channel
     poll_set.watch(channel.fd, worker)
     struck = set()
     for first, second, third in itertools.product((0, IN, OUT, IN | OUT), repeat=3):
@@ -113,7 +113,7 @@ def storm(seconds, pool, make_results):
     def strike(signum, frame):
         nonlocal struck
         while frame is not None:
-            if frame.f_code is Handle.wait.__code__:  # elsewhere it would hit the test itself
+            if frame.f_code is ResultHandle.wait.__code__:  # elsewhere it would hit the test itself
                 struck += 1
                 raise StruckError
             frame = frame.f_back
@@ -196,16 +196,16 @@ def test_ctrl_c_in_get_and_again(make_pool):
 
 def test_a_pool_that_breaks_ends_though_its_ending_was_cut_short(make_pool, monkeypatch, until):
     pool = make_pool(3, threads=False, max_restarts=1, max_restart_freq=60)
-    blows, struck = pool._engine.core.blows, []
-    condemn = blows.condemn
+    preemption, struck = pool._engine.core.preemption, []
+    kill_now = preemption.kill_now
 
     def cut_short(*args):
-        condemn(*args)
+        kill_now(*args)
         struck.append(args[0])
         if len(struck) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(blows, "condemn", cut_short)
+    monkeypatch.setattr(preemption, "kill_now", cut_short)
     running = [pool.apply_async(t.nap, (60,)) for _ in range(2)]
     until(lambda: all(call.worker_pids() for call in running), turn=lambda: pool.turn(0.01))
     with pytest.raises(KeyboardInterrupt):

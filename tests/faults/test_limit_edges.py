@@ -1,4 +1,4 @@
-"""Limits that end when the task does: no blow ever hits another task."""
+"""Limits that end when the task does: no signal ever hits another task."""
 
 import math
 import random
@@ -9,7 +9,7 @@ import fault_tasks as t
 import pytest
 
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded
-from billiard._core.blows import LIMIT
+from billiard._core.preemption import LIMIT
 from billiard.exceptions import Terminated
 
 LENGTH_S = 0.006
@@ -66,7 +66,7 @@ def test_terminate_at_the_tasks_end(make_pool, tmp_path, until):
     for i in range(0, 300, 3):
         victim = pool.apply_async(timed, (log, i, LENGTH_S))
         others = [pool.apply_async(timed, (log, i + k, 0)) for k in (1, 2)]
-        victim.wait(LENGTH_S + chance.uniform(-0.004, 0.002))  # a fence of 1.5 ms comes before the blow
+        victim.wait(LENGTH_S + chance.uniform(-0.004, 0.002))  # a fence of 1.5 ms comes before the signal
         victim.terminate(signal.SIGKILL)
         assert [other.get(10) for other in others] == [i + 1, i + 2]
         try:
@@ -80,12 +80,12 @@ def test_terminate_at_the_tasks_end(make_pool, tmp_path, until):
 
 @pytest.mark.parametrize("turn", ["a caller that waited", "a turn of the user's"])
 def test_a_deadline_is_kept_although_somebody_else_took_the_wake_up(make_pool, until, turn):
-    """The supervisor sleeps with no deadline in sight; a caller's turn sets one, and the caller leaves."""
+    """The supervisor sleeps with no deadline in progress; a caller's turn sets one, and the caller leaves."""
     pool = make_pool(2)
     engine = pool._engine
     assert pool.apply(t.add, (1, 2)) == 3
     until(lambda: list(engine.waiting.sleepers.values()) == [math.inf])
-    worker = next(iter(engine.core.staff.workers.values()))
+    worker = next(iter(engine.core.worker_set.workers.values()))
     engine.core.timers.set(worker, LIMIT, time.monotonic() + 0.05)  # as a turn does: nobody is woken for it yet
     if turn == "a caller that waited":
         assert pool.apply(t.add, (1, 2)) == 3

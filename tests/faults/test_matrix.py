@@ -20,8 +20,8 @@ def test_cell(cell):
 
 
 def test_the_cells_that_cannot_exist_are_few_and_say_why():
-    possible = {(point, blow) for point, blow, _, _ in matrix.cells()}
+    possible = {(point, fault) for point, fault, _, _ in matrix.cells()}
     for point in matrix.POINTS:
         assert any(p == point for p, _ in possible)
-        for blow in matrix.BLOWS:
-            assert ((point, blow) in possible) is (matrix.impossible(point, blow) is None)
+        for fault in matrix.FAULTS:
+            assert ((point, fault) in possible) is (matrix.impossible(point, fault) is None)

@@ -92,7 +92,7 @@ def stop_self():
 
 
 def hold_gil(seconds):
-    """A C call that does not let go of the interpreter."""
+    """A C call that does not release the GIL."""
     ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 

@@ -12,7 +12,7 @@ from pool_helpers import WITHIN_S, wait_until
 
 import billiard
 from billiard import TimeLimitExceeded
-from billiard._supervisor.announcer import Announcer
+from billiard._supervisor.callback_runner import CallbackRunner
 from billiard.einfo import ExceptionInfo
 
 
@@ -368,13 +368,13 @@ def test_every_callback_runs_though_the_pool_ends_in_several_threads(make_pool):
 
 def test_what_is_announced_while_the_thread_ends_is_told(monkeypatch):
     """Whoever announces may see the thread at work for the last time."""
-    announcer = Announcer(True, "test")
+    callback_runner = CallbackRunner(True, "test")
     for _ in range(300):
         told = []
 
         def announce_and_stop(told=told):
-            announcer.add(told.append, 1)
-            announcer.stop()
+            callback_runner.add(told.append, 1)
+            callback_runner.stop()
 
         threads = [threading.Thread(target=announce_and_stop) for _ in range(3)]
         for thread in threads:
@@ -382,4 +382,4 @@ def test_what_is_announced_while_the_thread_ends_is_told(monkeypatch):
         for thread in threads:
             thread.join(WITHIN_S)
         wait_until(lambda told=told: len(told) == 3)
-    announcer.stop()
+    callback_runner.stop()

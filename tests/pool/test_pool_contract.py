@@ -59,15 +59,15 @@ def test_an_error_is_the_tasks_own(driven):
     assert "pool_tasks.py" in str(error.__cause__)
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_a_death_fails_its_own_task_only(driven, blow):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_death_fails_its_own_task_only(driven, signum):
     results = [driven.pool.apply_async(t.add, (i,)) for i in range(10)]
-    victim = driven.pool.apply_async(t.die, (blow,))
+    victim = driven.pool.apply_async(t.die, (signum,))
     results += [driven.pool.apply_async(t.add, (i,)) for i in range(10, 20)]
     began = time.monotonic()
     error = driven.error(victim)
     assert isinstance(error, WorkerLostError)
-    assert error.signal_name == blow.name
+    assert error.signal_name == signum.name
     assert error.started is True
     assert time.monotonic() - began < 10
     assert driven.values(*results) == list(range(20))

@@ -110,7 +110,7 @@ class TestInTheMiddleOfItsWork:
         pool = make_pool(2, threads=threads)
         running = pool.apply_async(t.nap, (60,))
         wait_until(lambda: pool.turn() or running.accepted())
-        with pool._engine._crank:
+        with pool._engine._lock:
             later = pool.apply_async(t.add, (1, 2))
             running.terminate(signal.SIGKILL)
             pool.grow(1)
@@ -123,14 +123,14 @@ class TestInTheMiddleOfItsWork:
     def test_waiting_there_would_be_for_ever(self, make_pool, threads):
         pool = make_pool(2, threads=threads)
         handle = pool.apply_async(t.add, (1, 2))
-        with pool._engine._crank, pytest.raises(RuntimeError, match="signal handler has interrupted the pool"):
+        with pool._engine._lock, pytest.raises(RuntimeError, match="signal handler has interrupted the pool"):
             pool.apply_async(t.nap, (0.1,)).get()
         assert handle.get(WITHIN_S) == 3
 
     def test_the_end(self, make_pool, threads):
         pool = make_pool(2, threads=threads)
         handle = pool.apply_async(t.nap, (60,))
-        with pool._engine._crank:
+        with pool._engine._lock:
             pool.terminate()
             pool.join()
         with pytest.raises(WorkerLostError):
@@ -291,14 +291,14 @@ def test_a_child_forked_while_the_pool_was_made_does_not_delay_its_end(make_pool
 
 
 def test_what_is_looked_at_while_its_worker_is_buried(make_pool):
-    """A board that another thread has just closed says that nothing is on it."""
+    """A scoreboard that another thread has just closed says that nothing is on it."""
     pool = make_pool(1)
     handle = pool.apply_async(t.nap, (30,))
     wait_until(handle.accepted)
-    board = handle.holder.board
+    scoreboard = handle.holder.scoreboard
     pool.terminate()
     pool.join()
-    assert board.see() == (0, 0, 0, 0)
+    assert scoreboard.read() == (0, 0, 0, 0)
     assert handle.worker_pids() == []
     repr(handle)
 
@@ -429,7 +429,7 @@ def test_a_child_that_comes_back_runs_nothing_else(make_pool, tmp_path, chunksiz
 
 
 def test_a_child_that_comes_back_is_no_reason_to_strike_the_next_call(make_pool):
-    """It noted the calls that it ran on the worker's board: their limits, and the worker's death, hit others."""
+    """It noted the calls that it ran on the worker's scoreboard: their limits, and the worker's death, hit others."""
     pool = make_pool(1)
     pool.map(t.square, range(3000), chunksize=1)
     stuck = pool.apply_async(fork_and_nap, (30,), timeout=0.3)

@@ -117,7 +117,7 @@ def _mask():
 def test_no_template_is_forked_while_cloudpickle_is_imported(make_pool):
     """It would wait for that import, of which its copy never ends."""
     made = []
-    with pickling.importing:
+    with pickling.import_lock:
         maker = threading.Thread(target=lambda: made.append(make_pool(1)))
         maker.start()
         maker.join(0.2)

@@ -416,8 +416,8 @@ def test_a_closed_pool_goes_on_reading(make_pool, how, threads):
     results = getattr(pool, how)(t.square, range(1000))
     pool.close()
     first = [next(results) for _ in range(5)]
-    wait_until(lambda: pool._engine.turn() or not pool._engine.core.staff._in_flight())
-    assert not pool._engine.core.staff.over
+    wait_until(lambda: pool._engine.turn() or not pool._engine.core.worker_set._in_flight())
+    assert not pool._engine.core.worker_set.over
     assert sorted([*first, *results]) == [i * i for i in range(1000)]
     pool.join()
 

@@ -13,7 +13,7 @@ import pytest
 from pool_helpers import WITHIN_S, wait_until
 
 from billiard import TimeLimitExceeded, WorkerLostError, current_process
-from billiard._api.handles import WorkerHandle
+from billiard._api.worker_handle import WorkerHandle
 from billiard._core.state import Worker
 from billiard.exceptions import RestartFreqExceeded, Terminated
 from billiard.pool import LaxBoundedSemaphore

@@ -48,12 +48,12 @@ def test_promise_1_holds_for_what_was_to_follow_many_that_die(make_pool):
             assert result.get(60) == x
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSEGV, None], ids=["SIGKILL", "SIGSEGV", "_exit"])
-def test_promise_1_a_death_fails_exactly_its_task_at_once(make_pool, blow):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, None], ids=["SIGKILL", "SIGSEGV", "_exit"])
+def test_promise_1_a_death_fails_exactly_its_task_at_once(make_pool, signum):
     pool = make_pool(2)
     pool.map(t.pid, range(8), 1)
     good = [pool.apply_async(t.square, (i,)) for i in range(100)]
-    victim = pool.apply_async(t.leave, (1,)) if blow is None else pool.apply_async(t.die, (blow,))
+    victim = pool.apply_async(t.leave, (1,)) if signum is None else pool.apply_async(t.die, (signum,))
     error, took = timed_error(victim)
     assert type(error) is WorkerLostError
     assert took < 0.25 * SLACK

@@ -18,10 +18,10 @@ def test_the_package_keeps_its_layers():
 
 def plant(root, files):
     package = root / "billiard"
-    for room in layers.DEPTH:
-        if room.startswith("_"):
-            (package / room).mkdir(parents=True)
-            (package / room / "__init__.py").write_text("")
+    for layer in layers.DEPTH:
+        if layer.startswith("_"):
+            (package / layer).mkdir(parents=True)
+            (package / layer / "__init__.py").write_text("")
     (package / "__init__.py").write_text("")
     (package / "exceptions.py").write_text("")
     (package / "common.py").write_text("")
@@ -39,12 +39,12 @@ def plant(root, files):
         ("_core/jobs.py", "import os.path\n", "the core may not know 'os'"),
         ("_core/jobs.py", "def f():\n    from time import monotonic\n", "the core may not know 'time'"),
         ("_core/jobs.py", "from ..common import human_status\n", "the core may not know 'common'"),
-        ("_wire/frames.py", "from ..pool import Pool\n", "_wire (depth 5) may not import doors"),
-        ("_wire/frames.py", "from .. import pool\n", "_wire (depth 5) may not import doors"),
-        ("_wire/frames.py", "import billiard\n", "_wire (depth 5) may not import doors"),
+        ("_wire/frames.py", "from ..pool import Pool\n", "_wire (depth 5) may not import public"),
+        ("_wire/frames.py", "from .. import pool\n", "_wire (depth 5) may not import public"),
+        ("_wire/frames.py", "import billiard\n", "_wire (depth 5) may not import public"),
         ("_api/pool.py", "from billiard import _celery\n", "_api (depth 2) may not import _celery"),
         ("_api/pool.py", "import importlib\nimportlib.import_module(name)\n", "a computed import cannot be checked"),
-        ("exceptions.py", "from . import pool\n", "leaves (depth 7) may not import doors"),
+        ("exceptions.py", "from . import pool\n", "leaves (depth 7) may not import public"),
     ],
 )
 def test_a_planted_violation_is_caught(tmp_path, file, text, said):

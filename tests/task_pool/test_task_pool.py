@@ -307,7 +307,7 @@ def test_from_a_signal_handler_in_the_midst_of_a_turn(make_pool, hub, told, meet
         pool.close()
         pool.join()
 
-    with pool._engine._crank:  # the interrupted frame
+    with pool._engine._lock:  # the interrupted frame
         handler()
     assert not job.ready()
     hub.until(lambda: pool._engine.closed)

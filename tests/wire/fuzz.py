@@ -81,7 +81,7 @@ class ScriptedSocket:
         return count
 
     def held_read(self, fd: int, address: int, size: int) -> int:
-        """`held_calls.read`, for a scripted pipe."""
+        """`gil_held.read`, for a scripted pipe."""
         memory = (ctypes.c_char * size).from_address(address)
         try:
             return self.recv_into(memoryview(memory).cast("B"))
@@ -134,7 +134,7 @@ def plain_reading_of_both(pipe: bytes, sock: bytes, given: int, in_pipe: int) ->
             used += frames.HEADER_SIZE
             if used + size > len(sock):
                 break
-            found.append((kind & ~frames.BESIDE, tag, number, sock[used : used + size]))
+            found.append((kind & ~frames.BY_SOCKET, tag, number, sock[used : used + size]))
             used += size
             continue
         # if it does not happen to be there at once
@@ -159,9 +159,9 @@ def read_as_parent(pipe: bytes, beside: bytes, pieces: list[int], tiny: bool) ->
     pipe_end = ScriptedSocket(pipe, pieces, blocking=False)
     sock = ScriptedSocket(beside, pieces[1:] + pieces[:1], blocking=False)
     real_os, channel_module.os = channel_module.os, SimpleNamespace(readv=pipe_end.readv)
-    real_calls = channel_module.held_calls
-    channel_module.held_calls = SimpleNamespace(read=pipe_end.held_read, address_of=real_calls.address_of)
-    channel = channel_module.Channel(sock, [-1], rivals=range(len(pipe) % 2))
+    real_calls = channel_module.gil_held
+    channel_module.gil_held = SimpleNamespace(read=pipe_end.held_read, address_of=real_calls.address_of)
+    channel = channel_module.Channel(sock, [-1], gil_waiters=range(len(pipe) % 2))
     channel.given = given
     got: list[Plain] = []
     try:
@@ -187,7 +187,7 @@ def read_as_parent(pipe: bytes, beside: bytes, pieces: list[int], tiny: bool) ->
         assert got == expected[: len(got)]
         return
     finally:
-        channel_module.os, channel_module.held_calls = real_os, real_calls
+        channel_module.os, channel_module.gil_held = real_os, real_calls
         channel._fds.clear()
     assert got == expected, f"{len(got)} frames instead of {len(expected)}"
 
@@ -253,12 +253,12 @@ def seeds() -> list[bytes]:
     results = b"".join(frames.frame(frames.RESULT, i, i + 1, bytes([i]) * (i * 9)) for i in range(8))
     parts, _ = frames.pack_large(b"pickle", [memoryview(b"a" * 20), memoryview(b"b" * 33)])
     large = frames.frame(frames.RESULT | frames.LARGE, 0, 3, b"".join(parts))
-    one, two = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 20, 100), frames.HEADER.pack(0xC3, 1, 21, 358)
-    huge = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, 1 << 40)
+    one, two = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 20, 100), frames.HEADER.pack(0xC3, 1, 21, 358)
+    huge = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 1, 1 << 40)
     beside = [  # the last 500 bytes come by the socket
         results + one + about + two + results + one + bytes(range(100)) + two + bytes(358),
         huge + huge + bytes(479), results + one + bytes(500),
-        frames.HEADER.pack(frames.ACCEPTED | frames.BESIDE, 0, 1, 40) + bytes(500),
+        frames.HEADER.pack(frames.ACCEPTED | frames.BY_SOCKET, 0, 1, 40) + bytes(500),
     ]  # fmt: skip
     streams = [
         frames.frame(frames.READY, 4242, 0), about, results, large, results + about + large, large + results,

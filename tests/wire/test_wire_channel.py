@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billiard._wire import frames, held_calls
+from billiard._wire import frames, gil_held
 from billiard._wire.channel import open_channel
 
 BODIES = st.lists(st.binary(max_size=300), max_size=12)
@@ -27,8 +27,8 @@ def kind_of_call(request):
         if request.param != "ordinary calls":
             patch.setattr(sys.modules[__name__], "RIVALS", ["somebody"])
         if request.param == "held calls that cannot be made":
-            patch.setattr(held_calls, "read", lambda *_: -1)
-            patch.setattr(held_calls, "send", lambda *_: -1)
+            patch.setattr(gil_held, "read", lambda *_: -1)
+            patch.setattr(gil_held, "send", lambda *_: -1)
         yield
 
 
@@ -71,10 +71,10 @@ def test_cut_at_every_byte():
     stream, expected = stream_of([b"", b"one", b"x" * 40, b"", b"last"])
     for cut in range(len(stream) + 1):
         channel, far_end = a_channel()
-        far_end.tell(stream[:cut])
+        far_end.write(stream[:cut])
         got = drain(channel)
         assert got == expected[: len(got)]
-        far_end.tell(stream[cut:])
+        far_end.write(stream[cut:])
         assert got + drain(channel) == expected
         channel.close()
         far_end.close()
@@ -84,7 +84,7 @@ def test_truncated_at_every_byte():
     stream, expected = stream_of([b"one", b"two" * 20])
     for cut in range(len(stream) + 1):
         channel, far_end = a_channel()
-        far_end.tell(stream[:cut])
+        far_end.write(stream[:cut])
         far_end.close()
         got = drain(channel)
         assert channel.closed_by_peer
@@ -110,13 +110,13 @@ def put(sock, data):
 def test_bodies_beside_the_pipe_in_pieces(ends, size, piece, body_first):
     channel, far_end = ends
     body = random.Random(size).randbytes(size)
-    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 2, size)
+    header = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 2, size)
     said = BEFORE + header + BEHIND
     far_end.sock.setblocking(False)
     got, left = [], header + body
     if body_first:
         left = put(far_end.sock, left[:piece]) + left[piece:]
-    far_end.tell(said)
+    far_end.write(said)
     while left:
         got += drain(channel)
         left = put(far_end.sock, left[:piece]) + left[piece:]
@@ -128,16 +128,16 @@ def test_bodies_beside_the_pipe_in_pieces(ends, size, piece, body_first):
 
 
 def test_what_was_said_cut_at_every_byte_around_a_body_beside():
-    first = frames.HEADER.pack(frames.ERROR | frames.BESIDE, 0, 2, 5)
-    second = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 4, 3)
+    first = frames.HEADER.pack(frames.ERROR | frames.BY_SOCKET, 0, 2, 5)
+    second = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 4, 3)
     said = BEFORE + first + second + BEHIND
     for cut in range(len(said) + 1):
         channel, far_end = a_channel()
-        far_end.tell(said[:cut])
+        far_end.write(said[:cut])
         got = drain(channel)
         far_end.sock.sendall(first + b"fiv")
         got += drain(channel)
-        far_end.tell(said[cut:])
+        far_end.write(said[cut:])
         got += drain(channel)
         far_end.sock.sendall(b"eo" + second + b"ne")
         got += drain(channel)
@@ -155,8 +155,8 @@ def test_what_was_said_cut_at_every_byte_around_a_body_beside():
 @pytest.mark.parametrize("sent", [0, 1, frames.HEADER_SIZE, frames.HEADER_SIZE + 99_999])
 def test_an_end_in_the_middle_of_a_body_beside(ends, sent):
     channel, far_end = ends
-    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 2, 100_000)
-    far_end.tell(BEFORE + header)
+    header = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 2, 100_000)
+    far_end.write(BEFORE + header)
     far_end.sock.sendall((header + bytes(100_000))[:sent])
     far_end.close()
     assert [number for _, _, number, _ in drain(channel)] == [1]
@@ -166,8 +166,8 @@ def test_an_end_in_the_middle_of_a_body_beside(ends, sent):
 def test_an_end_behind_a_body_beside_loses_nothing(ends):
     """The pipe has ended when the body is yet to be read: that is no end of the channel."""
     channel, far_end = ends
-    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 2, 100_000)
-    far_end.tell(BEFORE + header + BEHIND)
+    header = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 2, 100_000)
+    far_end.write(BEFORE + header + BEHIND)
     far_end.sock.sendall(header + bytes(100_000))
     far_end.close()
     assert [number for _, _, number, _ in drain(channel)] == [1, 2, 3]
@@ -175,26 +175,27 @@ def test_an_end_behind_a_body_beside_loses_nothing(ends):
     assert channel.closed_by_peer
 
 
-@pytest.mark.parametrize("kind", [frames.RESULT | frames.LARGE, frames.ACCEPTED | frames.BESIDE, frames.READY | frames.BESIDE])
+@pytest.mark.parametrize("kind", [frames.RESULT | frames.LARGE, frames.ACCEPTED | frames.BY_SOCKET,
+                                  frames.READY | frames.BY_SOCKET])
 def test_what_may_not_come_so_is_refused(ends, kind):
     channel, far_end = ends
-    far_end.tell(frames.HEADER.pack(kind, 0, 1, 10) + bytes(10))
+    far_end.write(frames.HEADER.pack(kind, 0, 1, 10) + bytes(10))
     with pytest.raises(frames.FrameError):
         channel.receive()
 
 
 def test_other_bytes_beside_the_pipe_are_refused(ends):
     channel, far_end = ends
-    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, 1000)
+    header = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 1, 1000)
     far_end.sock.sendall(b"x" + header)
-    far_end.tell(header)
+    far_end.write(header)
     with pytest.raises(frames.FrameError):
         channel.receive()
 
 
 def test_a_claim_of_more_than_the_pipe_carries_is_refused(ends):
     channel, far_end = ends
-    far_end.tell(frames.HEADER.pack(frames.RESULT, 0, 1, frames.IN_PIPE + 1))
+    far_end.write(frames.HEADER.pack(frames.RESULT, 0, 1, frames.IN_PIPE + 1))
     with pytest.raises(frames.FrameError):
         channel.receive()
 
@@ -208,7 +209,7 @@ def test_the_read_buffer_ends_in_the_middle_of_a_small_frame(ends, there):
     about = frames.about(frames.ACCEPTED, 2, 5)
     stream, expected = stream_of(bodies)
     fcntl.fcntl(channel.fd, fcntl.F_SETPIPE_SZ, 1 << 18)  # or nobody could take it out while we put it in
-    far_end.tell(stream + about + frames.frame(frames.RESULT, 0, 9, b"behind"))
+    far_end.write(stream + about + frames.frame(frames.RESULT, 0, 9, b"behind"))
     assert drain(channel) == [
         *expected, (frames.ACCEPTED, 0, 0, about[frames.HEADER_SIZE :]), (frames.RESULT, 0, 9, b"behind"),
     ]  # fmt: skip
@@ -228,7 +229,7 @@ def test_frames_of_any_size_as_a_worker_sends_them(ends):
 def test_receiving_is_repeatable_until_consumed(ends):
     channel, far_end = ends
     stream, expected = stream_of([b"a", b"b"])
-    far_end.tell(stream)
+    far_end.write(stream)
     first, _ = channel.receive()
     again, mark = channel.receive()
     assert [tuple(frame) for frame in first] == [tuple(frame) for frame in again] == expected
@@ -245,7 +246,7 @@ def test_any_stream_in_any_pieces(bodies, data):
     got = []
     try:
         for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-            far_end.tell(stream[start:stop])
+            far_end.write(stream[start:stop])
             got += drain(channel)
         assert got == expected
     finally:
@@ -258,7 +259,7 @@ def test_any_stream_in_any_pieces(bodies, data):
 def test_garbage_never_crashes_nor_hangs(garbage, beside):
     channel, far_end = a_channel()
     try:
-        far_end.tell(garbage)
+        far_end.write(garbage)
         far_end.sock.sendall(beside)
         far_end.close()
         for _ in range(700):
@@ -284,8 +285,8 @@ def test_memory_is_not_committed_on_a_headers_word(ends, claimed, arrived):
     theirs = far_end.sock
     tracemalloc.start()
     try:
-        header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 0, 1, claimed)
-        far_end.tell(header)
+        header = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 0, 1, claimed)
+        far_end.write(header)
         theirs.sendall(header)
         theirs.setblocking(False)
         block, left = bytes(1 << 16), arrived
@@ -404,8 +405,8 @@ def test_an_exception_at_any_line_of_receiving_loses_nothing(at):
 
     channel, far_end = a_channel()
     _, expected = stream_of([b"a" * 10, b"b" * 100_000, b"c"])
-    header = frames.HEADER.pack(frames.RESULT | frames.BESIDE, 1, 2, 100_000)
-    far_end.tell(frames.frame(frames.RESULT, 0, 1, b"a" * 10) + header + frames.frame(frames.RESULT, 2, 3, b"c"))
+    header = frames.HEADER.pack(frames.RESULT | frames.BY_SOCKET, 1, 2, 100_000)
+    far_end.write(frames.frame(frames.RESULT, 0, 1, b"a" * 10) + header + frames.frame(frames.RESULT, 2, 3, b"c"))
     far_end.sock.setblocking(False)
     left = header + b"b" * 100_000
     got, lines = [], 0

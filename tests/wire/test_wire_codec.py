@@ -1,4 +1,4 @@
-"""Frames, large bodies, pickles, errors and the board, against whatever may come."""
+"""Frames, large bodies, pickles, errors and the scoreboard, against whatever may come."""
 
 import copyreg
 import importlib
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billiard._wire import board, errors, frames, pickling
+from billiard._wire import errors, frames, pickling, scoreboard
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TaskError
 
@@ -299,28 +299,29 @@ def test_a_long_chain_and_long_args():
     assert type(errors.decode(errors.encode(raised(exc), SNAPSHOT)).exception) is ValueError
 
 
-# -- the board
+# -- the scoreboard
 
 
 def test_the_board_starts_at_zero_and_tells_what_it_was_told():
-    b = board.Board()
-    assert b.see() == (0, 0, 0, 0)
-    b.cells[board.STARTED] = 5
-    b.cells[board.ITEM] = 2
-    b.cells[board.CURRENT] = 1
-    assert b.see() == (1, 5, 2, 0)
+    b = scoreboard.Scoreboard()
+    assert b.read() == (0, 0, 0, 0)
+    b.cells[scoreboard.STARTED] = 5
+    b.cells[scoreboard.ITEM] = 2
+    b.cells[scoreboard.CURRENT] = 1
+    assert b.read() == (1, 5, 2, 0)
     b.recall(7)
     b.aim(3, 4)
-    assert (b.cells[board.RECALLED], b.cells[board.SOFT_NUMBER], b.cells[board.SOFT_ITEM]) == (7, 3, 4)
+    assert (b.cells[scoreboard.RECALLED], b.cells[scoreboard.SOFT_NUMBER], b.cells[scoreboard.SOFT_ITEM]) == (7, 3, 4)
     b.aim(3)
-    assert (b.cells[board.SOFT_NUMBER], b.cells[board.SOFT_ITEM], b.cells[board.SOFT_COUNT]) == (3, board.ANY_ITEM, 2)
+    aim = [b.cells[at] for at in (scoreboard.SOFT_NUMBER, scoreboard.SOFT_ITEM, scoreboard.SOFT_COUNT)]
+    assert aim == [3, scoreboard.ANY_ITEM, 2]
     b.close()
 
 
 def test_a_worker_cannot_shrink_grow_or_unseal_the_board():
     import fcntl
 
-    b = board.Board()
+    b = scoreboard.Scoreboard()
     for size in (0, 1, 2 * mmap.PAGESIZE):
         with pytest.raises(OSError, match="not permitted"):
             os.ftruncate(b.fd, size)
@@ -330,7 +331,7 @@ def test_a_worker_cannot_shrink_grow_or_unseal_the_board():
 
 
 def test_the_board_needs_no_name():
-    b = board.Board()
+    b = scoreboard.Scoreboard()
     assert str(Path(f"/proc/self/fd/{b.fd}").readlink()).startswith("/memfd:")
     assert not os.get_inheritable(b.fd)
     b.close()
@@ -338,20 +339,20 @@ def test_the_board_needs_no_name():
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=16, max_size=16))
 def test_any_word_on_the_board_is_only_a_number(words):
-    b = board.Board()
+    b = scoreboard.Scoreboard()
     for i, word in enumerate(words):
         b.cells[i] = word
-    sight = b.see()
-    assert (sight.current, sight.started_ns, sight.item, sight.skipped_from) == tuple(words[:4])
+    progress = b.read()
+    assert (progress.current, progress.started_ns, progress.item, progress.skipped_from) == tuple(words[:4])
     b.close()
 
 
 def test_a_board_is_shared_with_a_forked_child():
-    b = board.Board()
+    b = scoreboard.Scoreboard()
     child = os.fork()
     if child == 0:
-        b.cells[board.CURRENT] = 42
+        b.cells[scoreboard.CURRENT] = 42
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    assert b.see().current == 42
+    assert b.read().current == 42
     b.close()

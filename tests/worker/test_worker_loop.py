@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from billiard._wire import board as boards
 from billiard._wire import errors, frames, pickling
-from billiard._wire.exits import EX_RECYCLE
+from billiard._wire import scoreboard as scoreboards
+from billiard._wire.exit_status import EX_RECYCLE
 from billiard._wire.far_end import FarEnd
 from billiard._worker.loop import Loop
 from billiard._worker.settings import WorkerSettings
@@ -31,14 +31,14 @@ class Parent:
         self.sock.settimeout(10)
         self.pipe, pipe = os.pipe()
         far_end = FarEnd(theirs, [pipe])
-        self.board = boards.Board()
+        self.scoreboard = scoreboards.Scoreboard()
         self.pid = os.fork()
         if self.pid == 0:
             status = 99
             try:
                 self.sock.close()
                 os.close(self.pipe)
-                status = Loop(far_end, self.board, WorkerSettings(**settings), pickling.MainSnapshot()).run()
+                status = Loop(far_end, self.scoreboard, WorkerSettings(**settings), pickling.MainSnapshot()).run()
             except SystemExit as exc:
                 status = exc.code
             finally:
@@ -59,11 +59,11 @@ class Parent:
     def read(self):
         kind, tag, number, size = frames.HEADER.unpack(self._exactly(frames.HEADER_SIZE, self._from_pipe))
         read = self._from_pipe
-        if kind & frames.BESIDE:
+        if kind & frames.BY_SOCKET:
             read = self.sock.recv
             assert self._exactly(frames.HEADER_SIZE, read) == frames.HEADER.pack(kind, tag, number, size)
         body = self._exactly(size, read)
-        return kind & ~frames.BESIDE, tag, number, body
+        return kind & ~frames.BY_SOCKET, tag, number, body
 
     def _from_pipe(self, size):
         assert select.select([self.pipe], [], [], 10)[0], "the worker says nothing"
@@ -93,7 +93,7 @@ class Parent:
             self.wait()
         self.sock.close()
         os.close(self.pipe)
-        self.board.close()
+        self.scoreboard.close()
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_calls_are_answered_in_order(start):
     parent = start()
     parent.send(function(1, add), *(known(n, 1, n, 1) for n in range(1, 201)))
     assert parent.results(200) == [(n, n + 1) for n in range(1, 201)]
-    assert parent.board.see().current == 200
+    assert parent.scoreboard.read().current == 200
 
 
 def test_every_cut_of_the_stream(start):
@@ -250,18 +250,18 @@ def test_maps(start):
         frames.frame(frames.MAP, 0, 2, pickle.dumps((str, [1, 2, 3]))),
     )
     assert parent.results(2) == [(1, [3, 7]), (2, ["1", "2", "3"])]
-    assert parent.board.see().item == 2
+    assert parent.scoreboard.read().item == 2
 
 
 def test_a_map_without_limits_looks_at_no_clock_for_its_items(start):
     parent = start()
     parent.send(frames.frame(frames.MAP, 0, 1, pickle.dumps((nap, [0.02, 0.0]))))
     assert parent.results(1) == [(1, ["slept", "slept"])]
-    plain = parent.board.see()
+    plain = parent.scoreboard.read()
     parent.send(frames.frame(frames.MAP | frames.TIMED, 0, 2, pickle.dumps((nap, [0.02, 0.0]))))
     sent_ns = time.monotonic_ns()
     assert parent.results(1) == [(2, ["slept", "slept"])]
-    timed = parent.board.see()
+    timed = parent.scoreboard.read()
     assert (plain.current, plain.item, timed.current, timed.item) == (1, 1, 2, 1)
     assert plain.started_ns < sent_ns - 20_000_000  # it is the call's: the first item slept after it
     assert timed.started_ns > sent_ns + 15_000_000  # it is the second item's
@@ -274,7 +274,7 @@ def test_an_item_that_raises_stop_iteration_does_not_shorten_the_map(start, kind
     answer, _, number, body = parent.read()
     assert (answer, number) == (frames.ERROR, 1)
     assert type(errors.decode(body).exception) is StopIteration
-    assert parent.board.see().item == 1
+    assert parent.scoreboard.read().item == 1
 
 
 def test_large_bodies_both_ways(start):
@@ -296,13 +296,13 @@ def test_large_bodies_both_ways(start):
 def test_a_recall_is_honoured_and_ended(start):
     parent = start()
     parent.send(function(1, nap), known(1, 1, 0.3))
-    wait_until(lambda: parent.board.see().current == 1)
-    parent.board.recall(2)
+    wait_until(lambda: parent.scoreboard.read().current == 1)
+    parent.scoreboard.recall(2)
     parent.send(known(2, 1, 0), known(3, 1, 0))
     assert parent.results(1) == [(1, "slept")]
     kind, _, _, body = parent.read()
     assert (kind, frames.read_about(body)[0]) == (frames.SKIPPED, 2)
-    assert parent.board.see().skipped_from == 2
+    assert parent.scoreboard.read().skipped_from == 2
     parent.send(frames.frame(frames.RESUME, 0, 2), known(4, 1, 0))
     assert parent.results(1) == [(4, "slept")]
 
@@ -340,7 +340,7 @@ def test_forget(start):
 
 
 def aim_and_signal(parent, number, item=0):
-    parent.board.aim(number, item)
+    parent.scoreboard.aim(number, item)
     os.kill(parent.pid, signal.SIGUSR1)
 
 
@@ -355,7 +355,7 @@ def test_a_soft_limit_hits_its_call(start, tmp_path):
 
 
 def test_a_soft_limit_that_came_after_the_board_and_before_the_call(start):
-    """The parent saw the call on the board and sent its signal; the worker was preempted there, and ran nothing yet."""
+    """The parent saw the call on the scoreboard and sent its signal; the worker was preempted there, and ran nothing yet."""
     parent = start()
     aim_and_signal(parent, 1)
     parent.send(call(1, snooze, 10))
@@ -388,7 +388,7 @@ def test_a_thousand_soft_signals_on_an_idle_worker(start):
 def test_sigterm_leaves_by_system_exit(start):
     parent = start()
     parent.send(call(1, snooze, 10))
-    wait_until(lambda: parent.board.see().current == 1)
+    wait_until(lambda: parent.scoreboard.read().current == 1)
     os.kill(parent.pid, signal.SIGTERM)
     assert parent.wait() == 128 + signal.SIGTERM
 
@@ -429,8 +429,8 @@ def test_a_claim_of_terabytes_does_not_kill_the_machine(start):
 def test_a_soft_limit_that_comes_while_it_is_asked_for_comes_again(monkeypatch):
     """The parent may answer before the hook has returned, in which it would be swallowed once more."""
     cells = memoryview(bytearray(8 * 16)).cast("Q")
-    cells[boards.SOFT_NUMBER] = 5
-    cells[boards.SOFT_COUNT] = 1
+    cells[scoreboards.SOFT_NUMBER] = 5
+    cells[scoreboards.SOFT_COUNT] = 1
     limit = SoftLimit(cells, rearm=lambda number: signal.raise_signal(signal.SIGUSR1))
     before = signal.getsignal(signal.SIGUSR1)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)

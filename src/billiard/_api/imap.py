@@ -22,7 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from .._core.staff import Standing
+from .._core.worker_set import PoolState
 from .._supervisor.driver import Waitable, moment_in
 from .._typing import TYPE_CHECKING, Any, Final
 from .._wire import errors, frames, pickling
@@ -73,7 +73,7 @@ class Input:
             chunk = self._make(group, taken, first)
         except Exception as exc:
             # an item that cannot be pickled is a call that has failed: the iteration goes on behind it
-            chunk = _failed(group, pickling.own_error(exc, self._make, group, taken, first))
+            chunk = _failed(group, pickling.confirm_error(exc, self._make, group, taken, first))
         self._chunk = chunk
         return chunk
 
@@ -196,7 +196,7 @@ class IMapIterator:
         self._begun = True
         self._pool._lazy_maps.add(self)
         self._pool._untaken.add(self)
-        self._pool._engine.core.staff.reading.add(self._job)
+        self._pool._engine.core.worker_set.reading.add(self._job)
         self._advance(self._bound())
         if not self._input_ended:
             self._low = _ALL  # the first `next` comes to `_go_on`
@@ -243,7 +243,7 @@ class IMapIterator:
                 try:
                     value = _read(body)
                 except pickling.UNREADABLE as exc:
-                    pickling.own_error(exc, _read, body)
+                    pickling.confirm_error(exc, _read, body)
                 else:
                     if not chunk.fetched:  # else by another thread, or in a signal's handler
                         chunk.fetched = True
@@ -281,7 +281,9 @@ class IMapIterator:
     def worker_pids(self) -> list[int]:
         """The pids of the workers that run one of its calls."""
         held = [
-            job for worker in list(self._pool._engine.core.staff.workers.values()) for job in list(worker.inflight.values())
+            job
+            for worker in list(self._pool._engine.core.worker_set.workers.values())
+            for job in list(worker.inflight.values())
         ]
         return [pid for job in held if getattr(job, "group", None) is self._group for pid in job._running_pids()]
 
@@ -318,10 +320,10 @@ class IMapIterator:
     def _submit_more(self, bound: int) -> None:
         """With the lock held. After an exception the same chunk comes again, and everything done with it may be done twice."""
         items, engine = self._input, self._pool._engine
-        staff = engine.core.staff
+        worker_set = engine.core.worker_set
         self._low = bound // 2
         for _ in range(items.given - self._fetched, bound):
-            if staff.standing > Standing.CLOSE and not self._input_ended:
+            if worker_set.pool_state > PoolState.CLOSE and not self._input_ended:
                 # each item would be submitted only to fail, of an endless input for ever
                 items.end(self._pool._refusal())
             chunk = items.peek(self._group)
@@ -340,8 +342,8 @@ class IMapIterator:
         """The pool need not wait for this input any more."""
         engine = self._pool._engine
         self._pool._untaken.discard(self)
-        engine.core.staff.reading.discard(self._job)
-        if engine.standing:
+        engine.core.worker_set.reading.discard(self._job)
+        if engine.pool_state:
             engine.wake()
 
     def _enqueue(self, chunk: Chunk) -> None:

@@ -11,7 +11,7 @@ from .._supervisor.driver import moment_in
 from .._typing import Any, Final
 from .._wire import frames, pickling
 from . import outcome
-from .results import SHARED, Awaited, Callbacks, Handle, job_counter
+from .results import SHARED, Awaited, Callbacks, ResultHandle, job_counter
 
 _read: Final = pickling.read
 
@@ -34,7 +34,7 @@ class Chunk(Awaited):
         if group.told_of_chunks:
             self.watched = True
 
-    def announce(self) -> None:
+    def notify_settled(self) -> None:
         if self._wakers is not None:
             self.wake_all()
         self.group.chunk_settled(self)
@@ -58,7 +58,7 @@ class Chunk(Awaited):
 share_keys(Chunk, "group", "kind", "function_id", "call", "size", "first", "queued", "fetched", *SHARED)
 
 
-class MapResult(Handle):
+class MapResult(ResultHandle):
     """All calls of one map. `get` returns the list of their values; if any failed, the first error in input order."""
 
     def __init__(self, pool: Any, func: Any, function_id: int, forget: int, callbacks: Callbacks | None) -> None:
@@ -72,7 +72,7 @@ class MapResult(Handle):
         self._chunks: list[Chunk] = []
         self._open = 0  # chunks before this index have ended
         self.callbacks = callbacks
-        # Usually nobody needs to know of the last chunk's end before they ask, and then it is enough to look. Telling
+        # Usually nobody needs to know of the last chunk's end before they ask, and then it is enough to look. Notifying
         # the map of each chunk would cost a tenth of a tiny call.
         self.told_of_chunks = callbacks is not None or forget != 0
 
@@ -129,7 +129,7 @@ class MapResult(Handle):
         self.forget_function()
         if not self._state:
             self.body, self._state = None, frames.RESULT
-        self.announce()
+        self.notify_settled()
 
     def get(self, timeout: float | None = None) -> Any:
         """The list of all values; see `ApplyResult.get`. Raises the first error in input order, after everything has ended."""
@@ -138,7 +138,7 @@ class MapResult(Handle):
         try:
             return super().get(rest_until(deadline))
         finally:
-            del self  # as in `Handle.get`
+            del self  # as in `ResultHandle.get`
 
     def _read_large_chunks(self, deadline: float | None) -> None:
         """Read them while the workers are on the next. Small ones are read at the end, at half the price."""
@@ -158,7 +158,7 @@ class MapResult(Handle):
                     values.append(_read(chunk.body))
                     continue
                 except pickling.UNREADABLE as exc:
-                    pickling.own_error(exc, _read, chunk.body)
+                    pickling.confirm_error(exc, _read, chunk.body)
             if not chunk.resolve():
                 self.body, self.state = chunk.body, outcome.FAILURE
                 break

@@ -7,7 +7,7 @@ from .._typing import Any, Final
 from .._wire import errors, frames, pickling
 from ..einfo import ExceptionInfo
 from ..exceptions import PayloadError
-from . import story
+from . import job_errors
 
 VALUE: Final = 0x201  # further states of a job: its body is the value, or the ExceptionInfo
 FAILURE: Final = 0x202
@@ -23,7 +23,7 @@ def resolve(job: Job, func: Any, number: int, item: int | None = None) -> bool:
         try:
             value, found = _read(body), VALUE
         except pickling.UNREADABLE as exc:
-            value, found = _unreadable(pickling.own_error(exc, _read, body), func, number), FAILURE
+            value, found = _unreadable(pickling.confirm_error(exc, _read, body), func, number), FAILURE
     elif state >= VALUE:
         return state == VALUE
     else:
@@ -45,7 +45,7 @@ def had_begun(job: Job) -> bool:
 def _rare(job: Job, func: Any, number: int, item: int | None) -> tuple[Any, int]:
     state, body = job.state, job.body
     if state == FATE:
-        return story.tell(body, func, number, item), FAILURE
+        return job_errors.error_info(body, func, number, item), FAILURE
     if state == frames.ERROR:
         return _failure(body, func, number), FAILURE
     if state != frames.RESULT | frames.LARGE:
@@ -53,20 +53,20 @@ def _rare(job: Job, func: Any, number: int, item: int | None) -> tuple[Any, int]
     try:
         return _load_large(body), VALUE
     except pickling.UNREADABLE as exc:
-        return _unreadable(pickling.own_error(exc, _load_large, body), func, number), FAILURE
+        return _unreadable(pickling.confirm_error(exc, _load_large, body), func, number), FAILURE
 
 
 def _failure(body: Any, func: Any, number: int) -> ExceptionInfo:
     try:
         info = errors.decode(body)
     except pickling.UNREADABLE as exc:
-        return _unreadable(pickling.own_error(exc, errors.decode, body), func, number)
+        return _unreadable(pickling.confirm_error(exc, errors.decode, body), func, number)
     error = info.exception
     if isinstance(error, PayloadError) and error._sent_cause is not None:
         # of this very call: the worker, which could not read it, does not know whose it is
         error.__cause__ = errors.decode(error._sent_cause).exception
         del error._sent_cause
-        error.function, error.job = story.name_of(func), number
+        error.function, error.job = job_errors.name_of(func), number
         error.args = (f"{error.function}, job {number}: {error}",)
     return info
 
@@ -76,7 +76,7 @@ def _load_large(body: memoryview) -> Any:
 
 
 def _unreadable(exc: BaseException, func: Any, number: int) -> ExceptionInfo:
-    function = story.name_of(func)
+    function = job_errors.name_of(func)
     return errors.parent_made(
         PayloadError(f"the result of {function}, job {number}, could not be rebuilt: {exc!r}", function=function, job=number),
         cause=exc,

@@ -10,10 +10,10 @@ import marshal
 import pickle
 from collections.abc import Iterable
 
-from .._supervisor.hands import Functions
+from .._supervisor.function_table import FunctionTable
 from .._typing import Any, Final
 from .._wire import frames, pickling
-from . import story, validate
+from . import job_errors, validate
 
 _pickled: Final = pickle.dumps
 _marshalled: Final = marshal.dumps
@@ -27,7 +27,7 @@ _MOST_FUNCTIONS: Final = 4096  # that are numbered; calls of further ones carry 
 class Packer:
     """Packs calls for the workers of one pool."""
 
-    def __init__(self, snapshot: pickling.MainSnapshot, functions: Functions) -> None:
+    def __init__(self, snapshot: pickling.MainSnapshot, functions: FunctionTable) -> None:
         self._snapshot = snapshot
         self._functions = functions
 
@@ -43,13 +43,13 @@ class Packer:
         which = next((f"{name} for " for name, value in (*parts, ("the function", func)) if not self._can_travel(value)), "")
         # where the class does not refuse it: the user's own error matters more than the note
         with contextlib.suppress(Exception):
-            exc.add_note(f"while pickling {which}a call of {story.name_of(func)}")
+            exc.add_note(f"while pickling {which}a call of {job_errors.name_of(func)}")
 
     def _can_travel(self, value: Any) -> bool:
         try:
             pickling.dumps(value, self._snapshot)
         except Exception as exc:
-            pickling.own_error(exc, pickling.dumps, value, self._snapshot)
+            pickling.confirm_error(exc, pickling.dumps, value, self._snapshot)
             return False
         return True
 

@@ -15,7 +15,7 @@ from multiprocessing import util
 from .._core.core import Core
 from .._core.dispatch import MAX_WINDOW
 from .._core.restarts import RestartIntensity
-from .._core.staff import Standing
+from .._core.worker_set import PoolState
 from .._stdlib.context import _default_context as default_context
 from .._supervisor.engine import Engine
 from .._supervisor.launchers import ContextLauncher, TemplateLauncher
@@ -23,13 +23,13 @@ from .._supervisor.poll_set import PollSet
 from .._typing import Any, Final
 from .._wire.spin import processors
 from .._worker.settings import WorkerSettings
-from . import story, validate
-from .handles import WorkerHandle
+from . import job_errors, validate
 from .imap import IMapIterator
+from .notifying import Notifying, takes_pid_and_exitcode, weak_notify
 from .packing import Packer
 from .slots import Slots
 from .submitting import Submitting
-from .telling import Telling, takes_two, weakly
+from .worker_handle import WorkerHandle
 
 TERMINATE: Final = 2
 
@@ -42,7 +42,7 @@ _pool_numbers = itertools.count(1)
 _serials = itertools.count(1)  # of the workers of all pools
 
 
-class Pool(Submitting, Telling):
+class Pool(Submitting, Notifying):
     """A pool of worker processes. See the page "The pool" of the documentation.
 
     - processes: number of workers (default: the CPUs this process may use).
@@ -131,7 +131,7 @@ class Pool(Submitting, Telling):
         self._maxtasksperchild, self._max_memory_per_child = quota, max_memory_per_child
         self._claiming = {}
         self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
-        self._down_with_status = takes_two(on_process_down)
+        self._down_with_status = takes_pid_and_exitcode(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
         self._lazy_maps: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
         self._untaken: set[IMapIterator] = set()  # of these, whose results nobody has begun to take: kept until `join`
@@ -156,7 +156,7 @@ class Pool(Submitting, Telling):
         """Start the engine. Cut short, nothing of it stays: no thread could be started, or a signal's handler raised, and the
         processes would be those of a pool that nobody got."""
         name = f"billiard-pool-{next(_pool_numbers)}"
-        self._engine = self._engine_class(core, self._launcher_maker(settings), weakly(self), self.threads, name)
+        self._engine = self._engine_class(core, self._launcher_maker(settings), weak_notify(self), self.threads, name)
         try:
             self._packer = Packer(self._engine.processes.launcher.snapshot, self._engine.channels.functions)
             self._function_ids = self._engine.channels.functions.ids
@@ -182,19 +182,19 @@ class Pool(Submitting, Telling):
 
     @property
     def _state(self) -> int:
-        return min(int(self._engine.standing), TERMINATE)
+        return min(int(self._engine.pool_state), TERMINATE)
 
     @property
     def _pool(self) -> list[WorkerHandle]:
         self._wait_for_pids()
-        workers = sorted(self._engine.core.staff.workers.values(), key=lambda worker: worker.index)
+        workers = sorted(self._engine.core.worker_set.workers.values(), key=lambda worker: worker.index)
         return [self._handle(worker) for worker in workers if worker.active]
 
     def _wait_for_pids(self) -> None:
         """A worker's pid is known a millisecond or two after it was ordered; whoever asks for it waits that long."""
         until = time.monotonic() + _PID_WAIT_S
         while not self._engine.closed and time.monotonic() < until:
-            workers = list(self._engine.core.staff.workers.values())
+            workers = list(self._engine.core.worker_set.workers.values())
             if all(worker.pid is not None for worker in workers if worker.active):
                 return
             self._engine.turn_beside(0.01)
@@ -204,11 +204,11 @@ class Pool(Submitting, Telling):
         super()._refuse()
 
     def _refusal(self) -> Exception:
-        staff = self._engine.core.staff
-        if staff.standing is Standing.BROKEN and staff.broken_by is not None:
-            broken: Exception = story.tell(staff.broken_by, None, None).exception
+        worker_set = self._engine.core.worker_set
+        if worker_set.pool_state is PoolState.BROKEN and worker_set.broken_by is not None:
+            broken: Exception = job_errors.error_info(worker_set.broken_by, None, None).exception
             return broken
-        return ValueError(f"Pool not running: it was {'closed' if staff.standing is Standing.CLOSE else 'terminated'}")
+        return ValueError(f"Pool not running: it was {'closed' if worker_set.pool_state is PoolState.CLOSE else 'terminated'}")
 
     def close(self) -> None:
         """Take no more calls. Those submitted are worked off, then the workers exit."""
@@ -238,12 +238,12 @@ class Pool(Submitting, Telling):
         engine = self._engine
         if engine.in_forked_copy():
             return
-        if engine.standing is Standing.RUN and not engine.terminate_wanted:
+        if engine.pool_state is PoolState.RUN and not engine.terminate_wanted:
             raise NotClosedError("Pool is still running: call close() or terminate() before join()")
         if engine.must_not_wait():
             return
         self._noting_until = 0.0
-        if engine.standing is Standing.CLOSE:
+        if engine.pool_state is PoolState.CLOSE:
             for results in list(self._lazy_maps):
                 results.read_on()  # what was begun is worked off, also if nobody takes the results meanwhile
         engine.wait(engine.end)
@@ -255,11 +255,11 @@ class Pool(Submitting, Telling):
         self._check_running()
         if not self.allow_restart:
             raise ValueError("restart() needs a pool made with allow_restart=True")
-        staff = self._engine.core.staff
+        worker_set = self._engine.core.worker_set
 
         def decide() -> None:
-            for worker in list(staff.workers.values()):
-                staff.retire(worker, 0)
+            for worker in list(worker_set.workers.values()):
+                worker_set.retire(worker, 0)
 
         self._engine.change(decide)
 
@@ -281,16 +281,16 @@ class Pool(Submitting, Telling):
         self._resize(-n)
 
     def _resize(self, by: int) -> None:
-        staff = self._engine.core.staff
+        worker_set = self._engine.core.worker_set
 
         def decide() -> None:
             # once more, under the lock: several threads may have shrunk it since each of them looked
-            change = max(by, self._least - staff.size)
-            staff.resize(change)
+            change = max(by, self._least - worker_set.size)
+            worker_set.resize(change)
             if type(self._putlock) is Slots:
                 self._resize_slots(change)
             else:
-                self._engine.announcer.add(self._resize_slots, change)
+                self._engine.callback_runner.add(self._resize_slots, change)
 
         self._engine.change(decide)
 
@@ -318,12 +318,12 @@ class Pool(Submitting, Telling):
             pid = int(pid)  # of a WorkerHandle, too
         except (TypeError, ValueError):
             raise TypeError(f"pid must be the pid of a worker, not {pid!r}") from None
-        if self._is_celerys and self.threads and threading.current_thread() is not self._engine.announcer.thread:
+        if self._is_celerys and self.threads and threading.current_thread() is not self._engine.callback_runner.thread:
             # Celery first ends a task, then notes that it did, which may take an answer of its backend, and then ends the
             # handle's call too. Told of the end meanwhile, by our thread, it would take a cancelled task for a revoked one,
             # store that, and acknowledge a message that is to be delivered again.
             self._noting_until = time.monotonic() + _NOTING_S
-        for worker in list(self._engine.core.staff.workers.values()):
+        for worker in list(self._engine.core.worker_set.workers.values()):
             if worker.pid == pid:
                 self._engine.terminate_worker(worker, signal.SIGTERM if sig is None else sig)
 
@@ -353,10 +353,10 @@ class Pool(Submitting, Telling):
     def did_start_ok(self) -> bool:
         """Whether no worker has died on its own since the pool was made."""
         self._engine.turn_beside(0.0)
-        return not self._engine.core.staff.worker_died
+        return not self._engine.core.worker_set.worker_died
 
     def on_job_ready(self, job: Any, i: Any, obj: Any, inqW_fd: Any) -> None:  # noqa: N803 - the published name
-        """Published by billiard 4, and never called here: only guests' pools call theirs. Kept for those who name it."""
+        """Published by billiard 4, and never called here: only the legacy pool calls its own. Kept for those who name it."""
 
     @property
     def process_sentinels(self) -> list[int]:
@@ -383,7 +383,7 @@ class Pool(Submitting, Telling):
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def __repr__(self) -> str:
-        state = self._state_names[self._engine.standing]
+        state = self._state_names[self._engine.pool_state]
         return f"<{type(self).__name__} state={state} pool_size={self._processes}>"
 
 

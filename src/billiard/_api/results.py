@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 
 from .._core.state import Job, share_keys
-from .._supervisor.announcer import log_callback_error
+from .._supervisor.callback_runner import log_callback_error
 from .._supervisor.driver import Waitable
 from .._typing import TYPE_CHECKING, Any, Final
 from ..einfo import ExceptionInfo
@@ -61,7 +61,7 @@ class Awaited(Waitable, Job):
         super().watch(wake)
 
 
-class Handle(Awaited):
+class ResultHandle(Awaited):
     """What ApplyResult and MapResult share: waiting, getting, telling."""
 
     correlation_id: Any = None
@@ -107,17 +107,17 @@ class Handle(Awaited):
 
     # -- the engine's side: see Awaited
 
-    def announce(self) -> None:
+    def notify_settled(self) -> None:
         if self._wakers is not None:
             self.wake_all()
         if self.callbacks is not None:
             if self.callbacks.slot.__class__ is Slot:
                 self.callbacks.slot.release()  # a callback may wait for one
-            self._pool._engine.announcer.pending.append(self)  # not `add`: it is its own guard against a second time
+            self._pool._engine.callback_runner.pending.append(self)  # not `add`: it is its own guard against a second time
 
     # -- where user code runs
 
-    def tell(self) -> None:
+    def run_callbacks(self) -> None:
         """Run the callbacks that are due at the end, once."""
         callbacks = self.callbacks
         if callbacks is None or callbacks.told:
@@ -151,7 +151,7 @@ class Handle(Awaited):
         log_callback_error(fun, exc)
 
 
-class ApplyResult(Handle):
+class ApplyResult(ResultHandle):
     """One call."""
 
     call: Any

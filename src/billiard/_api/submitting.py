@@ -46,7 +46,7 @@ class Submitting:
     _untaken: set[IMapIterator]
 
     def _check_running(self) -> None:
-        if self._engine.core.staff.standing or self._engine.closed:
+        if self._engine.core.worker_set.pool_state or self._engine.closed:
             self._refuse()
 
     def _refuse(self) -> None:
@@ -58,7 +58,7 @@ class Submitting:
 
     @property
     def _processes(self) -> int:
-        return self._engine.core.staff.size
+        return self._engine.core.worker_set.size
 
     # -- one call
 
@@ -107,7 +107,7 @@ class Submitting:
         """
         engine = self._engine
         submit: Callable[[ApplyResult], None] = engine.submit
-        if engine.core.staff.standing or engine.closed:
+        if engine.core.worker_set.pool_state or engine.closed:
             self._refuse()
         job = self._job(func, args, kwds)
         if (
@@ -143,7 +143,7 @@ class Submitting:
                 claiming[me] = None
             job.callbacks.slot = slot  # type: ignore[union-attr]  # `_set_options` has made them
             # By now: that wait may have been long. Celery's worker, which is ending too, would take the error for its own.
-            if (self._engine.standing or self._engine.closed) and not self._is_celerys:
+            if (self._engine.pool_state or self._engine.closed) and not self._is_celerys:
                 slot.release()
                 self._refuse()
             self._engine.submit(job)

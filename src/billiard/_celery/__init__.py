@@ -1,16 +1,16 @@
-"""The guest room: the pool that Celery's ``AsynPool`` subclasses, with every name it hangs on to.
+"""The legacy pool: the pool that Celery's ``AsynPool`` subclasses, with every name it hangs on to.
 
-`billiard.pool.Pool` is the engine. Only a class statement that overrides one of `choose.HOOKS` gets this room's pool
-as its base instead. The room keeps a frozen contract, so it may look old; it may not grow.
+`billiard.pool.Pool` is the engine. Only a class statement that overrides one of `choose.HOOKS` gets this layer's pool
+as its base instead. The layer keeps a frozen contract, so it may look old; it may not grow.
 
     choose.py    the table of hooks, and who gets which pool        worker.py    the child's side
     pool.py      life of the pool: construct, shut down             wire.py      what crosses the pipes
-    staff.py     life of its workers: start, watch, replace         handlers.py  results, limits, and their old names
-    burial.py    end of its workers, and of what they held          locks.py     the bounded semaphore
-    submitting.py  what it takes on: calls, maps                    second_try.py  signals that strike in a __del__
-    results.py   what callers hold                                  collector.py what the garbage collector passes over
+    worker_set.py  life of its workers: start, watch, replace       handlers.py  results, limits, and their old names
+    reaping.py   end of its workers, and of what they held          locks.py     the bounded semaphore
+    submitting.py  what it takes on: calls, maps                    signal_retry.py signals that strike in a __del__
+    results.py   what callers hold                                  gc_freeze.py what the garbage collector passes over
 
-Beside the guests, and staying when they go: ``task_pool*.py``, the engine as `billiard.celery:TaskPool` needs it.
+Beside the legacy pool, and staying when it goes: ``task_pool*.py``, the engine as `billiard.celery:TaskPool` needs it.
 
 Frozen names, and who uses them (A: ``celery.concurrency.asynpool``, P: its ``prefork``, W: the rest of Celery's worker,
 T: Celery's unit tests, B: programs written for billiard 4):

@@ -1,15 +1,15 @@
-"""Who gets which pool: the engine for everybody, the guest pool for classes that override its hooks.
+"""Who gets which pool: the engine for everybody, the legacy pool for classes that override its hooks.
 
 May: look at a class statement. May not: look at how a pool is used.
 
     class Mine(Pool): ...                             a plain subclass: Mine -> Pool -> engine
-    class AsynPool(Pool): def get_process_queues...   overrides a hook: AsynPool -> GuestPool -> Pool -> Guest
+    class AsynPool(Pool): def get_process_queues...   overrides a hook: AsynPool -> LegacyPool -> Pool -> LegacyPoolBody
 
-A guest's method resolution order leaves the engine out: its instances are not engines in part, and no attribute of the
+A legacy pool's method resolution order leaves the engine out: its instances are not engines in part, and no attribute of the
 engine can come between AsynPool and the bodies it expects to find. `Pool` stays in the order, so that ``issubclass``
 holds, and before the bodies, so that ``mock.patch("billiard.pool.Pool._create_worker_process")`` wins as it always did.
 
-The guest pool is imported when the first guest comes: who only wants the engine does not pay for it.
+The legacy pool is imported when the first such class comes: who only wants the engine does not pay for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from .._api.pool import Pool as Engine
 from .._typing import Any
 
-#: Overriding any of these means to take part in the guest pool's inner life. (`on_job_ready` and `send_ack` are not
+#: Overriding any of these means to take part in the legacy pool's inner life. (`on_job_ready` and `send_ack` are not
 #: here: they are published, and overriding one says nothing. The engine uses `send_ack`, and never calls `on_job_ready`.)
 HOOKS = frozenset(
     {
@@ -45,8 +45,8 @@ HOOKS = frozenset(
 )
 
 
-#: The guest pool and its bodies, once somebody has asked for them.
-_guest_pool: PoolType | None = None
+#: The legacy pool and its bodies, once somebody has asked for them.
+_legacy_pool: PoolType | None = None
 _bodies: tuple[type, ...] = ()
 
 
@@ -54,11 +54,11 @@ class PoolType(type):
     """The class of `Pool` and of all that is derived from it."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, chosen: bool = False) -> PoolType:
-        if not chosen and _is_meant_for_guests(bases, namespace):
-            guest = guest_pool()
-            bases = tuple(guest if base is Pool else base for base in bases)
-            if guest not in bases:  # derived from a plain subclass
-                bases = (*bases, guest)
+        if not chosen and _overrides_hooks(bases, namespace):
+            legacy = legacy_pool()
+            bases = tuple(legacy if base is Pool else base for base in bases)
+            if legacy not in bases:  # derived from a plain subclass
+                bases = (*bases, legacy)
         return super().__new__(mcls, name, bases, namespace)
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, chosen: bool = False) -> None:
@@ -74,15 +74,15 @@ class PoolType(type):
         """A name of the contract asked of the class: to be patched, or called with mocks. Not seen by instances."""
         if name.startswith("__"):
             raise AttributeError(name)
-        guest_pool()
+        legacy_pool()
         try:
             return getattr(_bodies[0], name)
         except AttributeError:
             raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}") from None
 
 
-def _is_meant_for_guests(bases: tuple[type, ...], namespace: dict[str, Any]) -> bool:
-    if _guest_pool is not None and any(issubclass(base, _guest_pool) for base in bases):
+def _overrides_hooks(bases: tuple[type, ...], namespace: dict[str, Any]) -> bool:
+    if _legacy_pool is not None and any(issubclass(base, _legacy_pool) for base in bases):
         return False  # chosen already
     if HOOKS & namespace.keys():
         return True
@@ -94,15 +94,15 @@ class Pool(Engine, metaclass=PoolType, chosen=True):
     __doc__ = Engine.__doc__
 
 
-def guest_pool() -> PoolType:
+def legacy_pool() -> PoolType:
     """The pool that Celery's AsynPool is made of."""
-    global _guest_pool, _bodies
-    if _guest_pool is None:
-        from .pool import Guest
+    global _legacy_pool, _bodies
+    if _legacy_pool is None:
+        from .pool import LegacyPoolBody
 
-        _bodies = Guest.__mro__
-        _guest_pool = PoolType("GuestPool", (Pool, Guest), {"__module__": __name__}, chosen=True)
-    return _guest_pool
+        _bodies = LegacyPoolBody.__mro__
+        _legacy_pool = PoolType("LegacyPool", (Pool, LegacyPoolBody), {"__module__": __name__}, chosen=True)
+    return _legacy_pool
 
 
 Pool.__module__ = "billiard.pool"  # where users know it from

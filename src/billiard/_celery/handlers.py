@@ -1,4 +1,4 @@
-"""What a guest pool does with messages and limits, under the names that handler threads once had.
+"""What a legacy pool does with messages and limits, under the names that handler threads once had.
 
 May: keep a state, react to one message or one overrun limit. May not: start a thread; an outer event loop calls.
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from .. import common
 from .._typing import Any
-from .._wire.exits import spends_restart
+from .._wire.exit_status import spends_restart
 from ..exceptions import TimeLimitExceeded
 from . import log, seams
 from .wire import ACK, DEATH, READY, Unreadable, failure
@@ -240,7 +240,7 @@ class ResultHandler(PoolThread):
         super().__init__()
 
     def on_state_change(self, message: tuple[int, tuple[Any, ...]] | None) -> None:
-        """Take in one message. None says that there are no more (see `Burial._mark_end`)."""
+        """Take in one message. None says that there are no more (see `Reaping._mark_end`)."""
         if message is None:
             return
         state, args = message
@@ -279,7 +279,7 @@ class ResultHandler(PoolThread):
     def _on_death(self, pid: int, exitcode: int) -> None:
         # Nothing to answer: the worker is on its way out, and a signal to its pid could meet whoever has it next.
         log.debug("worker %s leaves with %s", pid, exitcode)
-        if self.on_leaving is not None and not spends_restart(exitcode):  # a failed one is judged when it is buried
+        if self.on_leaving is not None and not spends_restart(exitcode):  # a failed one is judged when it is reaped
             self.on_leaving(pid)
 
     def _count(self, job: int, i: int | None) -> int | None:

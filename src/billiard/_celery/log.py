@@ -1,4 +1,4 @@
-"""The guest room's log: ``multiprocessing``'s logger, which is billiard's too.
+"""The legacy pool's log: ``multiprocessing``'s logger, which is billiard's too.
 
 May: write log records. Unlike the functions of `billiard.util` these are never silent: an operator who has set up no
 logging must still read on stderr that a worker died.

@@ -1,4 +1,4 @@
-"""The guest pool: construct and shut down. What it takes on is in `submitting.py`, its workers' life in `staff.py`.
+"""The legacy pool: construct and shut down. What it takes on is in `submitting.py`, its workers' life in `worker_set.py`.
 
 May: everything Celery's AsynPool expects of its base class, in the order it expects it.
 May not: start a thread. An outer loop reads results, writes jobs, and calls `maintain_pool`.
@@ -19,13 +19,13 @@ from .._stdlib.context import _default_context
 from .._typing import Any
 from ..common import restart_state
 from ..exceptions import SoftTimeLimitExceeded
-from . import collector, log, seams
+from . import gc_freeze, log, seams
 from .handlers import CLOSE, RUN, SIGKILL, TERMINATE, ResultHandler, Supervisor, TaskHandler, TimeoutHandler
 from .locks import LaxBoundedSemaphore
 from .results import LOST_WORKER_TIMEOUT
 from .seams import new_lock
-from .staff import Staff
 from .submitting import Submitting
+from .worker_set import WorkerSet
 
 #: How long workers may take to leave at ``terminate`` before they are killed.
 TERMINATE_GRACE_S = 5.0
@@ -48,8 +48,8 @@ _NUMBERS = (
 )
 
 
-class Guest(Submitting, Staff):
-    """All of a guest pool but its place in the class hierarchy, which `choose.py` gives it."""
+class LegacyPoolBody(Submitting, WorkerSet):
+    """All of a legacy pool but its place in the class hierarchy, which `choose.py` gives it."""
 
     Supervisor: Any = Supervisor
     TaskHandler: Any = TaskHandler
@@ -233,7 +233,7 @@ class Guest(Submitting, Staff):
         self._stop_task_handler(self._task_handler)
         self._result_handler.stop()
         self._let_leave()
-        collector.give_back(self)
+        gc_freeze.unfreeze(self)
 
     def _let_leave(self) -> None:
         """Wait for workers that were told to stop. Nobody reads results any more: what they still send is thrown away.
@@ -256,7 +256,7 @@ class Guest(Submitting, Staff):
         self._state = TERMINATE
         self._worker_handler.terminate()
         self._terminate()
-        collector.give_back(self)
+        gc_freeze.unfreeze(self)
 
     @staticmethod
     def _stop_task_handler(task_handler: Any) -> None:

@@ -1,4 +1,4 @@
-"""What callers of a guest pool hold, and what its handlers set.
+"""What callers of a legacy pool hold, and what its handlers set.
 
 May: keep one job's state, call its callbacks. May not: write to a worker or know a process.
 

@@ -1,4 +1,4 @@
-"""What a guest pool takes on: one call, or the items of a map, each chunk of which is a call of its own.
+"""What a legacy pool takes on: one call, or the items of a map, each chunk of which is a call of its own.
 
 May: make the object that a caller holds, and hand one message for each call to the subclass's `_quick_put`.
 May not: know a worker. Which of them gets a call, and when it is written, is the subclass's event loop's.
@@ -26,7 +26,7 @@ def starmapstar(args: tuple[Any, ...]) -> list[Any]:
 
 
 class Submitting:
-    """The part of a guest pool that its callers see."""
+    """The part of a legacy pool that its callers see."""
 
     _cache: dict[int, Any]
     _state: int

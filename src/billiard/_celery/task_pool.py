@@ -17,12 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from .._api import story
-from .._api.handles import WorkerHandle
+from .._api import job_errors
 from .._api.pool import TERMINATE, Pool
-from .._api.results import ApplyResult, Handle
-from .._core.staff import Standing
+from .._api.results import ApplyResult, ResultHandle
+from .._api.worker_handle import WorkerHandle
 from .._core.state import FATE, Cause, Worker
+from .._core.worker_set import PoolState
 from .._typing import Any, Final
 from .task_pool_child import initialize
 from .task_pool_engine import CeleryEngine
@@ -73,7 +73,7 @@ class CeleryPool(Pool):
             self._arm()
         if self._succeeded and self._engine.end.state and not self._engine.closed:
             self._join()
-        elif self._engine.standing is Standing.BROKEN and self._hub is not None and not self._ending:
+        elif self._engine.pool_state is PoolState.BROKEN and self._hub is not None and not self._ending:
             # not from here: an exception that leaves a timer is logged by the hub, and that is all
             self._hub.call_soon(self._give_up)
 
@@ -88,7 +88,7 @@ class CeleryPool(Pool):
         hub, engine = self._hub, self._engine
         if hub is None or self._ending or engine.closed:
             return
-        deadline = 0.0 if engine.postponed or engine.announcer.pending else engine.next_deadline()
+        deadline = 0.0 if engine.postponed or engine.callback_runner.pending else engine.next_deadline()
         if deadline is None:
             return
         if self._alarm is not None:
@@ -100,9 +100,9 @@ class CeleryPool(Pool):
 
     def _give_up(self) -> None:
         """No worker can be kept alive: end Celery's worker too, instead of failing every task there is."""
-        broken_by = self._engine.core.staff.broken_by
+        broken_by = self._engine.core.worker_set.broken_by
         if broken_by is not None:
-            exception = story.tell(broken_by, None, None).exception
+            exception = job_errors.error_info(broken_by, None, None).exception
             raise exception
 
     # -- tasks
@@ -110,7 +110,7 @@ class CeleryPool(Pool):
     def apply_async(self, *args: Any, **kwargs: Any) -> ApplyResult | None:  # type: ignore[override]  # see below
         """`Pool.apply_async`; None once the pool is closed. A task that comes while the worker shuts down is thus left
         unacknowledged, and its broker gives it to another worker."""
-        if self._engine.closed or self._engine.standing in (Standing.CLOSE, Standing.TERMINATE):
+        if self._engine.closed or self._engine.pool_state in (PoolState.CLOSE, PoolState.TERMINATE):
             return None
         job = super().apply_async(*args, **kwargs)
         self._arm()
@@ -120,7 +120,7 @@ class CeleryPool(Pool):
         self._accepted_by[self._pids.get(pid, -1)] += 1
         super()._accepted(job, pid, time_accepted)
 
-    def _ended(self, job: Handle) -> None:
+    def _ended(self, job: ResultHandle) -> None:
         """Before the request's callback is called: make room for the next task, and see who has to be told."""
         if not self.threads and self._putlock is not None:
             # Celery acquires a slot before it submits, and leaves it to the pool to release it
@@ -156,7 +156,7 @@ class CeleryPool(Pool):
         """The tasks that were given to a worker, and of which it has neither said that it took them nor how they ended."""
         return [
             (worker, job)
-            for worker in list(self._engine.core.staff.workers.values())
+            for worker in list(self._engine.core.worker_set.workers.values())
             for job in list(worker.inflight.values())
             if isinstance(job, ApplyResult) and job._accepted_at is None and not job.state
         ]
@@ -183,7 +183,7 @@ class CeleryPool(Pool):
             self._on_readable()
 
     def close(self) -> None:
-        if self._engine.standing is Standing.RUN and hasattr(self._putlock, "clear"):
+        if self._engine.pool_state is PoolState.RUN and hasattr(self._putlock, "clear"):
             self._putlock.clear()  # tasks that wait for a slot will not get one
         super().close()
 
@@ -213,7 +213,7 @@ class CeleryPool(Pool):
         self._elders = [*elder._living_elders(), elder]
         self._putlock = elder._putlock  # of which the elder's tasks hold slots
         size = elder._processes - self._processes
-        self._engine.change(lambda: self._engine.core.staff.resize(size))
+        self._engine.change(lambda: self._engine.core.worker_set.resize(size))
         if elder._hub is not None:
             self.register_with_event_loop(elder._hub)
         elder._succeeded, elder._elders = True, []
@@ -239,7 +239,7 @@ class CeleryPool(Pool):
         """How the tasks were spread over the workers."""
         counts = [count for _, count in sorted(self._accepted_by.items())]
         total = sum(counts)
-        workers = list(self._engine.core.staff.workers.values())
+        workers = list(self._engine.core.worker_set.workers.values())
         return {
             "total": total,
             "avg": f"{1 / len(counts):.2f}" if counts else "0.00",
@@ -253,7 +253,7 @@ class CeleryPool(Pool):
         }
 
     def _count_in(self, handle: WorkerHandle) -> None:
-        alive = {worker.pid for worker in self._engine.core.staff.workers.values()}
+        alive = {worker.pid for worker in self._engine.core.worker_set.workers.values()}
         self._pids = {pid: index for pid, index in self._pids.items() if pid in alive}
         if handle.pid is not None:
             self._pids[handle.pid] = handle.index

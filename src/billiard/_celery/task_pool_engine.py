@@ -53,8 +53,8 @@ class CeleryEngine(Engine):
         def recall() -> None:
             now = time.monotonic()
             for worker in workers:
-                if worker.board is not None and not worker.recalled:
-                    self.core.blows.recall(worker, worker.board.see().current + 1, now)
+                if worker.scoreboard is not None and not worker.recalled:
+                    self.core.preemption.recall(worker, worker.scoreboard.read().current + 1, now)
 
         self.change(recall)
 

@@ -1,4 +1,4 @@
-"""What crosses a guest worker's pipes.
+"""What crosses a legacy worker's pipes.
 
 May: name messages, pickle results, salvage a message's head. May not: read or write a pipe, but for `OffsetSender`.
 

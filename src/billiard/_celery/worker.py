@@ -1,4 +1,4 @@
-"""The child's side of a guest pool: receive, run, reply, and leave with the right status.
+"""The child's side of a legacy pool: receive, run, reply, and leave with the right status.
 
 May: read and write its own pipes, handle signals, leave the process. May not: touch the pool, or a sibling's pipes.
 
@@ -22,12 +22,12 @@ from types import FrameType
 
 from .. import common
 from .._typing import Any
-from .._wire.exits import EX_FAILURE, EX_OK, EX_RECYCLE, signal_behind
+from .._wire.exit_status import EX_FAILURE, EX_OK, EX_RECYCLE, signal_behind
 from .._worker.memory import peak_kb
 from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded
 from . import log
-from .second_try import SecondTry
+from .signal_retry import SignalRetry
 from .wire import ACK, DEATH, NACK, READY, MaybeEncodingError, OffsetSender, Sealed, failure, is_plain, salvage_head
 
 SIG_SOFT_TIMEOUT = signal.SIGUSR1
@@ -63,7 +63,7 @@ class Worker:
     _large_results = 0
 
     #: From `after_fork` on.
-    _second_try: SecondTry | None = None
+    _signal_retry: SignalRetry | None = None
     _left = False
 
     #: A number shared with the parent (see `_on_soft_signal`), set by the pool before the process starts.
@@ -184,10 +184,10 @@ class Worker:
             self.initializer(*self.initargs)
         # After the initializer, because Celery's resets these very signals.
         common.reset_signals(full=self.sigprotection)
-        self._second_try = SecondTry(self._signal_for)
+        self._signal_retry = SignalRetry(self._signal_for)
         common.maybe_setsignal(SIG_SOFT_TIMEOUT, self._on_soft_signal)
         common.maybe_setsignal(signal.SIGINT, signal.SIG_IGN)
-        self._second_try.install()
+        self._signal_retry.install()
 
     def on_loop_start(self, pid: int) -> None:
         """For subclasses: the worker is ready for its first job."""
@@ -277,7 +277,7 @@ class Worker:
         `soft_target` names the job that the parent means (job + 1), 0 when somebody else sent the signal, who can only
         mean the task that runs. A signal that comes after its task has ended is spent for nothing, as it should be.
         """
-        again = self._second_try
+        again = self._signal_retry
         if again is not None and again.too_early(signum, frame):
             return
         target = 0
@@ -305,7 +305,7 @@ class Worker:
         return None
 
     def _leave_again(self, status: Any, signum: int, frame: FrameType | None) -> None:
-        again = self._second_try
+        again = self._signal_retry
         if again is not None and again.too_early(signum, frame):
             return
         if not self._left:

@@ -2,8 +2,8 @@
 
 A worker may hold several calls at once, or the pool would wait for a round trip after each. How many is the
 *window*: the one it is on, and about four turns' worth of the function's run time. One never seen has a window of one,
-and whatever is prefetched behind a call that proves slow is taken back (see billiard._core.blows). Idle workers go first, but
-for brief calls: a worker that is through in a few microseconds begins sooner than one that has to be woken.
+and whatever is prefetched behind a call that proves slow is taken back (see billiard._core.preemption). Idle workers go first,
+but for brief calls: a worker that is through in a few microseconds begins sooner than one that has to be woken.
 
 Everything here may be interrupted by an exception between any two steps and is safe to repeat: the
 statements that move a job are single assignments of several targets, in which no signal handler can run.
@@ -38,7 +38,7 @@ class Dispatch:
         self.backlog: deque[Job] = deque()
         self.idle: dict[Worker, None] = {}  # seated workers that hold nothing (an ordered set)
         self.open: dict[Worker, None] = {}  # ... that hold something and perhaps have room
-        self.settled: deque[Job] = deque()  # watched jobs that reached their end, for the driver to announce
+        self.settled: deque[Job] = deque()  # watched jobs that reached their end, whose waiters are to be notified
         self.unwritten: dict[Worker, None] = {}  # given calls that the driver has not written yet
         self.limited: dict[Worker, float] = {}  # ... some of them limited: the least limit
         self._run_us: dict[int, float] = {}  # measured run time by function id
@@ -138,18 +138,18 @@ class Dispatch:
     def _soon_idle(self, worker: Worker, now: float) -> bool:
         """Whether `worker` should have worked off what it holds by the time at which one that sleeps would be awake.
 
-        One of what it holds may prove slow: see HOARD in billiard._core.blows.
+        One of what it holds may prove slow: see HOARD in billiard._core.preemption.
         """
         ahead_us = 0.0
         for job in worker.inflight.values():
             ahead_us += self._run_us.get(job.function_id, WAKING_US) + OVERHEAD_US
             if ahead_us >= WAKING_US:
                 return False
-        if worker.board is None:
+        if worker.scoreboard is None:
             return False
-        sight = worker.board.see()
-        if sight.current in worker.inflight:
-            return (now - sight.started_ns / 1e9) * 1e6 < WAKING_US
+        progress = worker.scoreboard.read()
+        if progress.current in worker.inflight:
+            return (now - progress.started_ns / 1e9) * 1e6 < WAKING_US
         return now - worker.heard_at < MUTE_S
 
     def _fill(self, worker: Worker, share: int) -> None:

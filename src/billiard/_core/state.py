@@ -2,7 +2,7 @@
 
     job     PENDING -> RESULT | ERROR (its frame's kind) | FATE. Once set it never changes.
     worker  STARTING -> UP -> RETIRING -> GONE        told to leave after the calls it holds
-                 \\      \\-> DOOMED  -> GONE           a lethal signal was sent
+                 \\      \\-> KILLED  -> GONE           a lethal signal was sent
                   \\-> GONE                           died before it was ready
 
 A job's `holder` is the worker that has it in flight; a job in the backlog whose holder is set, or which is no longer
@@ -20,8 +20,8 @@ FATE: Final = 0x100  # beyond any frame kind
 NEVER_S: Final = float("inf")
 
 
-class Sight(Protocol):
-    """What a board said at one moment (see billiard._wire.board)."""
+class Progress(Protocol):
+    """What a scoreboard said at one moment (see billiard._wire.scoreboard)."""
 
     @property
     def current(self) -> int: ...
@@ -33,10 +33,10 @@ class Sight(Protocol):
     def skipped_from(self) -> int: ...
 
 
-class Board(Protocol):
+class Scoreboard(Protocol):
     """The port through which the core looks at a worker and holds it back."""
 
-    def see(self) -> Sight: ...
+    def read(self) -> Progress: ...
     def recall(self, number: int) -> None: ...
     def aim(self, number: int, item: int = ...) -> None: ...
 
@@ -53,7 +53,7 @@ class Cause(Enum):
 
 
 class Fate(NamedTuple):
-    """The story of a job that has no result. `status`: exit code, or -signum; `item`: index in a chunk of a map."""
+    """What became of a job that has no result. `status`: exit code, or -signum; `item`: index in a chunk of a map."""
 
     cause: Cause
     worker: Worker | None = None
@@ -87,8 +87,8 @@ class Job:
     def _running(self) -> bool:
         """Whether a worker has begun it, and no end of it is known."""
         worker = self.holder
-        board = worker.board if worker is not None else None
-        return board is not None and not self.state and board.see().current >= self.number
+        scoreboard = worker.scoreboard if worker is not None else None
+        return scoreboard is not None and not self.state and scoreboard.read().current >= self.number
 
     def _running_pids(self) -> list[int]:
         """The pid of the worker that is on it, in a list."""
@@ -119,14 +119,14 @@ class Phase(IntEnum):
     STARTING = 0
     UP = 1
     RETIRING = 2
-    DOOMED = 3
+    KILLED = 3
     GONE = 4
 
 
-class Blow:
-    """A lethal signal under way to one call (or, with number 0, to whatever the worker is)."""
+class KillRequest:
+    """A lethal signal wanted for one call (or, with number 0, for whatever the worker is on), and whether it was sent."""
 
-    __slots__ = ("cause", "item", "limit_s", "number", "signum", "struck")
+    __slots__ = ("cause", "item", "limit_s", "number", "sent", "signum")
 
     def __init__(self, number: int, item: int, signum: int, cause: Cause, limit_s: float | None = None) -> None:
         self.number = number
@@ -134,11 +134,11 @@ class Blow:
         self.signum = signum
         self.cause = cause
         self.limit_s = limit_s
-        self.struck = False
+        self.sent = False
 
     def __repr__(self) -> str:
-        when = "struck" if self.struck else "under way"
-        return f"<Blow {when}: signal {self.signum} to {self.number}[{self.item}], {self.cause.name}>"
+        when = "sent" if self.sent else "under way"
+        return f"<KillRequest {when}: signal {self.signum} to {self.number}[{self.item}], {self.cause.name}>"
 
 
 class Worker:
@@ -147,16 +147,15 @@ class Worker:
     __slots__ = (
         "__weakref__",
         "blamed",
-        "blow",
-        "board",
         "due",
-        "hands",
         "heard_at",
         "held_to",
         "ident",
         "index",
         "inflight",
+        "kill_request",
         "leaving_from",
+        "link",
         "mute",
         "name",
         "next_number",
@@ -166,6 +165,7 @@ class Worker:
         "recalled",
         "resume",
         "retire_status",
+        "scoreboard",
         "seated",
         "serial",
         "since",
@@ -188,12 +188,12 @@ class Worker:
         self.next_number = 1
         self.quota = quota  # calls it may still be given (None: any number)
         self.seated = False  # may be given work; a replacement made ahead of time waits for a seat
-        self.board: Board | None = None
-        self.hands: Any = None  # whatever the supervisor keeps about this worker
+        self.scoreboard: Scoreboard | None = None
+        self.link: Any = None  # whatever the supervisor keeps about this worker
         self.recalled = 0  # the recall in force; 0: none. While one is, the worker is given nothing
         self.resume = 0  # the recall to be declared over before the next call
         self.since = 1  # calls from this number on follow the latest RESUME; earlier ones may still be being skipped
-        self.blow: Blow | None = None
+        self.kill_request: KillRequest | None = None
         self.soft_sent = (0, 0)
         self.heard_at = 0.0  # when its last result came, or it was given its first call after a pause
         self.stalled_at = -1  # the call it was on when a stall was last looked for ...
@@ -213,4 +213,5 @@ class Worker:
 
     def __repr__(self) -> str:
         calls = f"{min(self.inflight)}..{max(self.inflight)}" if self.inflight else "-"
-        return f"<Worker {self.ident} pid={self.pid} {self.phase.name} calls={calls} recalled={self.recalled} blow={self.blow}>"
+        told = f"calls={calls} recalled={self.recalled} kill={self.kill_request}"
+        return f"<Worker {self.ident} pid={self.pid} {self.phase.name} {told}>"

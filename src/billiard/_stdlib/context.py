@@ -1,7 +1,8 @@
 """``multiprocessing``'s contexts, with billiard's processes, queues, pipes and pool.
 
-May import: the standard library and this room.  The doors that a context's methods open (pool, managers, util, ...) lie
-above this room; ``_door`` opens them when they are called, so that importing a context costs no more than a context.
+May import: the standard library and this layer.  The public modules that a context's methods need (pool, managers, util, ...)
+lie above this layer; ``_public_module`` imports them when they are called, so that importing a context costs no more than a
+context.
 
 The default context is independent of ``multiprocessing``'s: setting one's start method leaves the other's alone.
 """
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 
-def _door(name: str) -> Any:
+def _public_module(name: str) -> Any:
     return import_module(f"billiard.{name}")
 
 
@@ -77,51 +78,51 @@ class BaseContext(mp_context.BaseContext):
 
     def Pipe(self, duplex: bool = True, rnonblock: bool = False, wnonblock: bool = False) -> Any:  # noqa: N802 - the published name
         """Two connections joined by a pipe; the flags make the read or the write end non-blocking."""
-        return _door("connection").Pipe(duplex, rnonblock, wnonblock)
+        return _public_module("connection").Pipe(duplex, rnonblock, wnonblock)
 
     def Queue(self, maxsize: int = 0) -> Any:  # noqa: N802 - the published name
         """A queue for many writers and readers."""
-        return _door("queues").Queue(maxsize, ctx=self.get_context())
+        return _public_module("queues").Queue(maxsize, ctx=self.get_context())
 
     def JoinableQueue(self, maxsize: int = 0) -> Any:  # noqa: N802 - the published name
         """A queue that can wait until all its items are dealt with."""
-        return _door("queues").JoinableQueue(maxsize, ctx=self.get_context())
+        return _public_module("queues").JoinableQueue(maxsize, ctx=self.get_context())
 
     def SimpleQueue(self) -> Any:  # noqa: N802 - the published name
         """A pipe and two locks."""
-        return _door("queues").SimpleQueue(ctx=self.get_context())
+        return _public_module("queues").SimpleQueue(ctx=self.get_context())
 
     def Lock(self) -> Any:  # noqa: N802 - the published name
         """A lock."""
-        return _door("synchronize").Lock(ctx=self.get_context())
+        return _public_module("synchronize").Lock(ctx=self.get_context())
 
     def RLock(self) -> Any:  # noqa: N802 - the published name
         """A lock that its owner may take again."""
-        return _door("synchronize").RLock(ctx=self.get_context())
+        return _public_module("synchronize").RLock(ctx=self.get_context())
 
     def Condition(self, lock: Any = None) -> Any:  # noqa: N802 - the published name
         """A condition variable."""
-        return _door("synchronize").Condition(lock, ctx=self.get_context())
+        return _public_module("synchronize").Condition(lock, ctx=self.get_context())
 
     def Semaphore(self, value: int = 1) -> Any:  # noqa: N802 - the published name
         """A semaphore."""
-        return _door("synchronize").Semaphore(value, ctx=self.get_context())
+        return _public_module("synchronize").Semaphore(value, ctx=self.get_context())
 
     def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: N802 - the published name
         """A semaphore that refuses to be released too often."""
-        return _door("synchronize").BoundedSemaphore(value, ctx=self.get_context())
+        return _public_module("synchronize").BoundedSemaphore(value, ctx=self.get_context())
 
     def Event(self) -> Any:  # noqa: N802 - the published name
         """An event."""
-        return _door("synchronize").Event(ctx=self.get_context())
+        return _public_module("synchronize").Event(ctx=self.get_context())
 
     def Barrier(self, parties: int, action: Callable[[], Any] | None = None, timeout: float | None = None) -> Any:  # noqa: N802 - the published name
         """A barrier."""
-        return _door("synchronize").Barrier(parties, action, timeout, ctx=self.get_context())
+        return _public_module("synchronize").Barrier(parties, action, timeout, ctx=self.get_context())
 
     def Manager(self) -> Any:  # noqa: N802 - the published name
         """A started manager, serving shared objects from a process of its own."""
-        manager = _door("managers").SyncManager(ctx=self.get_context())
+        manager = _public_module("managers").SyncManager(ctx=self.get_context())
         manager.start()
         return manager
 
@@ -151,7 +152,7 @@ class BaseContext(mp_context.BaseContext):
         enable_timeouts: bool = False,
     ) -> Any:
         """A process pool; :class:`billiard.pool.Pool` explains the arguments. ``context`` defaults to this one."""
-        return _door("pool").Pool(
+        return _public_module("pool").Pool(
             processes,
             initializer,
             initargs,
@@ -178,11 +179,11 @@ class BaseContext(mp_context.BaseContext):
 
     def get_logger(self) -> Any:
         """The package's logger, made at the first call."""
-        return _door("util").get_logger()
+        return _public_module("util").get_logger()
 
     def log_to_stderr(self, level: int | str | None = None) -> Any:
         """Let the package's logger write to stderr."""
-        return _door("util").log_to_stderr(level)
+        return _public_module("util").log_to_stderr(level)
 
 
 class Process(process.BaseProcess, mp_context.Process):

@@ -1,6 +1,6 @@
 """``multiprocessing``'s queues; the simple ones can also take and give their payload as bytes.
 
-May import: the standard library and this room.
+May import: the standard library and this layer.
 """
 
 from multiprocessing import queues as mp_queues

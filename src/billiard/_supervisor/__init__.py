@@ -1,4 +1,4 @@
-"""The parent's hands: start, watch, signal and reap workers; move bytes; turn the core's crank.
+"""The parent's side: start, watch, signal and reap workers; move bytes; drive the core.
 
 May: do I/O, hold locks, read the clock, run a thread.
 May not: decide what happens to a job or a worker (the core does), unpickle a payload, or call user code while it

@@ -9,15 +9,16 @@ from __future__ import annotations
 import signal
 import time
 
-from .._core import blows
+from .._core import preemption
 from .._core.core import Core
 from .._core.state import Cause, Phase, Worker
 from .._typing import Any, Final
 from .._wire import frames
 from .._wire.channel import FrameError
 from . import log
-from .hands import Functions, Hands
+from .function_table import FunctionTable
 from .poll_set import IN, OUT, PollSet
+from .worker_link import WorkerLink
 
 LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
 _DRAIN_MAX: Final = 10_000
@@ -30,7 +31,7 @@ class Channels:
     def __init__(self, core: Core, poll_set: PollSet) -> None:
         self._core = core
         self._poll_set = poll_set
-        self.functions = Functions()
+        self.functions = FunctionTable()
         self.accepting = False  # calls that want to be told of their start have been submitted
 
     def write_all(self) -> None:
@@ -43,23 +44,23 @@ class Channels:
 
     def on_channel(self, worker: Worker, mask: int) -> None:
         """Deal with what the poll set reports of a worker's channel; `mask`: of IN and OUT. Repeatable."""
-        hands: Hands | None = worker.hands
-        if hands is None:
+        link: WorkerLink | None = worker.link
+        if link is None:
             return
         if mask & OUT:
-            hands.channel.flush()
+            link.channel.flush()
             self._write(worker)
-        if mask & ~OUT and not hands.channel.closed_by_peer:
+        if mask & ~OUT and not link.channel.closed_by_peer:
             self._receive(worker)
-        if hands.channel.closed_by_peer and hands.registered:
-            self.unwatch_channel(hands)
-            if not hands.exited:
+        if link.channel.closed_by_peer and link.registered:
+            self.unwatch_channel(link)
+            if not link.exited:
                 # it closed its end and may be ending; a worker without a channel is of no use
-                self._core.timers.set(worker, blows.ESCALATE, time.monotonic() + LOST_CHANNEL_S)
+                self._core.timers.set(worker, preemption.ESCALATE, time.monotonic() + LOST_CHANNEL_S)
 
     def _receive(self, worker: Worker) -> None:
-        hands: Hands = worker.hands
-        channel = hands.channel
+        link: WorkerLink = worker.link
+        channel = link.channel
         try:
             while True:  # for what `more` says is there no event will come
                 received, mark = channel.receive()
@@ -70,12 +71,12 @@ class Channels:
                     break
         except FrameError as exc:
             self._distrust(worker, exc)
-        if channel.awaits_body or hands.watched:
+        if channel.awaits_body or link.watched:
             self._watch_socket(worker)
 
     def drain(self, worker: Worker) -> None:
         """Read until nothing is there."""
-        channel = worker.hands.channel
+        channel = worker.link.channel
         for _ in range(_DRAIN_MAX):
             self._receive(worker)
             if channel.empty or channel.closed_by_peer:
@@ -90,31 +91,31 @@ class Channels:
         for kind, _, _, body in self._core.dispatch.results(worker, received):
             self._apply_rare(worker, kind, body)
         if worker.phase >= Phase.RETIRING:
-            self._core.staff.emptied(worker)
+            self._core.worker_set.emptied(worker)
 
     def _apply_rare(self, worker: Worker, kind: int, body: bytes) -> None:
         core = self._core
         if kind == frames.READY:
             if worker.pid is None:
-                worker.hands.ready_early = True  # it was faster than the news of its start, which tells its pid
+                worker.link.ready_early = True  # it was faster than the news of its start, which tells its pid
             else:
-                core.staff.ready(worker)
+                core.worker_set.ready(worker)
             return
         if kind == frames.FAILED:
-            worker.hands.failure = body
+            worker.link.failure = body
             return
         number, _ = frames.read_about(body)
         if kind == frames.ACCEPTED:
             pass  # dealt with before the results
         elif kind == frames.SKIPPED:
-            core.blows.skipped(worker, number)
+            core.preemption.skipped(worker, number)
         elif kind == frames.REARM:
-            core.blows.rearm(worker, number)
+            core.preemption.rearm(worker, number)
         elif kind == frames.LEAVING:
-            core.staff.leaving(worker, number)
-            core.staff.emptied(worker)
+            core.worker_set.leaving(worker, number)
+            core.worker_set.emptied(worker)
         elif kind == frames.DROPPED:
-            core.blows.dropped(worker, number)
+            core.preemption.dropped(worker, number)
         else:
             raise FrameError(f"no frame is of kind {kind}")
 
@@ -122,22 +123,22 @@ class Channels:
         number, started_ns = frames.read_about(body)
         job = worker.inflight.get(number)
         if job is not None:
-            self._core.blows.notices.append((blows.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
+            self._core.preemption.notifications.append((preemption.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
 
     def _distrust(self, worker: Worker, exc: FrameError) -> None:
         """What it sends is no frame, or too large for us: kill it, and let its call fail."""
         log.error("worker %s is killed: %s", worker.pid, exc)
-        self._core.blows.condemn(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
+        self._core.preemption.kill_now(worker, signal.SIGKILL, Cause.LOST, time.monotonic())
         # only now: cut short before it, the next turn finds the same bytes, and condemns it again
-        worker.hands.channel.closed_by_peer = True
-        worker.hands.failure = None  # what it said of its initializer is not to be believed either
+        worker.link.channel.closed_by_peer = True
+        worker.link.failure = None  # what it said of its initializer is not to be believed either
 
     def _write(self, worker: Worker) -> None:
-        hands: Hands | None = worker.hands
-        if hands is None or hands.exited:
+        link: WorkerLink | None = worker.link
+        if link is None or link.exited:
             return
-        hands.write(worker, self.functions)
-        if hands.channel.busy or hands.watched:
+        link.write(worker, self.functions)
+        if link.channel.busy or link.watched:
             self._watch_socket(worker)
 
     def _watch_socket(self, worker: Worker) -> None:
@@ -145,12 +146,12 @@ class Channels:
 
         While a body is awaited the pipe is not polled: what a task may have written there would be news again and again.
         """
-        hands: Hands = worker.hands
-        channel = hands.channel
+        link: WorkerLink = worker.link
+        channel = link.channel
         wanted = (OUT if channel.busy else 0) | (IN if channel.awaits_body else 0)
-        if wanted == hands.watched or not hands.registered:
+        if wanted == link.watched or not link.registered:
             return
-        hands.watched = _UNSURE  # cut short from here on, all of it is done again
+        link.watched = _UNSURE  # cut short from here on, all of it is done again
         # one of the two is in the poll set at any time, or a turn that was cut short in here would forget this worker
         if not wanted & IN:
             self._poll_set.watch(channel.fd, worker)
@@ -160,21 +161,21 @@ class Channels:
             self._poll_set.unwatch(channel.sock_fd)
         if wanted & IN:
             self._poll_set.unwatch(channel.fd)
-        hands.watched = wanted
+        link.watched = wanted
 
-    def unwatch_channel(self, hands: Hands) -> None:
+    def unwatch_channel(self, link: WorkerLink) -> None:
         """Poll its descriptors no more; before they are closed."""
-        self._poll_set.unwatch(hands.channel.fd)
-        self._poll_set.unwatch(hands.channel.sock_fd)
-        hands.registered, hands.watched = False, 0
+        self._poll_set.unwatch(link.channel.fd)
+        self._poll_set.unwatch(link.channel.sock_fd)
+        link.registered, link.watched = False, 0
 
     def forget_function(self, number: int) -> None:
         """No call names this function any more: the parent's pickle of it and the workers' copies can go."""
         self.functions.pickles.pop(number, None)
         self._core.dispatch.forget_function(number)
-        for worker in self._core.staff.workers.values():
-            hands: Hands | None = worker.hands
-            if hands is not None and number in hands.known:
+        for worker in self._core.worker_set.workers.values():
+            link: WorkerLink | None = worker.link
+            if link is not None and number in link.known:
                 # goes along with the next call: not worth a wake-up
-                hands.control += (frames.frame(frames.FORGET, number, 0),)
-                hands.known.discard(number)
+                link.control += (frames.frame(frames.FORGET, number, 0),)
+                link.known.discard(number)

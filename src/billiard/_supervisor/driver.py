@@ -1,15 +1,15 @@
-"""Who turns the crank: one driver at a time, and nobody waits for a driver who may sleep. Among the callers it is done as the
+"""Who drives the engine: one driver at a time, and nobody waits for a driver who may sleep. Among the callers it is done as the
 pattern Leader/Followers has it.
 
     supervisor thread   drives when no caller does. While callers drive it naps: it would be woken by every result, only
-                        to fight for the interpreter. It is back 20 ms after the last caller left, or at the next deadline.
+                        to fight for the GIL. It is back 20 ms after the last caller left, or at the next deadline.
     a blocked caller    (`get`, `join`, ...) drives until it has what it waits for, so `apply` costs no change of thread: it
                         is the leader. A second caller waits on a lock of its own and takes over when the first leaves.
     ... inside another  A signal handler, or a callback in `turn`: the wait that it interrupted goes on only when it is
                         through. It drives beside whoever does.
     an outer loop       (``threads=False``) calls `turn` when `fileno()` is readable or `next_deadline()` has come.
 
-The lock (`crank`) is held only while events are applied, never while polling. Submitters do not wait for it: they append
+The engine's lock is held only while events are applied, never while polling. Submitters do not wait for it: they append
 to the backlog and try; whoever holds it looks at the backlog again after letting go. So submitting is safe in a signal
 handler that interrupted the holder itself.
 """
@@ -70,7 +70,7 @@ class Waitable:
             wake()
 
 
-class Machine(Protocol):
+class Drivable(Protocol):
     """What is driven."""
 
     @property
@@ -78,7 +78,7 @@ class Machine(Protocol):
     def turn(self, timeout: float, spin: bool) -> None: ...
     def turn_beside(self, timeout: float) -> None: ...
     def next_deadline(self) -> float | None: ...
-    def rouse(self) -> None: ...
+    def wake_for_deadline(self) -> None: ...
     def release(self, patience_s: float | None) -> None: ...
     @property
     def interrupted(self) -> Callable[[], bool]: ...
@@ -87,12 +87,12 @@ class Machine(Protocol):
 class Driver:
     """Shares one `turn` among the supervisor thread, blocked callers and an outer loop."""
 
-    def __init__(self, machine: Machine, waiting: dict[object, Any], name: str) -> None:
+    def __init__(self, drivable: Drivable, waiting: dict[object, Any], name: str) -> None:
         """`waiting`: where to note each caller that waits while another drives, with the lock that it sleeps on."""
-        self._machine = machine
-        self._turn = machine.turn
-        self._next_deadline = machine.next_deadline
-        self._interrupted = machine.interrupted
+        self._drivable = drivable
+        self._turn = drivable.turn
+        self._next_deadline = drivable.next_deadline
+        self._interrupted = drivable.interrupted
         self._name = name
         self._leader = threading.Lock()  # held by the caller that drives
         self._leader_ident = 0  # its thread, set before it looks at its target and polls
@@ -142,15 +142,15 @@ class Driver:
     def _wait_inside(self, target: Target, deadline: float | None) -> bool:
         """In a signal handler, or in a callback that `turn` runs: this thread waits already, perhaps as the leader, and that
         wait goes on only after this one. So drive beside whoever does, and look often: being woken is the others' right."""
-        machine = self._machine
+        drivable = self._drivable
         while not target.state:
-            if machine.interrupted():
+            if drivable.interrupted():
                 raise RuntimeError(
                     "a signal handler has interrupted the pool in the middle of its work, which can go on only when the handler"
                     " returns: it cannot wait for the pool"
                 )
             rest = LOOK_INSIDE_S if deadline is None else min(LOOK_INSIDE_S, deadline - time.monotonic())
-            machine.turn_beside(max(rest, 0.0))
+            drivable.turn_beside(max(rest, 0.0))
             if rest <= 0:
                 return bool(target.state)
         return True
@@ -179,7 +179,8 @@ class Driver:
                 return
         if self._parked:
             _release(self._park)  # it naps on, but not for ever
-        self._machine.rouse()  # ... or it sleeps on the poll set, and a wake-up that was meant for it was taken by the leader
+        # ... or it sleeps on the poll set, and a wake-up that was meant for it was taken by the leader
+        self._drivable.wake_for_deadline()
 
     def _sleep(self, target: Target, deadline: float | None) -> bool:
         """Sleep until the target is settled, or the leader leaves. False when the time was up."""
@@ -240,8 +241,8 @@ class Driver:
                 if not self._nap():
                     self._turn(_FOREVER, False)
                 failures = 0
-                if self._machine.end.state:
-                    self._machine.release(0.0)  # a callback may wait for us
+                if self._drivable.end.state:
+                    self._drivable.release(0.0)  # a callback may wait for us
             except BaseException as exc:  # also what another thread throws into this one: without it no limit holds
                 # the rules keep what is undone for the next turn; a turn that never succeeds must not spin
                 log.error("%s: a turn failed and is repeated", self._name, exc_info=exc)

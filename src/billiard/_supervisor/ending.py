@@ -20,7 +20,7 @@ from collections.abc import Callable
 from .._core.core import Core
 from .._core.state import Cause, Fate
 from .._typing import Any
-from .announcer import Announcer
+from .callback_runner import CallbackRunner
 from .channels import Channels
 from .driver import Driver, Waitable
 from .poll_set import PollSet
@@ -37,14 +37,16 @@ class _End(Waitable):
     @property
     def state(self) -> int:  # type: ignore[override]  # read only
         core = self._core
-        return int(core.staff.over and not (core.dispatch.backlog or core.dispatch.settled or core.blows.notices))
+        return int(
+            core.worker_set.over and not (core.dispatch.backlog or core.dispatch.settled or core.preemption.notifications)
+        )
 
 
 class Ending:
     """The parts of one engine, and how they end."""
 
     driver: Driver
-    announcer: Announcer
+    callback_runner: CallbackRunner
 
     def __init__(self, core: Core) -> None:
         self.core = core
@@ -55,18 +57,18 @@ class Ending:
         self.closed = False
         self.terminate_wanted = False
         self._pid = os.getpid()
-        self._struck = False  # all workers were
+        self._all_killed = False  # all workers were
         # It knows its owner: a signal handler may have interrupted that very thread, and would wait for itself.
-        crank: Any = threading.RLock()
-        self._crank = crank
+        lock: Any = threading.RLock()
+        self._lock = lock
         #: Whether this thread is in the middle of the pool's work: then we are in a signal handler (or a `__del__`), and that
         #: work goes on only when the handler returns. Nothing can be changed or waited for until then.
-        self.interrupted: Callable[[], bool] = crank._is_owned
+        self.interrupted: Callable[[], bool] = lock._is_owned
         self.wake = self.poll_set.wake
 
     def close_later(self) -> None:
         """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
-        self.core.staff.close()
+        self.core.worker_set.close()
         self.wake()
 
     def terminate_later(self) -> None:
@@ -76,26 +78,26 @@ class Ending:
         self.driver.wake_supervisor()
 
     def _begin_termination(self, now: float) -> None:
-        self.core.staff.terminate()
-        self._strike_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
+        self.core.worker_set.terminate()
+        self._kill_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
         self.terminate_wanted = False
 
     def _end_broken(self, now: float) -> None:
         """It cannot keep workers alive: those it has go too. Repeatable."""
-        if not self._struck:
-            self._strike_all(signal.SIGKILL, Cause.RESTARTS, now)
+        if not self._all_killed:
+            self._kill_all(signal.SIGKILL, Cause.RESTARTS, now)
 
-    def _strike_all(self, signum: int, cause: Cause, now: float) -> None:
-        for worker in list(self.core.staff.workers.values()):
-            if worker.hands is None:
-                self.core.staff.exited(worker, None, now)
-            elif not worker.hands.exited:
-                self.core.blows.condemn(worker, signum, cause, now)
-        self._struck = True  # not before: cut short, it would never be repeated, and the pool never end
+    def _kill_all(self, signum: int, cause: Cause, now: float) -> None:
+        for worker in list(self.core.worker_set.workers.values()):
+            if worker.link is None:
+                self.core.worker_set.exited(worker, None, now)
+            elif not worker.link.exited:
+                self.core.preemption.kill_now(worker, signum, cause, now)
+        self._all_killed = True  # not before: cut short, it would never be repeated, and the pool never end
         self._carry_out_kills()
 
     def _carry_out_kills(self) -> None:
-        orders = self.core.blows.orders
+        orders = self.core.preemption.orders
         while orders:
             self.processes.obey(*orders[0], time.monotonic())
             orders.popleft()
@@ -106,7 +108,7 @@ class Ending:
         if self.in_forked_copy():
             return
         self.driver.stop(self.wake)
-        with self._crank:
+        with self._lock:
             if not self.closed:
                 self.processes.launcher.close()
                 self.processes.reap_orphans()
@@ -119,15 +121,15 @@ class Ending:
         thread may have been between its look at the pool's state and its submission, or still be reading a map's input."""
         if self.in_forked_copy():
             return
-        with self._crank:
-            self.core.staff.fail_backlog(Fate(Cause.POOL_TERMINATED))
-            self._announce_settled()
-        self.announcer.stop(patience_s)
+        with self._lock:
+            self.core.worker_set.fail_backlog(Fate(Cause.POOL_TERMINATED))
+            self._notify_settled()
+        self.callback_runner.stop(patience_s)
 
-    def _announce_settled(self) -> None:
+    def _notify_settled(self) -> None:
         settled = self.core.dispatch.settled
         while settled:
-            settled[0].announce()  # type: ignore[attr-defined]  # of the API's jobs, see Target
+            settled[0].notify_settled()  # type: ignore[attr-defined]  # of the API's jobs, see Target
             settled.popleft()
 
     def in_forked_copy(self) -> bool:
@@ -149,31 +151,31 @@ class Ending:
         if self.interrupted():
             return  # by a `__del__`; the interpreter's exit ends the template
         try:
-            held.extend(map(self._crank.acquire, (False,)))
+            held.extend(map(self._lock.acquire, (False,)))
             if held[0]:
                 self.driver.stop_later()
                 self.driver.wake_supervisor()
                 self.wake()  # it may sleep on the poll set, whose closing would not wake it
                 self.closed = True
-                for worker in list(self.core.staff.workers.values()):
-                    if worker.hands is not None:
+                for worker in list(self.core.worker_set.workers.values()):
+                    if worker.link is not None:
                         self.processes.kill(worker, signal.SIGKILL)
-                        worker.hands.close()
+                        worker.link.close()
                 self.processes.launcher.close()
                 self.poll_set.close()
         finally:
             if held and held[0]:
-                self._crank.release()
+                self._lock.release()
 
     def close_in_forked_child(self) -> None:
         """In a child that some other code forked: close what belongs to the parent, disturb nothing."""
         if self.closed:
             return
         self.closed = True
-        for worker in list(self.core.staff.workers.values()):
-            if worker.hands is not None:
-                worker.hands.close_in_forked_child()
-                worker.board = None  # what its calls are on, nobody here can see any more
+        for worker in list(self.core.worker_set.workers.values()):
+            if worker.link is not None:
+                worker.link.close_in_forked_child()
+                worker.scoreboard = None  # what its calls are on, nobody here can see any more
         launcher = getattr(self.processes, "launcher", None)
         if launcher is not None:
             launcher.close_in_forked_child()

@@ -4,16 +4,16 @@
                                                                   |
     settled <- results <- receive <------------ channel <---------+
        |                  exits   <- template's control socket, or a pidfd
-       +-> waiters are woken, callbacks go to the announcer
+       +-> waiters are woken, callbacks go to the callback runner
 
 A turn may be cut short by an exception between any two bytecodes (Ctrl-C, a raising SIGALRM handler). Nothing is lost
 then, because every step leaves its cause in place until it has been dealt with: frames are applied before they are
 consumed, events before they are dropped, orders before they are popped; and each may be applied twice. `_unfinished` says
 that such a rest exists, and the next turn then looks at everything instead of at what the poll reports.
 
-Its parts: `core` (the rules), `poll_set`, `channels`, `processes`, `waiting` (when to sleep), `driver` (who turns), `announcer`
-(user code). None of them knows the engine, but for what the driver calls `Machine`. How all of them end stands in `ending`,
-which this extends.
+Its parts: `core` (the rules), `poll_set`, `channels`, `processes`, `waiting` (when to sleep), `driver` (who turns),
+`callback_runner` (user code). None of them knows the engine, but for what the driver calls `Drivable`. How all of them end
+stands in `ending`, which this extends.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from .._core.core import Core
-from .._core.staff import Standing
 from .._core.state import NEVER_S, Job, Worker
+from .._core.worker_set import PoolState
 from .._typing import Any, Final
 from .._wire import frames
 from . import log
-from .announcer import Announcer
+from .callback_runner import CallbackRunner
 from .driver import Driver, Target
 from .ending import Ending
 from .fork_safety import remember
-from .hands import Hands
 from .launchers import Launcher
 from .poll_set import IN, OUT, PollSet
 from .waiting import Waiting
+from .worker_link import WorkerLink
 
 OWN_WAIT_S: Final = 0.05
 LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
 
 
 class Engine(Ending):
-    """Runs jobs on worker processes. `notice(kind, subject, value)` is called, under the lock, for what the core
-    has to tell; whatever user code that leads to belongs on `announcer`."""
+    """Runs jobs on worker processes. `notify(kind, subject, value)` is called, under the lock, for what the core
+    has to tell; whatever user code that leads to belongs on `callback_runner`."""
 
     def __init__(
-        self, core: Core, make_launcher: Callable[[PollSet], Launcher], notice: Callable[[str, Any, Any], None], threaded: bool,
+        self, core: Core, make_launcher: Callable[[PollSet], Launcher], notify: Callable[[str, Any, Any], None], threaded: bool,
         name: str,
     ) -> None:  # fmt: skip
         super().__init__(core)
-        self.waiting = Waiting(core, self.poll_set, self._crank)
-        self.announcer = Announcer(threaded, f"{name}-callbacks")
+        self.waiting = Waiting(core, self.poll_set, self._lock)
+        self.callback_runner = CallbackRunner(threaded, f"{name}-callbacks")
         self.threaded = threaded
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
-        self._notice = notice
+        self._notify = notify
         self._since_look = 0
         self._unfinished = False  # a turn was cut short: look at everything, and at once
         self._postponed: deque[Callable[[], None]] = deque()  # changes that a signal handler wanted in the midst of a turn
@@ -74,15 +74,15 @@ class Engine(Ending):
 
     def start(self) -> None:
         """Order the first workers, and start the supervisor thread if this engine has one."""
-        with self._crank:
+        with self._lock:
             self._carry_out(time.monotonic())
         if self.threaded:
             self.driver.start()
 
     @property
-    def standing(self) -> Standing:
+    def pool_state(self) -> PoolState:
         """Of the pool: whether it takes calls, ends, or is broken."""
-        return self.core.staff.standing
+        return self.core.worker_set.pool_state
 
     def fileno(self) -> int:
         """A descriptor that is readable when `turn` has something to do."""
@@ -95,7 +95,7 @@ class Engine(Ending):
         """
         if self.closed:
             return None
-        if self._unfinished or (self.announcer.pending and not self.threaded):  # the latter: cut short before them
+        if self._unfinished or (self.callback_runner.pending and not self.threaded):  # the latter: cut short before them
             return 0.0
         deadline = self.core.next_deadline()
         if not self.threaded:
@@ -113,14 +113,14 @@ class Engine(Ending):
             self.kick()
         elif self._since_look >= LOOK_EVERY:
             # Nobody is idle, so what was submitted can wait for company: one write for many calls. And what came back is
-            # looked at here: the supervisor thread would have to wait for the interpreter, which we hold.
+            # looked at here: the supervisor thread would have to wait for the GIL, which we hold.
             self._since_look = 0
             if self.threaded:
                 self.driver.caller_turned()
                 self._quick_turn()
             else:
                 self.kick()
-        elif self.core.staff.standing:
+        elif self.core.worker_set.pool_state:
             self.wake()
         if self.closed:
             self._settle_late()
@@ -129,7 +129,7 @@ class Engine(Ending):
         """Take many jobs over at once."""
         self.core.dispatch.backlog.extend(jobs)
         self.kick()
-        if self.core.staff.standing:
+        if self.core.worker_set.pool_state:
             self.wake()
         if self.closed:
             self._settle_late()
@@ -140,7 +140,7 @@ class Engine(Ending):
         while not self.interrupted():
             held: list[bool] = []  # see billiard._supervisor
             try:
-                held.extend(map(self._crank.acquire, (False,)))
+                held.extend(map(self._lock.acquire, (False,)))
                 if not held[0]:
                     return
                 self.core.assign(time.monotonic())
@@ -153,8 +153,8 @@ class Engine(Ending):
             finally:
                 try:
                     if held and held[0]:
-                        self._crank.release()
-                    if dispatch.unwritten or self.core.staff.orders or self.waiting.overslept():
+                        self._lock.release()
+                    if dispatch.unwritten or self.core.worker_set.orders or self.waiting.overslept():
                         # orders: a worker was given its last call, and its replacement is to start now
                         self.wake()
                 except BaseException:
@@ -178,13 +178,13 @@ class Engine(Ending):
         try:
             # Another thread may be writing with what it read before the copy was there. Only for a while, or a signal's
             # handler that submits would wait for ever for what it interrupted; that goes on with the old memory then.
-            held.extend(map(self._crank.acquire, (True,), (OWN_WAIT_S,)))
+            held.extend(map(self._lock.acquire, (True,), (OWN_WAIT_S,)))
             worker = job.holder
-            if worker is not None and worker.hands is not None:
-                worker.hands.channel.own()
+            if worker is not None and worker.link is not None:
+                worker.link.channel.own()
         finally:
             if held and held[0]:
-                self._crank.release()
+                self._lock.release()
         self.kick()  # whoever was turned away meanwhile
 
     def _quick_turn(self) -> None:
@@ -193,20 +193,20 @@ class Engine(Ending):
             return
         try:
             try:
-                held.extend(map(self._crank.acquire, (False,)))
+                held.extend(map(self._lock.acquire, (False,)))
                 if held[0] and not self.closed:
-                    self._process(self.waiting.news(0.0), time.monotonic())
+                    self._process(self.waiting.wait_for_events(0.0), time.monotonic())
             finally:
                 if held and held[0]:
-                    self._crank.release()
+                    self._lock.release()
             self._look_again()
-            self.rouse()
+            self.wake_for_deadline()
             self._tell_interrupted()
         except BaseException:
             self.wake()  # cut short: whoever polls must look, since what was read already is not news
             raise
 
-    def rouse(self) -> None:
+    def wake_for_deadline(self) -> None:
         """This thread turns no more: see to it that somebody does when the next deadline comes."""
         if self.waiting.overslept():
             self.wake()
@@ -221,7 +221,7 @@ class Engine(Ending):
         if self.interrupted():
             return
         try:
-            events = self.waiting.news(0.0 if self._unfinished or self.terminate_wanted else timeout, spin)
+            events = self.waiting.wait_for_events(0.0 if self._unfinished or self.terminate_wanted else timeout, spin)
         except (ValueError, OSError):
             if self.closed:  # another thread has seen the end
                 return
@@ -230,7 +230,7 @@ class Engine(Ending):
             self.wake()  # this thread may have been the only one to wake in time
             raise
         try:
-            with self._crank:
+            with self._lock:
                 if not self.closed:  # else another thread saw the end first, and what was polled is stale
                     self._process(events, time.monotonic())
             self._look_again()
@@ -238,9 +238,9 @@ class Engine(Ending):
             self.wake()  # cut short: whoever polls next must not wait for news
             raise
         if self.waiting.sleepers and not self.driver.is_leader:
-            self.rouse()
-        if self.announcer.pending:
-            self.announcer.run_here()
+            self.wake_for_deadline()
+        if self.callback_runner.pending:
+            self.callback_runner.run_here()
 
     def turn_beside(self, timeout: float) -> None:
         """A `turn` of one who may have interrupted another turn of this thread."""
@@ -254,13 +254,13 @@ class Engine(Ending):
             self.wake()
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
-        """One turn's work, with the crank held."""
+        """One turn's work, with the lock held."""
         poll_set, by_fd = self.poll_set, self.poll_set.by_fd
         everything = self._unfinished
         self._unfinished = True
         self.core.dispatch.turned(now)
         if everything:
-            self.core.staff.disturb()
+            self.core.worker_set.mark_dirty()
             events = [(fd, IN | OUT) for fd in list(by_fd)]
         for fd, mask in events:
             worker = by_fd.get(fd)
@@ -272,7 +272,7 @@ class Engine(Ending):
                 self.processes.on_launcher(fd, now)
         if self.processes.exits:
             for worker in list(self.processes.exits):
-                self.processes.bury(worker, now)
+                self.processes.reap(worker, now)
         deadline = self.core.timers.next()
         if deadline is not None and deadline <= now:
             self._run_timers(now)
@@ -286,36 +286,37 @@ class Engine(Ending):
     def _run_timers(self, now: float) -> None:
         for worker, kind in self.core.timers.due(now):
             # a call that finished in time must not be struck because its result has not been read
-            if worker.hands is not None and not worker.hands.channel.closed_by_peer:
+            if worker.link is not None and not worker.link.channel.closed_by_peer:
                 self.channels.drain(worker)
-            self.core.came_up(worker, kind, now)
+            self.core.on_timer(worker, kind, now)
 
     def _carry_out(self, now: float) -> None:
         core = self.core
         core.decide(now)
-        staff_orders, blow_orders, notices = core.staff.orders, core.blows.orders, core.blows.notices
-        while staff_orders or blow_orders:
-            # the blows first: a template that forks the replacement hears of the death only when it has
-            orders = blow_orders or staff_orders
+        worker_orders, kill_orders = core.worker_set.orders, core.preemption.orders
+        notifications = core.preemption.notifications
+        while worker_orders or kill_orders:
+            # the kills first: a template that forks the replacement hears of the death only when it has
+            orders = kill_orders or worker_orders
             self.processes.obey(*orders[0], now)
             orders.popleft()
         if core.dispatch.unwritten:
             self.channels.write_all()
-        if core.staff.standing is Standing.BROKEN:
+        if core.worker_set.pool_state is PoolState.BROKEN:
             self._end_broken(now)
-        while notices:
-            self._notice(*notices[0])
-            notices.popleft()
-        self._announce_settled()
+        while notifications:
+            self._notify(*notifications[0])
+            notifications.popleft()
+        self._notify_settled()
         unneeded = self.channels.functions.unneeded
         while unneeded:
             self.channels.forget_function(unneeded[0])
             unneeded.popleft()
-        if self.announcer.pending:
-            self.announcer.release()
-            if self.announcer.pending and self.threaded:
+        if self.callback_runner.pending:
+            self.callback_runner.release()
+            if self.callback_runner.pending and self.threaded:
                 self.wake()  # its thread could not be made
-        if core.staff.standing and self.end.state:
+        if core.worker_set.pool_state and self.end.state:
             self.end.wake_all()
         if self.driver.led_elsewhere:
             self.wake()
@@ -326,12 +327,12 @@ class Engine(Ending):
         """A descriptor that is readable when the process of `worker` has ended; -1 when it has been seen to, and where the
         system has no such descriptors."""
         try:
-            with self._crank:  # two threads would open two of them, and a burial beside us leave ours open
-                hands: Hands | None = worker.hands
-                if hands is not None and hands.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
+            with self._lock:  # two threads would open two of them, and a reaping beside us leave ours open
+                link: WorkerLink | None = worker.link
+                if link is not None and link.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
                     with contextlib.suppress(ProcessLookupError):
-                        hands.pidfd = os.pidfd_open(worker.pid)
-                return hands.pidfd if hands is not None else -1
+                        link.pidfd = os.pidfd_open(worker.pid)
+                return link.pidfd if link is not None else -1
         finally:
             self._look_again()
 
@@ -348,25 +349,25 @@ class Engine(Ending):
     def must_not_wait(self) -> bool:
         """A callback or hook may end its own pool, but not wait for itself; nor a signal handler for what it interrupted."""
         me = threading.current_thread()
-        return me is self.driver.thread or me is self.announcer.thread or self.interrupted()
+        return me is self.driver.thread or me is self.callback_runner.thread or self.interrupted()
 
     def terminate_job(self, job: Job, signum: int) -> None:
         """End one job, queued or running, and no other. SIGUSR1 is delivered to one that is running like its soft limit."""
         signum = _checked_signal(signum)
         self.refuse_in_forked_copy()
-        blows = self.core.blows
+        preemption = self.core.preemption
 
         def decide() -> None:
-            if not (signum == signal.SIGUSR1 and blows.interrupt(job)):
-                blows.terminate(job, signum, time.monotonic())
+            if not (signum == signal.SIGUSR1 and preemption.interrupt(job)):
+                preemption.terminate(job, signum, time.monotonic())
 
         self.change(decide)
 
     @staticmethod
     def _job_of(worker: Worker) -> Job | None:
         """The job that `worker` is on."""
-        board = worker.board  # once: another thread may bury it
-        return worker.inflight.get(board.see().current) if board is not None else None
+        scoreboard = worker.scoreboard  # once: another thread may reap it
+        return worker.inflight.get(scoreboard.read().current) if scoreboard is not None else None
 
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on; if it is on none, the worker."""
@@ -376,18 +377,18 @@ class Engine(Ending):
         if job is not None:
             self.terminate_job(job, signum)
         else:
-            self.change(lambda: self.core.blows.terminate_worker(worker, signum, time.monotonic()))
+            self.change(lambda: self.core.preemption.terminate_worker(worker, signum, time.monotonic()))
 
     def answer(self, job: Job, run: bool) -> None:
         """Tell the worker that asks whether to begin `job` (``synack``)."""
         worker = job.holder
-        if worker is None or worker.hands is None or job.number not in worker.inflight:
+        if worker is None or worker.link is None or job.number not in worker.inflight:
             return
-        hands: Hands = worker.hands
+        link: WorkerLink = worker.link
         verdict = frames.frame(frames.VERDICT, int(run), job.number)
 
         def decide() -> None:
-            hands.control += (verdict,)
+            link.control += (verdict,)
             self.core.dispatch.unwritten[worker] = None
 
         self.change(decide)
@@ -400,7 +401,7 @@ class Engine(Ending):
             self.wake()
             return
         try:
-            with self._crank:
+            with self._lock:
                 rest, self._unfinished = self._unfinished, True
                 decide()
                 self._carry_out(time.monotonic())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import types
 import weakref
 
 from .._typing import Any
@@ -24,13 +23,13 @@ def remember(engine: Any) -> None:
 def refuse_green_fork() -> None:
     """Raise RuntimeError where gevent or eventlet has replaced what a template forks and waits with. In there those would run
     this program's greenlets, and wait for ever for what only their own event loop hears of."""
-    used = {"os.fork": os.fork, "os.waitpid": os.waitpid, "select.poll": select.poll}
-    replaced = [name for name, function in used.items() if not isinstance(function, types.BuiltinFunctionType)]
-    if replaced:
-        raise RuntimeError(
-            f"{', '.join(replaced)} are replaced in this program (by gevent or eventlet?), so workers cannot be forked off it:"
-            " pass context=billiard.get_context('forkserver') or 'spawn'"
-        )
+    for function in (os.fork, os.waitpid, select.poll):
+        library = str(function.__module__).partition(".")[0]
+        if library in ("gevent", "eventlet"):
+            raise RuntimeError(
+                f"{library} has replaced {function.__name__} in this program, so workers cannot be forked off it: pass"
+                " context=billiard.get_context('forkserver') or 'spawn'"
+            )
 
 
 def _in_child() -> None:

@@ -1,7 +1,7 @@
 """How worker processes come into being and how their end is learned: one class per way.
 
 A launcher starts a worker (asynchronously), says when it has started and when it has exited, keeps the pid from being
-reused until `bury`, and sends signals that therefore cannot hit a stranger. Starting again what was started already does
+reused until `reap`, and sends signals that therefore cannot hit a stranger. Starting again what was started already does
 nothing, so an interrupted order may be repeated.
 """
 
@@ -23,10 +23,10 @@ from multiprocessing.reduction import DupFd
 from .._core.state import Worker
 from .._stdlib.context import BaseContext
 from .._typing import Any, Final, Protocol
-from .._wire.board import Board
 from .._wire.descriptors import NO_SIGNAL, close_all, close_last, is_readable
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
+from .._wire.scoreboard import Scoreboard
 from .._worker.main import serve_spawned
 from .._worker.settings import WorkerSettings
 from . import log, template
@@ -47,7 +47,7 @@ class Launcher(Protocol):
 
     snapshot: MainSnapshot  # of `__main__`, as its workers know it
 
-    def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
+    def start(self, worker: Worker, far_end: FarEnd, scoreboard: Scoreboard) -> None:
         """Have a process made that serves `far_end`. Raises OSError when it cannot be."""
 
     def lost(self) -> None:
@@ -65,15 +65,15 @@ class Launcher(Protocol):
     def events(self, fd: int) -> list[Event]:
         """What became known by `fd` being readable. Safe to ask again."""
 
-    def bury(self, worker: Worker) -> None:
+    def reap(self, worker: Worker) -> None:
         """Everything about this worker is settled: its pid may be reused."""
 
     def close(self) -> None:
-        """All workers are buried: give up whatever is left."""
+        """All workers are reaped: give up whatever is left."""
 
 
 def send_signal(pid: int, signum: int, group: bool) -> None:
-    """Signal a worker that is not buried; with `group`, its task's children too."""
+    """Signal a worker that is not reaped; with `group`, its task's children too."""
     try:
         if group:
             os.killpg(pid, signum)
@@ -102,7 +102,7 @@ class TemplateLauncher:
         self._pids: list[int] = []  # of the template, and of an earlier one that is not reaped yet
         self._control: socket.socket | None = None
         self._received: list[bytes] = []  # see rule 1 of billiard._wire.channel
-        self._burials: list[int] = []  # said, but not yet taken by the socket
+        self._pending_reaps: list[int] = []  # said, but not yet taken by the socket
         try:
             self._start_template()
         except BaseException:
@@ -110,12 +110,12 @@ class TemplateLauncher:
             raise
 
     def _start_template(self) -> None:
-        self._reap()  # of an earlier try that was cut short
+        self._reap_templates()  # of an earlier try that was cut short
         control = template.fork_template(self._settings, self.snapshot, self._name_prefix, self._pids)
         self._watch(control.fileno())
         self._control = control  # last: one that is not watched is none
 
-    def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
+    def start(self, worker: Worker, far_end: FarEnd, scoreboard: Scoreboard) -> None:
         if self._control is None:
             self.snapshot.take()
             self._start_template()
@@ -126,7 +126,7 @@ class TemplateLauncher:
         worker.name = f"{self._name_prefix}-{serial}"
         message = template.MESSAGE.pack(template.SPAWN, worker.ident, worker.index, serial)
         try:
-            fds = array.array("i", [*far_end.fds, board.fd])
+            fds = array.array("i", [*far_end.fds, scoreboard.fd])
             # not `socket.send_fds`, which ignores its flags
             control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], NO_SIGNAL)
         except (BrokenPipeError, ConnectionResetError) as exc:
@@ -136,7 +136,7 @@ class TemplateLauncher:
         control = self._control
         if control is None or fd != control.fileno():
             return []
-        self._bury_all()
+        self._send_reaps()
         received = self._received
         try:
             while not received or received[-1]:
@@ -164,10 +164,10 @@ class TemplateLauncher:
 
     def lost(self) -> None:
         if self._control is not None:
-            self._reap()
+            self._reap_templates()
             # no end of the old stream must be taken for the new one's
             self._received.clear()
-            self._burials.clear()
+            self._pending_reaps.clear()
             self._close_control()
 
     def _close_control(self) -> None:
@@ -180,7 +180,7 @@ class TemplateLauncher:
                 control.shutdown(socket.SHUT_RDWR)
             control.close()
 
-    def _reap(self) -> None:
+    def _reap_templates(self) -> None:
         for pid in list(self._pids):
             try:
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
@@ -190,20 +190,20 @@ class TemplateLauncher:
                 pass  # reaped by someone who waits for any child
             self._pids.remove(pid)
 
-    def bury(self, worker: Worker) -> None:
-        if worker.ident not in self._burials:
-            self._burials.append(worker.ident)
-        self._bury_all()
+    def reap(self, worker: Worker) -> None:
+        if worker.ident not in self._pending_reaps:
+            self._pending_reaps.append(worker.ident)
+        self._send_reaps()
 
-    def _bury_all(self) -> None:
-        while self._burials and self._control is not None:
+    def _send_reaps(self) -> None:
+        while self._pending_reaps and self._control is not None:
             try:
-                self._control.send(template.MESSAGE.pack(template.BURY, self._burials[0], 0, 0), NO_SIGNAL)
+                self._control.send(template.MESSAGE.pack(template.REAP, self._pending_reaps[0], 0, 0), NO_SIGNAL)
             except BlockingIOError:
                 return  # with the next event
             except OSError:
                 pass  # the template is gone or as good as gone; its end of the socket will say so
-            del self._burials[0]
+            del self._pending_reaps[0]
 
     def close(self) -> None:
         if self._control is not None:
@@ -212,7 +212,7 @@ class TemplateLauncher:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pids[-1], 0)  # it ends its workers
             del self._pids[-1]
-        self._reap()  # one whose start was cut short, and who is not told
+        self._reap_templates()  # one whose start was cut short, and who is not told
 
     def close_in_forked_child(self) -> None:
         if self._control is not None:
@@ -245,7 +245,7 @@ class ContextLauncher:
         ] = {}  # ident -> the end whose closing kills the worker, and until it has it the other
         self._early: list[Event] = []
 
-    def start(self, worker: Worker, far_end: FarEnd, board: Board) -> None:
+    def start(self, worker: Worker, far_end: FarEnd, scoreboard: Scoreboard) -> None:
         process = self._processes.get(worker.ident)
         if process is None:
             if worker.ident in self._begun:
@@ -255,7 +255,7 @@ class ContextLauncher:
             # not multiprocessing's own sentinel of the parent: every child that the parent forks would hold that open
             lifeline = self._lifelines.setdefault(worker.ident, [])
             lifeline.extend(itertools.chain.from_iterable(map(reversed, itertools.starmap(os.pipe, [()]))))
-            fds = map(_FdArgument, (far_end.fds[-1], board.fd, lifeline[-1]))
+            fds = map(_FdArgument, (far_end.fds[-1], scoreboard.fd, lifeline[-1]))
             process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
                 target=_serve_with_fds,
                 args=(far_end.sock, *fds, self._settings, self._importable),
@@ -295,7 +295,7 @@ class ContextLauncher:
             return []
         process = self._processes[ident]
         if not is_readable(fd):
-            # polled before another thread buried that worker, and its descriptor's number is this one's now
+            # polled before another thread reaped that worker, and its descriptor's number is this one's now
             return []
         # Not `wait(timeout)`: for a spawned process that looks at the sentinel first, which a surviving grandchild keeps
         # open, and the worker's death would never be seen.
@@ -319,7 +319,7 @@ class ContextLauncher:
     def hear_of_end(self) -> None:
         pass
 
-    def bury(self, worker: Worker) -> None:
+    def reap(self, worker: Worker) -> None:
         process = self._processes.get(worker.ident)
         popen = process._popen if process is not None else None  # None: it was closed, and what follows was cut short
         for fd, ident in list(self._fds.items()):
@@ -372,9 +372,9 @@ def _fd_of(dup: Any) -> int:
 
 
 def _serve_with_fds(
-    sock: socket.socket, pipe_fd: int, board_fd: int, lifeline_fd: int, settings: WorkerSettings, importable_main: bool
+    sock: socket.socket, pipe_fd: int, scoreboard_fd: int, lifeline_fd: int, settings: WorkerSettings, importable_main: bool
 ) -> None:  # fmt: skip
-    serve_spawned(FarEnd(sock, [pipe_fd]), board_fd, lifeline_fd, settings, importable_main)
+    serve_spawned(FarEnd(sock, [pipe_fd]), scoreboard_fd, lifeline_fd, settings, importable_main)
 
 
 def _pidfd(process: Any) -> int:

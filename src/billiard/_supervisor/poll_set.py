@@ -11,7 +11,7 @@ import select
 
 from .._core.state import Worker
 from .._typing import Any, Final
-from .._wire import held_calls
+from .._wire import gil_held
 from .._wire.descriptors import close_all
 
 IN: Final = select.POLLIN  # epoll's are the same numbers
@@ -28,14 +28,14 @@ class PollSet:
         self.closed = False
         self.by_fd: dict[int, Worker | None] = {}
         #: callers that wait while another thread drives, each with the lock it sleeps on (see billiard._supervisor.driver).
-        #: While there are any, system calls keep the interpreter.
+        #: While there are any, system calls keep the GIL.
         self.waiting_callers: dict[object, Any] = {}
         self.wake_fd, self._wake_write = _wake_pair()
         self._own_fds = list({self.wake_fd, self._wake_write})
         self._poll: Any = select.epoll() if hasattr(select, "epoll") else _PlainPoll(self.wake)
         self._epoll_fds = [self._poll.fileno()] if hasattr(select, "epoll") else []  # until it is closed
-        self._seen = bytearray(_EVENTS * held_calls.EPOLL_EVENT.size)
-        self._seen_at = held_calls.address_of(self._seen)
+        self._seen = bytearray(_EVENTS * gil_held.EPOLL_EVENT.size)
+        self._seen_at = gil_held.address_of(self._seen)
         self.watch(self.wake_fd)
 
     def watch(self, fd: int, worker: Worker | None = None, mask: int = IN) -> None:
@@ -66,16 +66,16 @@ class PollSet:
         count = -1
         if self.waiting_callers:
             # one call in C, as in billiard._wire.channel: the number may be another set's as soon as this one is closed
-            count = next(map(held_calls.epoll_wait, self._epoll_fds, (self._seen_at,), (_EVENTS,), (0,)), -1)
+            count = next(map(gil_held.epoll_wait, self._epoll_fds, (self._seen_at,), (_EVENTS,), (0,)), -1)
         if count < 0:
             return self.poll(0.0)
         # Another thread may have looked meanwhile, and then some of this is what it saw. That does no harm: what is ready is
         # reported until it was dealt with, and who looks after something that is not finds nothing there.
-        size = held_calls.EPOLL_EVENT.size
-        return [(fd, mask) for mask, fd in held_calls.EPOLL_EVENT.iter_unpack(memoryview(self._seen)[: count * size])]
+        size = gil_held.EPOLL_EVENT.size
+        return [(fd, mask) for mask, fd in gil_held.EPOLL_EVENT.iter_unpack(memoryview(self._seen)[: count * size])]
 
     def poll(self, timeout: float) -> Events:
-        """What is ready within `timeout` seconds (-1: whenever it is), letting others have the interpreter meanwhile. Raises
+        """What is ready within `timeout` seconds (-1: whenever it is), letting others have the GIL meanwhile. Raises
         ValueError when the set is closed."""
         events: Events = self._poll.poll(min(timeout, LONGEST_S))
         return events

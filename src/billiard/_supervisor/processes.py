@@ -1,4 +1,4 @@
-"""Workers from their start to their burial: the core's orders are carried out here, and what became of them is told back.
+"""Workers from their start until they are reaped: the core's orders are carried out here, and what became of them is told back.
 
 Death is told by the process, never by the end of a channel (a grandchild may hold that open): first *all* that the
 worker sent is read, then what it still held is judged, then its pid is given free.
@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 import signal
 
-from .._core import blows, staff
+from .._core import preemption, worker_set
 from .._core.core import Core
-from .._core.staff import Standing
 from .._core.state import Phase, Worker
-from .._wire.exits import spends_restart
+from .._core.worker_set import PoolState
+from .._wire.exit_status import spends_restart
 from . import log
 from .channels import Channels
-from .hands import Hands
 from .launchers import ALL_LOST, NO_FD, Launcher, send_signal
 from .poll_set import PollSet
 from .template import EXITED, NOT_STARTED, STARTED
+from .worker_link import WorkerLink
 
 
 class Processes:
@@ -31,62 +31,62 @@ class Processes:
         self._core = core
         self._poll_set = poll_set
         self._channels = channels
-        self.exits: dict[Worker, None] = {}  # ended, and not buried yet
+        self.exits: dict[Worker, None] = {}  # ended, and not reaped yet
         self._orphans: list[int] = []  # pids of a dead template's workers: where we adopt them (PID 1), we have to reap them
 
     # -- orders
 
     def obey(self, order: str, worker: Worker, number: int, now: float) -> None:
         """Carry out one order of the core. Repeatable."""
-        if order == staff.SPAWN:
+        if order == worker_set.SPAWN:
             self._spawn(worker, now)
-        elif order == staff.RETIRE:
-            if worker.hands is None:
-                self._core.staff.exited(worker, 0, now)  # never spawned
+        elif order == worker_set.RETIRE:
+            if worker.link is None:
+                self._core.worker_set.exited(worker, 0, now)  # never spawned
             self._core.dispatch.unwritten[worker] = None
-        elif order == blows.KILL:
+        elif order == preemption.KILL:
             self.kill(worker, number)
-        elif order == blows.INTERRUPT and worker.pid is not None and worker.phase <= Phase.DOOMED:
+        elif order == preemption.INTERRUPT and worker.pid is not None and worker.phase <= Phase.KILLED:
             # without a pid it holds no call: its READY does not count before its pid is known
             send_signal(worker.pid, signal.SIGUSR1, group=False)
 
     def kill(self, worker: Worker, signum: int) -> None:
         """Send a worker a lethal signal; one whose pid is not known yet gets it as soon as that is."""
-        if worker.phase is Phase.GONE or worker.hands is None:
+        if worker.phase is Phase.GONE or worker.link is None:
             return
         if worker.pid is None:
-            worker.hands.kill_on_start = signum
-        elif not worker.hands.exited:
+            worker.link.kill_on_start = signum
+        elif not worker.link.exited:
             # only SIGKILL goes to the task's own children too: a catchable signal is a message for the task
             send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
             self.launcher.hear_of_end()
 
     def _spawn(self, worker: Worker, now: float) -> None:
-        if worker.phase is not Phase.STARTING and worker.hands is None:
-            self._core.staff.exited(worker, None, now)  # told to go before it was made
+        if worker.phase is not Phase.STARTING and worker.link is None:
+            self._core.worker_set.exited(worker, None, now)  # told to go before it was made
             return
-        # One that has hands is started even if it was told to go meanwhile: an exception cut its start short, a process may
+        # One that has a link is started even if it was told to go meanwhile: an exception cut its start short, a process may
         # be there, and only its exit ends the worker.
-        hands = None
+        link = None
         try:
-            hands = worker.hands or Hands(self._poll_set.waiting_callers)
-            worker.hands, worker.board = hands, hands.board
-            if not hands.registered:
-                self._poll_set.watch(hands.channel.fd, worker)
-                hands.registered = True
-            if hands.far_end is not None:
-                self.launcher.start(worker, hands.far_end, hands.board)
+            link = worker.link or WorkerLink(self._poll_set.waiting_callers)
+            worker.link, worker.scoreboard = link, link.scoreboard
+            if not link.registered:
+                self._poll_set.watch(link.channel.fd, worker)
+                link.registered = True
+            if link.far_end is not None:
+                self.launcher.start(worker, link.far_end, link.scoreboard)
         except OSError as exc:
-            if hands is not None:
-                self._discard_unstarted(worker, hands)
+            if link is not None:
+                self._discard_unstarted(worker, link)
             self._core.not_spawned(worker, exc, now)
             return
         self.on_launcher(NO_FD, now)
 
-    def _discard_unstarted(self, worker: Worker, hands: Hands) -> None:
-        self._channels.unwatch_channel(hands)
-        worker.hands = worker.board = None
-        hands.close()
+    def _discard_unstarted(self, worker: Worker, link: WorkerLink) -> None:
+        self._channels.unwatch_channel(link)
+        worker.link = worker.scoreboard = None
+        link.close()
 
     # -- what the launcher tells
 
@@ -103,37 +103,37 @@ class Processes:
             return
         if what == STARTED and self._orphans:
             self.reap_orphans()
-        worker = self._core.staff.workers.get(ident)
+        worker = self._core.worker_set.workers.get(ident)
         if worker is None:
             return
-        hands: Hands | None = worker.hands
+        link: WorkerLink | None = worker.link
         if what == NOT_STARTED:
-            if hands is not None:  # else this is a repetition
-                self._discard_unstarted(worker, hands)
+            if link is not None:  # else this is a repetition
+                self._discard_unstarted(worker, link)
             self._core.not_spawned(worker, OSError(value, os.strerror(value)), now)
-        elif hands is None:
+        elif link is None:
             return
         elif what == STARTED:
             worker.pid = value
-            hands.started()
-            if hands.kill_on_start:
-                self.kill(worker, hands.kill_on_start)
-            if hands.ready_early:
-                self._core.staff.ready(worker)
+            link.started()
+            if link.kill_on_start:
+                self.kill(worker, link.kill_on_start)
+            if link.ready_early:
+                self._core.worker_set.ready(worker)
         elif what == EXITED:
-            hands.exited, hands.exit_status, hands.reaped_elsewhere = True, value, value is None
+            link.exited, link.exit_status, link.reaped_elsewhere = True, value, value is None
             self.exits[worker] = None
 
     def _all_lost(self) -> None:
         """The template died, and its workers with it."""
-        if self._core.staff.standing is Standing.RUN:
+        if self._core.worker_set.pool_state is PoolState.RUN:
             log.warning("the template process of a pool died; its workers are replaced")
-        for worker in list(self._core.staff.workers.values()):
-            if worker.hands is not None and not worker.hands.exited:
+        for worker in list(self._core.worker_set.workers.values()):
+            if worker.link is not None and not worker.link.exited:
                 if worker.pid is not None:
-                    worker.hands.exit_status = -signal.SIGKILL  # the lifeline has done it, or is doing it, to its whole group
+                    worker.link.exit_status = -signal.SIGKILL  # the lifeline has done it, or is doing it, to its whole group
                     self._orphans.append(worker.pid)
-                worker.hands.exited = worker.hands.reaped_elsewhere = True
+                worker.link.exited = worker.link.reaped_elsewhere = True
                 self.exits[worker] = None
         self._channels.functions.renew(self.launcher.snapshot)
         self.launcher.lost()
@@ -148,33 +148,33 @@ class Processes:
             if ended:
                 self._orphans.remove(pid)
 
-    def bury(self, worker: Worker, now: float) -> None:
-        """Drain, judge, reap: in this order, and each step may be repeated."""
-        hands: Hands | None = worker.hands
-        if hands is not None:
-            if not hands.channel.closed_by_peer:
+    def reap(self, worker: Worker, now: float) -> None:
+        """Drain, judge, free the pid: in this order, and each step may be repeated."""
+        link: WorkerLink | None = worker.link
+        if link is not None:
+            if not link.channel.closed_by_peer:
                 self._channels.drain(worker)
-            unjudged = worker.phase is not Phase.GONE and not hands.reaped_elsewhere
-            if worker.pid is not None and unjudged and _left_a_task(worker, hands.exit_status):
+            unjudged = worker.phase is not Phase.GONE and not link.reaped_elsewhere
+            if worker.pid is not None and unjudged and _left_a_task(worker, link.exit_status):
                 send_signal(worker.pid, signal.SIGKILL, group=True)  # what its task left behind
-            self._core.staff.exited(worker, hands.exit_status, now, hands.failure)
-            self.launcher.bury(worker)
-            self._discard_buried(worker, hands)
+            self._core.worker_set.exited(worker, link.exit_status, now, link.failure)
+            self.launcher.reap(worker)
+            self._discard_reaped(worker, link)
         self.exits.pop(worker, None)
 
-    def _discard_buried(self, worker: Worker, hands: Hands) -> None:
-        if hands.registered:
-            self._channels.unwatch_channel(hands)
-        if hands.pidfd >= 0:
-            pidfd, hands.pidfd = hands.pidfd, -1
+    def _discard_reaped(self, worker: Worker, link: WorkerLink) -> None:
+        if link.registered:
+            self._channels.unwatch_channel(link)
+        if link.pidfd >= 0:
+            pidfd, link.pidfd = link.pidfd, -1
             os.close(pidfd)
-        worker.board = None
-        hands.close()
-        worker.hands = None
+        worker.scoreboard = None
+        link.close()
+        worker.link = None
 
 
 def _left_a_task(worker: Worker, status: int | None) -> bool:
     """Whether a worker that has ended did so in the midst of a task, whose children must not survive it. By its status alone,
     one that a task has ended by ``os._exit(0)`` had nothing to do any more."""
-    board = worker.board
-    return spends_restart(status) or (board is not None and board.see().current in worker.inflight)
+    scoreboard = worker.scoreboard
+    return spends_restart(status) or (scoreboard is not None and scoreboard.read().current in worker.inflight)

@@ -2,13 +2,13 @@
 
                   control (SOCK_SEQPACKET)
     parent  <---------------------------------->  template  --fork-->  worker, worker, ...
-       SPAWN ident + 3 fds, BURY ident               STARTED, EXITED, NOT_STARTED
+       SPAWN ident + 3 fds, REAP ident               STARTED, EXITED, NOT_STARTED
 
 Why: a replacement must never be forked from a parent that has threads by now (it would inherit locks that
 nobody will release), and it must cost a millisecond, not an interpreter's start. Workers thus see `__main__` as it was
 when the pool was made.
 
-The template sees exits with ``waitid(WNOWAIT)`` and reaps only when the parent has said BURY. Until then
+The template sees exits with ``waitid(WNOWAIT)`` and reaps only when the parent has said REAP. Until then
 neither the pid nor the process group can be given to anyone else, so the parent's plain `kill` and `killpg` are exact.
 
 When the parent is gone the control socket ends and the template leaves; that closes the far ends of all lifelines, and
@@ -35,19 +35,19 @@ from multiprocessing import util
 from .._stdlib.context import ForkProcess
 from .._typing import Any, Final, NoReturn
 from .._wire import pickling
-from .._wire.board import Board
 from .._wire.descriptors import NO_SIGNAL
-from .._wire.exits import EX_FAILURE
+from .._wire.exit_status import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
+from .._wire.scoreboard import Scoreboard
 from .._wire.spin import processors
 from .._worker import main, signals
 from .._worker.settings import WorkerSettings
 
 MESSAGE: Final = struct.Struct("<BQqq")  # operation, ident, two numbers
 
-SPAWN: Final = 1  # parent -> template: ident, index, serial number for the name; fds: socket, pipe, board
-BURY: Final = 2
+SPAWN: Final = 1  # parent -> template: ident, index, serial number for the name; fds: socket, pipe, scoreboard
+REAP: Final = 2
 STARTED: Final = 3  # template -> parent: ident, pid
 EXITED: Final = 4  # ident, exit code or -signum
 NOT_STARTED: Final = 5  # ident, errno
@@ -168,8 +168,8 @@ class Template:
             for _, _, raw in ancillary:
                 fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
             self._spawn(ident, index, serial, list(fds))
-        elif operation == BURY:
-            self._bury(ident)
+        elif operation == REAP:
+            self._reap(ident)
         return True
 
     def _spawn(self, ident: int, index: int, serial: int, fds: list[int]) -> None:
@@ -194,7 +194,7 @@ class Template:
         except OSError as exc:
             signals.change_mask(signals.SET_MASK, mask)
             _close_open([*fds, lifeline_write])
-            self._tell(NOT_STARTED, ident, exc.errno or 0)
+            self._send(NOT_STARTED, ident, exc.errno or 0)
             return
         if pid == 0:
             self._become_worker(index, serial, fds, lifeline_write)
@@ -202,7 +202,7 @@ class Template:
         self._alive[pid] = ident
         self._pids[ident] = pid
         self._lifelines[ident] = lifeline_write
-        self._tell(STARTED, ident, pid)
+        self._send(STARTED, ident, pid)
 
     def _become_worker(self, index: int, serial: int, fds: list[int], lifeline_write: int) -> NoReturn:
         code = EX_FAILURE
@@ -227,12 +227,12 @@ class Template:
                 atexit._run_exitfuncs()
             os._exit(code & 0xFF)
 
-    def _serve(self, sock_fd: int, pipe_fd: int, board_fd: int, lifeline_read: int) -> None:
+    def _serve(self, sock_fd: int, pipe_fd: int, scoreboard_fd: int, lifeline_read: int) -> None:
         sys.stdin = self._stdin
         far_end = FarEnd(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, sock_fd), [pipe_fd])
-        board = Board(board_fd)
-        board.close_fd()
-        main.serve(far_end, board, self._settings, self._snapshot, lifeline_read)
+        scoreboard = Scoreboard(scoreboard_fd)
+        scoreboard.close_fd()
+        main.serve(far_end, scoreboard, self._settings, self._snapshot, lifeline_read)
 
     def _report_exits(self) -> None:
         for pid, ident in list(self._alive.items()):
@@ -240,15 +240,15 @@ class Template:
             if result is not None:
                 del self._alive[pid]
                 code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-                self._tell(EXITED, ident, code)
+                self._send(EXITED, ident, code)
 
-    def _bury(self, ident: int) -> None:
+    def _reap(self, ident: int) -> None:
         pid = self._pids.pop(ident, None)
         if pid is not None:
             os.waitpid(pid, 0)
             os.close(self._lifelines.pop(ident))
 
-    def _tell(self, operation: int, ident: int, value: int) -> None:
+    def _send(self, operation: int, ident: int, value: int) -> None:
         try:
             self._control.sendall(MESSAGE.pack(operation, ident, value, 0), NO_SIGNAL)
         except ConnectionError:
@@ -301,7 +301,7 @@ def _fork(pids: list[int]) -> None:
     fork, leaves them taken for ever. And nobody imports cloudpickle meanwhile: the child would wait for that import for ever.
     """
     masks: list[Any] = []
-    with pickling.importing:
+    with pickling.import_lock:
         try:
             masks.extend(map(signals.change_mask, (signals.BLOCK,), (_ALL_SIGNALS,)))
             pids.extend(itertools.starmap(os.fork, ((),)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 
-from .._core import blows
+from .._core import preemption
 from .._core.core import Core
 from .._core.state import NEVER_S
 from .._typing import Any, Final
@@ -23,7 +23,7 @@ from .poll_set import Events, PollSet
 
 NAP_MAX_S: Final = 0.002
 NAP_MIN_S: Final = 0.0002
-HOLD_S: Final = 0.0015  # while callers wait, the interpreter is kept for so long ...
+HOLD_S: Final = 0.0015  # while callers wait, the GIL is kept for so long ...
 LET_GO_S: Final = 0.00005  # ... and then let go of for long enough that somebody takes it
 HELD_SPIN_S: Final = 0.000015  # ... and kept for so much of a spin: those who wait for it may be those who would give out work
 LATE_S: Final = 0.25  # a poll that overslept by this much, without the process computing, was suspended
@@ -33,16 +33,16 @@ WATCH_SUSPENSION_S: Final = 1.0  # with limited calls running, poll at least thi
 class Waiting:
     """When to sleep on the poll set of one pool, for how long, and who does."""
 
-    def __init__(self, core: Core, poll_set: PollSet, crank: Any) -> None:
+    def __init__(self, core: Core, poll_set: PollSet, lock: Any) -> None:
         self._core = core
         self._poll_set = poll_set
-        self._crank = crank
+        self._lock = lock
         self.sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
         self.told_deadline: float | None = None  # when an outer loop was last told to come; None: it never asked
         self._spin = SpinWait()
-        self._let_go_at = 0.0  # when one who waits for news last let others have the interpreter for a while
+        self._let_go_at = 0.0  # when one who waits for news last let others have the GIL for a while
 
-    def news(self, timeout: float, spin: bool = False) -> Events:
+    def wait_for_events(self, timeout: float, spin: bool = False) -> Events:
         """What the poll set reports within `timeout` seconds (-1: until the next deadline)."""
         if self._poll_set.waiting_callers and time.monotonic() - self._let_go_at > HOLD_S:
             self._let_go(LET_GO_S)
@@ -85,7 +85,7 @@ class Waiting:
         return []
 
     def _let_go(self, seconds: float) -> None:
-        """Let others have the interpreter. For less than LET_GO_S it would only seem so: who waits for it is woken, comes too
+        """Let others have the GIL. For less than LET_GO_S it would only seem so: who waits for it is woken, comes too
         late, and begins anew to wait for the 5 ms after which he may demand it."""
         time.sleep(seconds)
         self._let_go_at = time.monotonic()
@@ -126,7 +126,7 @@ class Waiting:
             timeout = NEVER_S
         if deadline is not None and deadline - now < timeout:
             timeout = max(0.0, deadline - now)
-        limited = any(blows.LIMIT in worker.due for worker in list(self._core.staff.workers.values()))
+        limited = any(preemption.LIMIT in worker.due for worker in list(self._core.worker_set.workers.values()))
         if limited and timeout > WATCH_SUSPENSION_S:
             timeout = WATCH_SUSPENSION_S
         self.sleepers[me] = now + timeout
@@ -137,6 +137,6 @@ class Waiting:
         late = time.monotonic() - now - timeout
         if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
             # the machine, or we and our workers, stood still: nobody could run in that time
-            with self._crank:
-                self._core.blows.excuse(time.monotonic(), late)
+            with self._lock:
+                self._core.preemption.exclude_suspension(time.monotonic(), late)
         return events

@@ -24,12 +24,12 @@ import socket
 from collections.abc import Collection
 
 from .._typing import Final, NamedTuple
-from . import heap, held_calls
+from . import gil_held, malloc
 from .descriptors import MAX_PARTS, NO_SIGNAL, close_all
 from .far_end import FarEnd
 from .frames import (
     ABOUT_SIZE,
-    BESIDE,
+    BY_SOCKET,
     ERROR,
     FAILED,
     HEADER,
@@ -46,7 +46,7 @@ from .frames import (
 _BUFFER_SIZE: Final = 1 << 17  # of which only the pages that are used cost memory
 _TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has arrived) on a header's word
 _RESULTS: Final = frozenset((RESULT, ERROR))
-_RESULTS_BESIDE: Final = frozenset((RESULT | BESIDE, ERROR | BESIDE, RESULT | LARGE | BESIDE))
+_RESULTS_BESIDE: Final = frozenset((RESULT | BY_SOCKET, ERROR | BY_SOCKET, RESULT | LARGE | BY_SOCKET))
 _NONE_GIVEN: Final = 1
 _JOIN_UP_TO: Final = 1 << 17
 _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
@@ -56,7 +56,7 @@ _PIPE_BUFFER: Final = 1 << 17  # the tiny results of the largest window
 _F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _HELD_UP_TO: Final = 1 << 16  # bytes whose copying takes no longer than a change of threads
 _NOW: Final = socket.MSG_DONTWAIT | NO_SIGNAL
-_done = (-1).__lt__  # a filter in C for what `held_calls` return, so that rule 1 is kept
+_done = (-1).__lt__  # a filter in C for what `gil_held` return, so that rule 1 is kept
 
 _unpack = HEADER.unpack_from
 _NOTHING: Final[list[Frame]] = []
@@ -72,10 +72,10 @@ class Frame(NamedTuple):
     body: bytes | memoryview
 
 
-def open_channel(rivals: Collection[object] = ()) -> tuple[Channel, FarEnd]:
+def open_channel(gil_waiters: Collection[object] = ()) -> tuple[Channel, FarEnd]:
     """Make a channel: the parent's end (which never blocks) and the worker's. Raises OSError (EMFILE, ENFILE, ENOMEM).
 
-    `rivals`: whoever else wants the interpreter. While there are any, transfers of up to 64 KB keep it (see `held_calls`).
+    `gil_waiters`: whoever else wants the GIL. While there are any, transfers of up to 64 KB keep it (see `gil_held`).
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     fds: list[int] = []
@@ -92,7 +92,7 @@ def open_channel(rivals: Collection[object] = ()) -> tuple[Channel, FarEnd]:
         except OSError:
             pass  # this user has too many large ones, or the kernel knows no such thing
         far_end = FarEnd(theirs, fds)
-        return Channel(ours, fds, rivals), far_end
+        return Channel(ours, fds, gil_waiters), far_end
     except BaseException:
         close_all(fds)
         ours.close()
@@ -170,7 +170,7 @@ class Channel:
 
     _fds: list[int] = []  # of one whose making did not get that far
 
-    def __init__(self, sock: socket.socket, fds: list[int], rivals: Collection[object] = ()) -> None:
+    def __init__(self, sock: socket.socket, fds: list[int], gil_waiters: Collection[object] = ()) -> None:
         """Takes the pipe's descriptor, the only entry of `fds`, over. Raises OSError when memory runs out."""
         self._fds: list[int] = []
         self.sock = sock
@@ -182,10 +182,10 @@ class Channel:
         self.given = _NONE_GIVEN  # the first call number that was not given to the worker: of no such call there is a result
         self.more = False  # what was read already has frames that `receive` has not returned, and no event will tell
         self._send = sock.send
-        self._rivals = rivals
+        self._gil_waiters = gil_waiters
         self._memory = mmap.mmap(-1, _BUFFER_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._memory)
-        self._address = held_calls.address_of(self._memory)
+        self._address = gil_held.address_of(self._memory)
         # offsets count from the start of the pipe's stream: _base is where the buffer begins
         self._base = 0
         self._used = 0
@@ -219,9 +219,9 @@ class Channel:
         self.empty = False
         if start < _BUFFER_SIZE:
             try:
-                if self._rivals:
+                if self._gil_waiters:
                     room = min(_BUFFER_SIZE - start, _HELD_UP_TO)
-                    tally.extend(filter(_done, map(held_calls.read, self._fds, (self._address + start,), (room,))))
+                    tally.extend(filter(_done, map(gil_held.read, self._fds, (self._address + start,), (room,))))
                 if len(tally) == 1:
                     tally.extend(map(os.readv, self._fds, ((self._view[start:] if start else self._view,),)))
             except BlockingIOError:
@@ -256,7 +256,7 @@ class Channel:
                 elif not possible:
                     raise FrameError(f"no frame of kind {kind:#x} has tag {tag}, number {number} and {size} bytes")
                 elif kind > KIND:
-                    return self._begin_beside(size, data[:HEADER_SIZE])
+                    return self._begin_by_socket(size, data[:HEADER_SIZE])
                 break
             # a plain tuple: whoever reads the stream unpacks it at once, and building a Frame costs 200 ns more
             append((kind, tag, number, data[at + HEADER_SIZE : stop]))  # type: ignore[arg-type]  # see above
@@ -267,13 +267,13 @@ class Channel:
         """Whether a worker writes such a header before a body that does not come with it at once."""
         if kind in _RESULTS or kind in _RESULTS_BESIDE:
             expected = 0 < number < self.given
-        elif kind in (FAILED, FAILED | BESIDE):
+        elif kind in (FAILED, FAILED | BY_SOCKET):
             expected = tag == number == 0 and self.given == _NONE_GIVEN
         else:
             return 0 < kind <= LAST_KIND and tag == number == 0 and size <= ABOUT_SIZE
         return expected and (size <= IN_PIPE or kind > KIND)
 
-    def _begin_beside(self, size: int, head: bytes) -> tuple[list[Frame], int]:
+    def _begin_by_socket(self, size: int, head: bytes) -> tuple[list[Frame], int]:
         try:
             assembly = _Assembly(HEADER_SIZE + size, head)
         except MemoryError:
@@ -283,11 +283,11 @@ class Channel:
 
     def _receive_large(self, assembly: _Assembly) -> tuple[list[Frame], int]:
         try:
-            return self._receive_beside(assembly)
+            return self._receive_by_socket(assembly)
         except MemoryError:
             raise _too_large(assembly.size) from None
 
-    def _receive_beside(self, assembly: _Assembly) -> tuple[list[Frame], int]:
+    def _receive_by_socket(self, assembly: _Assembly) -> tuple[list[Frame], int]:
         got = _total(assembly.got)
         self.empty = False
         looks = _LOOKS
@@ -309,10 +309,10 @@ class Channel:
             got = _total(assembly.got)
             if got >= HEADER_SIZE and not assembly.memory.startswith(assembly.header):
                 raise FrameError("what comes beside the pipe is not what was said in it")
-        heap.keep_room_for(assembly.size)
+        malloc.keep_room_for(assembly.size)
         self.more = _total(self._got) > self._used
         kind, tag, number, _ = _unpack(assembly.memory)
-        kind &= ~BESIDE
+        kind &= ~BY_SOCKET
         body = memoryview(assembly.memory)[HEADER_SIZE:]
         return [Frame(kind, tag, number, body if kind & LARGE or kind == RESULT else body.tobytes())], -1
 
@@ -343,7 +343,7 @@ class Channel:
         if size <= _JOIN_UP_TO:
             parts = [b"".join(parts)]  # one buffer is cheaper for the kernel than many, and for `rest`, which walks over them
         else:
-            heap.keep_room_for(size)
+            malloc.keep_room_for(size)
             parts = _joined(parts)
         return Outgoing(parts, size)
 
@@ -360,8 +360,8 @@ class Channel:
                     out.sent.extend(map(self.sock.sendmsg, (out.rest(sent),), ((),), (_NOW,)))
                     continue
                 part = out.parts[0]
-                if self._rivals and not sent and out.size <= _HELD_UP_TO:
-                    out.sent.extend(filter(_done, map(held_calls.send, self._sock_fds, (part,), (out.size,), (_NOW,))))
+                if self._gil_waiters and not sent and out.size <= _HELD_UP_TO:
+                    out.sent.extend(filter(_done, map(gil_held.send, self._sock_fds, (part,), (out.size,), (_NOW,))))
                     if out.sent:
                         continue
                 out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,), (_NOW,)))

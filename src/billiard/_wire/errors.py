@@ -13,7 +13,7 @@ import reprlib
 from .._typing import Any
 from ..einfo import ExceptionInfo
 from ..exceptions import TaskError
-from .pickling import PROTOCOL, UNREADABLE, MainSnapshot, dumps_whole, loads, own_error
+from .pickling import PROTOCOL, UNREADABLE, MainSnapshot, confirm_error, dumps_whole, loads
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 1000
@@ -56,7 +56,7 @@ def decode(body: bytes) -> ExceptionInfo:
             if isinstance(info, ExceptionInfo) and isinstance(info.exception, BaseException):
                 return info
         except UNREADABLE as exc:
-            reason = own_error(exc, loads, blob)
+            reason = confirm_error(exc, loads, blob)
     return parent_made(TaskError(type_name, args_repr, text), cause=reason, text=text)
 
 

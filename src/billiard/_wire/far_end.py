@@ -2,7 +2,7 @@
 
 A socket makes a packet of each message, and a tiny result spent most of its time on that; a pipe takes it for a third. But a
 pipe moves a large body page by page, at a fifth of a socket's speed. So every frame goes through the pipe, in order, and
-only the body of a large one through the socket: its header carries BESIDE, and the parent reads that body before it goes on.
+only the body of a large one through the socket: its header carries BY_SOCKET, and the parent reads that body before it goes on.
 The header comes there once more, so that bytes which some task wrote into either are found out.
 """
 
@@ -15,18 +15,18 @@ import socket
 from collections.abc import Sequence
 
 from .._typing import Final
-from . import heap
+from . import malloc
 from .descriptors import MAX_PARTS, close_all
-from .frames import BESIDE, HEADER, HEADER_SIZE, IN_PIPE, LARGE, Buffer
+from .frames import BY_SOCKET, HEADER, HEADER_SIZE, IN_PIPE, LARGE, Buffer
 
-#: A body that the pipe takes together with its header, at once or not at all: `tell` is enough for it.
-WHOLE: Final = select.PIPE_BUF - HEADER_SIZE
+#: A body that the pipe takes together with its header, at once or not at all: `write` is enough for it.
+ATOMIC_BODY: Final = select.PIPE_BUF - HEADER_SIZE
 
 
 class FarEnd:
     """A blocking socket and a blocking pipe. Takes over the pipe's descriptor, the only entry of `fds`.
 
-    `tell` writes the bytes of a whole small frame into the pipe; `send` takes a body of any size.
+    `write` writes the bytes of a whole small frame into the pipe; `send` takes a body of any size.
     """
 
     _fds: list[int] = []  # of one whose making did not get that far
@@ -36,7 +36,7 @@ class FarEnd:
         self.sock = sock
         self._fds: list[int] = []
         self._fds.extend(map(fds.pop, (-1,)))  # whose it is must never be in doubt, see billiard._wire.channel
-        self.tell = functools.partial(os.write, self._fds[0])
+        self.write = functools.partial(os.write, self._fds[0])
 
     @property
     def fds(self) -> list[int]:
@@ -48,11 +48,11 @@ class FarEnd:
         if size <= IN_PIPE and not kind & LARGE:  # whose body is to be memory of the receiver's own
             rest = b"".join((HEADER.pack(kind, tag, number, size), *parts))
             while rest:
-                rest = rest[self.tell(rest) :]
+                rest = rest[self.write(rest) :]
             return
-        heap.keep_room_for(size)
-        header = HEADER.pack(kind | BESIDE, tag, number, size)
-        self.tell(header)
+        malloc.keep_room_for(size)
+        header = HEADER.pack(kind | BY_SOCKET, tag, number, size)
+        self.write(header)
         left = [memoryview(part) for part in (header, *parts)]
         while left:
             sent = self.sock.sendmsg(left[:MAX_PARTS])

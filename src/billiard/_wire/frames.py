@@ -3,7 +3,7 @@
     kind  u8    what it is, with flags in the high bits
     tag   u32   CALL: function id.  RESULT, ERROR: run time in microseconds
     number u64  the call it is, or the result of; per worker, counted from 1, never reused
-    size  u64   bytes of body: they follow, or come by another way (BESIDE)
+    size  u64   bytes of body: they follow, or come by another way (BY_SOCKET)
 
 The number stands in the header, outside the pickle, so that a body which cannot be
 unpickled still tells whose it is (a poisoned payload then fails one call, not the pool).
@@ -28,10 +28,10 @@ HEADER_SIZE: Final = HEADER.size
 IN_PIPE: Final = 1 << 15  # the largest body that a worker sends through the pipe
 
 LARGE: Final = 0x80  # the body has out-of-band buffers
-BESIDE: Final = 0x40  # from a worker: the body does not follow, it comes by the socket (see billiard._wire.far_end)
+BY_SOCKET: Final = 0x40  # from a worker: the body does not follow, it comes by the socket (see billiard._wire.far_end)
 ACCEPT: Final = 0x40  # to a worker: it says when it takes this call
 SYNACK: Final = 0x20  # ... and then waits for a VERDICT before it runs it
-TIMED: Final = 0x10  # of MAP and STARMAP: limits count for each item, so the start of each goes on the board
+TIMED: Final = 0x10  # of MAP and STARMAP: limits count for each item, so the start of each goes on the scoreboard
 KIND: Final = 0x0F
 
 # parent -> worker

@@ -119,12 +119,12 @@ def travels_by_name(func: Callable[..., Any], snapshot: MainSnapshot) -> bool:
     try:
         _dumps(func, PROTOCOL)
     except Exception as exc:
-        own_error(exc, _dumps, func, PROTOCOL)
+        confirm_error(exc, _dumps, func, PROTOCOL)
         return False
     return True
 
 
-def own_error(exc: BaseException, again: Callable[..., Any], *args: Any) -> Any:
+def confirm_error(exc: BaseException, again: Callable[..., Any], *args: Any) -> Any:
     """Do `again(*args)` once more. If it fails in the same way the payload is to blame: returns that error. Else a signal's
     handler had raised `exc` in its midst, and it is raised on.
 
@@ -218,11 +218,11 @@ def lighten_all(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
 def dumps_pure(obj: Any) -> Pickled:
     """`dumps` for what was lightened and names nothing that could mean something else in the other process."""
     kept: list[pickle.PickleBuffer] = []
-    pickled = _dumps(obj, PROTOCOL, buffer_callback=functools.partial(_beside_if_big, kept))
+    pickled = _dumps(obj, PROTOCOL, buffer_callback=functools.partial(_out_of_band_if_big, kept))
     return pickled, [buffer.raw() for buffer in kept] or None
 
 
-def _beside_if_big(kept: list[pickle.PickleBuffer], buffer: pickle.PickleBuffer) -> bool:
+def _out_of_band_if_big(kept: list[pickle.PickleBuffer], buffer: pickle.PickleBuffer) -> bool:
     if buffer.raw().nbytes <= _ARRAY_INSIDE_TO:
         return True
     kept.append(buffer)
@@ -250,7 +250,7 @@ def _dumps_with_care(obj: Any, snapshot: MainSnapshot, kept: list[memoryview] | 
         except (pickle.PicklingError, TypeError, AttributeError):
             return _dumps_by_value(obj, snapshot, kept)  # a lambda, a socket: the slow way knows, or raises the better error
         except Exception as exc:
-            own_error(exc, _dumps, obj, PROTOCOL)
+            confirm_error(exc, _dumps, obj, PROTOCOL)
             return _dumps_by_value(obj, snapshot, kept)
         if len(pickled) < _SHORTEST_NAMED or type(obj) is str or not _needs_care(pickled, snapshot):
             return pickled
@@ -290,11 +290,11 @@ def _needs_care(pickled: bytes, snapshot: MainSnapshot) -> bool:
 
 
 #: Held while cloudpickle is imported, and while a process is forked that may need it.
-importing: Final = threading.RLock()
+import_lock: Final = threading.RLock()
 
 
 def _import_cloudpickle() -> Any:
-    with importing:
+    with import_lock:
         import cloudpickle  # costs 20 ms: only who needs it pays
 
     return cloudpickle

@@ -1,4 +1,4 @@
-"""The error of a result that cannot be pickled; worker and caller both need it, in the engine and in the guest room."""
+"""The error of a result that cannot be pickled; worker and caller both need it, in the engine and in the legacy pool."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A child that a task forks is not the worker, whoever forks it: the task itself, multiprocessing, a library.
 
 It may come back from the task, or be left by `sys.exit`, and would go on with the calls that the worker holds, answer them, and
-note them on the worker's board. So its ends of the channel lead nowhere, the board is gone for it, and it leaves as soon as it
-is through with the call (see `Loop.after_fork`). Signals mean to it what they mean to any process. And it may outlive the
-worker: the lifeline is that one's.
+note them on the worker's scoreboard. So its ends of the channel lead nowhere, the scoreboard is gone for it, and it leaves as
+soon as it is through with the call (see `Loop.after_fork`). Signals mean to it what they mean to any process. And it may
+outlive the worker: the lifeline is that one's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The worker's loop: one call after the other, each result sent at once.
 
 A result is never held back to share a system call with the next one: the next call may take an hour.
-The order of the stores in `_serve` is the board's contract (see billiard._wire.board); the simulation of the
+The order of the stores in `_serve` is the scoreboard's contract (see billiard._wire.scoreboard); the simulation of the
 core preempts between every two of them.
 """
 
@@ -20,11 +20,11 @@ from multiprocessing import util
 from types import TracebackType
 
 from .._typing import Any, NoReturn
-from .._wire import errors, frames, heap, pickling
-from .._wire.board import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Board
-from .._wire.exits import EX_FAILURE, EX_OK, EX_RECYCLE
-from .._wire.far_end import WHOLE, FarEnd
+from .._wire import errors, frames, malloc, pickling
+from .._wire.exit_status import EX_FAILURE, EX_OK, EX_RECYCLE
+from .._wire.far_end import ATOMIC_BODY, FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE, LARGE
+from .._wire.scoreboard import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Scoreboard
 from .._wire.spin import SpinWait
 from .._wire.unsendable import MaybeEncodingError, Shown
 from ..exceptions import PayloadError, SoftTimeLimitExceeded, TaskError
@@ -42,16 +42,18 @@ _Frame = tuple[int, int, int, Any]
 class Loop:
     """Serves the calls of one channel until it is told to retire, wants to leave, or its parent is gone."""
 
-    def __init__(self, far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: pickling.MainSnapshot) -> None:
+    def __init__(
+        self, far_end: FarEnd, scoreboard: Scoreboard, settings: WorkerSettings, snapshot: pickling.MainSnapshot
+    ) -> None:
         self._far_end = far_end
-        self._tell = far_end.tell
-        self._cells = board.cells
+        self._write = far_end.write
+        self._cells = scoreboard.cells
         self._snapshot = snapshot
         self._functions: dict[int, Any] = {}
         self._unloaded: dict[int, bytes] = {}
         self._honoured = 0  # the last recall that a RESUME ended
         self.termination = Termination(self._look_after_each_call)
-        self._soft = SoftLimit(board.cells, self._ask_again)
+        self._soft = SoftLimit(scoreboard.cells, self._ask_again)
         self._memory_limit_kb = settings.max_memory_kb
         self._growth = PeakGrowth(settings.memory_in_total) if settings.max_memory_kb is not None else None
         self._retire: int | None = None  # told to leave, with this status, while a call waited for its verdict
@@ -62,7 +64,7 @@ class Loop:
         """Serve; returns the exit status to leave with. Raises SystemExit on SIGTERM."""
         self.termination.install()
         self._soft.install()
-        self._tell(frames.frame(frames.READY, 0, 0))
+        self._write(frames.frame(frames.READY, 0, 0))
         return self._serve(_receive(self._far_end.sock))
 
     def _look_after_each_call(self) -> None:
@@ -72,19 +74,19 @@ class Loop:
         """In a child that a task has forked, and that may come back from the task: it must not go on as the worker, with the
         calls that this one holds. What it does meanwhile nobody hears of."""
         self._forked = True
-        self._cells.release()  # or the rest of a chunk would be noted on the worker's board, and run twice
+        self._cells.release()  # or the rest of a chunk would be noted on the worker's scoreboard, and run twice
         self.termination.uninstall()
         self._soft.uninstall()
 
     def _ask_again(self, number: int) -> None:
-        self._tell(frames.about(frames.REARM, number))
+        self._write(frames.about(frames.REARM, number))
 
     def _serve(self, stream: Iterator[_Frame]) -> int:
         # everything the loop touches per call is a local: this function is half of what a tiny task costs
         cells, soft, clock, loads = self._cells, self._soft, time.monotonic_ns, pickle.loads
         functions, honoured = self._functions, self._honoured
         plain, sized, big = pickling.PLAIN, pickling.SIZED, pickling.BIG_BYTES_FROM
-        dumps, pack, tell, whole = pickle.dumps, HEADER.pack, self._tell, WHOLE
+        dumps, pack, write, atomic = pickle.dumps, HEADER.pack, self._write, ATOMIC_BODY
         marshalled, unmarshalled, marshal_format, short = marshal.dumps, marshal.loads, pickling.MARSHAL, pickling.SHORT
         kinds, asking, last_call_kind = frames.KIND, frames.ACCEPT | frames.SYNACK, frames.STARMAP
         plain_call, pickled_from, protocol = frames.CALL, pickling.PICKLED, pickling.PROTOCOL
@@ -106,7 +108,7 @@ class Loop:
             if recalled > honoured and number >= recalled:
                 if cells[SKIPPED_FROM] < recalled:
                     cells[SKIPPED_FROM] = number
-                    self._tell(frames.about(frames.SKIPPED, number))
+                    self._write(frames.about(frames.SKIPPED, number))
                 continue
             if kind & asking:
                 if kind & frames.SYNACK and not kind & LARGE:
@@ -146,8 +148,8 @@ class Loop:
                 # what cannot refer to anything needs no care in pickling
                 is_short = type(value) in plain or len(value) <= short
                 pickled = marshalled(value, marshal_format) if is_short else dumps(value, protocol)
-                if len(pickled) <= whole:
-                    tell(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
+                if len(pickled) <= atomic:
+                    write(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
                 else:
                     cells[STARTED] = _NOT_YET  # sending is not running time: the parent may be late to take it
                     self._far_end.send(frames.RESULT, run_us, number, [pickled], len(pickled))
@@ -155,7 +157,7 @@ class Loop:
             else:
                 what, parts, size = self._packed(value, reply)
                 value = reply = None  # as above; what its buffers are of stays for a while
-                if size > whole:
+                if size > atomic:
                     cells[STARTED] = _NOT_YET  # as above
                 self._far_end.send(what, run_us, number, parts, size)
                 parts = None
@@ -173,7 +175,7 @@ class Loop:
         if self._retire is not None:
             return self._retire
         if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):
-            self._tell(frames.about(frames.LEAVING, number))
+            self._write(frames.about(frames.LEAVING, number))
             return EX_RECYCLE
         return None
 
@@ -216,7 +218,7 @@ class Loop:
         """Say that this call was taken; with SYNACK wait for the verdict. Whether to run it."""
         if kind & frames.SYNACK:
             self._cells[STARTED] = _NOT_YET  # the wait is not running time
-        self._tell(frames.about(frames.ACCEPTED, number, started_ns))
+        self._write(frames.about(frames.ACCEPTED, number, started_ns))
         if not kind & frames.SYNACK:
             return True
         for answer, tag, of, body in stream:
@@ -224,7 +226,7 @@ class Loop:
                 if tag:
                     self._cells[STARTED] = time.monotonic_ns()
                     return True
-                self._tell(frames.about(frames.DROPPED, number))
+                self._write(frames.about(frames.DROPPED, number))
                 return False
             if answer == frames.RETIRE:
                 # it is written right behind the last call of a quota, before the verdict: dropped, the worker would
@@ -262,7 +264,7 @@ class Loop:
         return self._map(func, items, kind == frames.STARMAP, timed != 0)
 
     def _map(self, func: Callable[..., Any], items: Any, starred: bool, timed: bool) -> list[Any]:
-        """The values of a chunk. The board always names the item that runs, and where limits ask for it, since when."""
+        """The values of a chunk. The scoreboard always names the item that runs, and where limits ask for it, since when."""
         cells, at, clock = self._cells, ITEM, time.monotonic_ns
         if not timed:
             # the loop's own target is the cell: an item costs a third of what it does below, and a chunk may have 100,000
@@ -381,5 +383,5 @@ def _receive_large(sock: socket.socket, size: int, head: memoryview) -> memoryvi
         if not count:
             raise SystemExit(EX_OK)
         got += count
-    heap.keep_room_for(size)
+    malloc.keep_room_for(size)
     return view

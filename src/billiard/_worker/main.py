@@ -11,11 +11,11 @@ from multiprocessing import util
 
 from .._typing import Final
 from .._wire import errors, frames
-from .._wire.board import Board
 from .._wire.descriptors import is_readable
-from .._wire.exits import EX_FAILURE
+from .._wire.exit_status import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
+from .._wire.scoreboard import Scoreboard
 from . import lifeline, signals
 from .fork_hooks import ForkHooks
 from .loop import Loop
@@ -24,7 +24,7 @@ from .settings import WorkerSettings
 LEAVE_GRACE_S: Final = 1.0  # for the threads and processes of its tasks, once a worker has nothing else to do
 
 
-def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
+def serve(far_end: FarEnd, scoreboard: Scoreboard, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
     """Be a worker, whose signals are as `signals.before_initializer` leaves them.
 
     Leaves by SystemExit with the worker's exit status, or dies of the SIGTERM it was sent.
@@ -41,7 +41,7 @@ def serve(far_end: FarEnd, board: Board, settings: WorkerSettings, snapshot: Mai
         try:
             if settings.initializer is not None:
                 settings.initializer(*settings.initargs)
-            loop = hooks.loop = Loop(far_end, board, settings, snapshot)
+            loop = hooks.loop = Loop(far_end, scoreboard, settings, snapshot)
         except BaseException as exc:
             error = errors.encode(exc, snapshot)
             far_end.send(frames.FAILED, 0, 0, [error], len(error))
@@ -91,19 +91,19 @@ def _leave_at_once(status: int, terminated: bool) -> None:
 
 
 def serve_spawned(
-    far_end: FarEnd, board_fd: int, lifeline_fd: int, settings: WorkerSettings, importable_main: bool
+    far_end: FarEnd, scoreboard_fd: int, lifeline_fd: int, settings: WorkerSettings, importable_main: bool
 ) -> None:  # fmt: skip
     """`serve` for a process that multiprocessing started: everything came as arguments."""
     from multiprocessing import current_process
 
     # daemonic for its parent, which then does not wait for it at exit; its tasks may start processes all the same
     current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # not published
-    board = Board(board_fd)
-    board.close_fd()
+    scoreboard = Scoreboard(scoreboard_fd)
+    scoreboard.close_fd()
     for fd in (*far_end.fds, lifeline_fd):
         os.set_inheritable(fd, False)  # they came as descriptors that are: a task's programs would hold them open
     signals.before_initializer_of_spawned()
-    serve(far_end, board, settings, MainSnapshot(importable_main), lifeline_fd)
+    serve(far_end, scoreboard, settings, MainSnapshot(importable_main), lifeline_fd)
 
 
 def _lead_own_group() -> None:

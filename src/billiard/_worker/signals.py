@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from .._typing import Any, Final
-from .._wire.board import ANY_ITEM, ITEM, SOFT_COUNT, SOFT_ITEM, SOFT_NUMBER
+from .._wire.scoreboard import ANY_ITEM, ITEM, SOFT_COUNT, SOFT_ITEM, SOFT_NUMBER
 from ..exceptions import SoftTimeLimitExceeded
 
 SOFT_SIGNAL: Final = signal.SIGUSR1
@@ -99,12 +99,12 @@ class Termination:
 
 
 class SoftLimit:
-    """The aim of the soft-limit signal: it hits `running`, and the item of it that the board names, or nothing."""
+    """The aim of the soft-limit signal: it hits `running`, and the item of it that the scoreboard names, or nothing."""
 
     def __init__(self, cells: memoryview, rearm: Callable[[int], None]) -> None:
         self.running = 0  # the call on which the signal may act now; 0: none
         self._cells = cells
-        self._raised = 0  # of the aims on the board, the last that was raised
+        self._raised = 0  # of the aims on the scoreboard, the last that was raised
         self._rearm = rearm
         self._asking = self._came = False  # for the signal once more; it came while we asked
 
@@ -128,7 +128,7 @@ class SoftLimit:
             raise SoftTimeLimitExceeded()
 
     def came_early(self) -> None:
-        """The signal for the call that begins now was sent when the board already named it: where it found nobody running
+        """The signal for the call that begins now was sent when the scoreboard already named it: where it found nobody running
         it did nothing, and it will not be sent again."""
         self._handle(SOFT_SIGNAL, None)
 

@@ -1,4 +1,4 @@
-"""Door: the API of this package over threads. ``multiprocessing``'s own, and a pool that can be joined."""
+"""Public module: the API of this package over threads. ``multiprocessing``'s own, and a pool that can be joined."""
 
 from collections.abc import Callable, Iterable
 from multiprocessing.dummy import (

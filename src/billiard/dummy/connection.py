@@ -1,4 +1,4 @@
-"""Door: connections between threads. ``multiprocessing``'s own."""
+"""Public module: connections between threads. ``multiprocessing``'s own."""
 
 from multiprocessing.dummy.connection import Client, Connection, Listener, Pipe
 

@@ -1,4 +1,4 @@
-"""The guest pool at work: jobs, limits, deaths, recycling, shutdown, under an outer loop."""
+"""The legacy pool at work: jobs, limits, deaths, recycling, shutdown, under an outer loop."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 from unittest import mock
 from weakref import WeakSet, ref
 
-import guest_tasks as tasks
+import legacy_tasks as tasks
 import pytest
 
 import billiard
 import billiard.pool
 from billiard import common
-from billiard._celery import collector
+from billiard._celery import gc_freeze
 from billiard.exceptions import (
     RestartFreqExceeded,
     SoftTimeLimitExceeded,
@@ -594,7 +594,7 @@ class TestCollector:
 
     @pytest.fixture(autouse=True)
     def nothing_set_aside_yet(self, monkeypatch):
-        monkeypatch.setattr(collector, "_pools", WeakSet())
+        monkeypatch.setattr(gc_freeze, "_pools", WeakSet())
         gc.unfreeze()
         yield
         gc.unfreeze()
@@ -753,7 +753,7 @@ def test_start_methods(make_pool, method):
 
 
 class TestSharedPipes:
-    """A subclass that overrides no pipe: all workers share one pair, and the caller turns the crank."""
+    """A subclass that overrides no pipe: all workers share one pair, and the caller drives."""
 
     @pytest.fixture
     def pool(self):

@@ -1,4 +1,4 @@
-"""The board: one page of memory that a worker and its parent share.
+"""The scoreboard: one page of memory that a worker and its parent share.
 
 It answers, at no message per call, the one question that matters when a worker dies or a
 limit strikes: *which call was it on?* Each cell is one aligned 8-byte store, each has one
@@ -48,8 +48,8 @@ _SIZE: Final = mmap.PAGESIZE
 _UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
-class Sight(NamedTuple):
-    """What the board said at one moment."""
+class Progress(NamedTuple):
+    """What the scoreboard said at one moment."""
 
     current: int
     started_ns: int
@@ -57,14 +57,14 @@ class Sight(NamedTuple):
     skipped_from: int
 
 
-class Board:
-    """A board by its file descriptor; `cells` is the shared page as unsigned 64-bit words."""
+class Scoreboard:
+    """A scoreboard by its file descriptor; `cells` is the shared page as unsigned 64-bit words."""
 
     _fds: list[int] = []  # of one whose making did not get that far
     _aims = 0
 
     def __init__(self, fd: int | None = None) -> None:
-        """A board on `fd`, which is its own from now on; without one a new, zeroed board.
+        """A scoreboard on `fd`, which is its own from now on; without one a new, zeroed scoreboard.
 
         Raises OSError when descriptors or memory run out.
         """
@@ -81,17 +81,17 @@ class Board:
         """Its descriptor; -1 when that was given up."""
         return self._fds[0] if self._fds else -1
 
-    def see(self) -> Sight:
+    def read(self) -> Progress:
         """Read the worker's cells; STARTED and ITEM belong to CURRENT."""
         cells = self.cells
         try:
             while True:
                 current, item = cells[CURRENT], cells[ITEM]
-                sight = Sight(current, cells[STARTED], item, cells[SKIPPED_FROM])
+                progress = Progress(current, cells[STARTED], item, cells[SKIPPED_FROM])
                 if cells[CURRENT] == current and cells[ITEM] == item:
-                    return sight
+                    return progress
         except ValueError:
-            return Sight(0, 0, 0, 0)  # another thread has just closed it: its worker is gone, and is on nothing
+            return Progress(0, 0, 0, 0)  # another thread has just closed it: its worker is gone, and is on nothing
 
     def recall(self, number: int) -> None:
         """Forbid the worker to start call `number` and any later one."""
@@ -121,7 +121,7 @@ class Board:
 def _open_sealed(fds: list[int]) -> None:
     """Put the descriptor of a page of sealed memory into `fds`."""
     if hasattr(os, "memfd_create"):
-        fds.extend(map(os.memfd_create, ("billiard-board",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
+        fds.extend(map(os.memfd_create, ("billiard-scoreboard",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
         os.ftruncate(fds[0], _SIZE)
         fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return
@@ -129,7 +129,7 @@ def _open_sealed(fds: list[int]) -> None:
     # where the kernel keeps mapped pages of a truncated file.
     import tempfile
 
-    fd, path = tempfile.mkstemp(prefix="billiard-board-")
+    fd, path = tempfile.mkstemp(prefix="billiard-scoreboard-")
     fds.append(fd)
     os.unlink(path)  # noqa: PTH108 - os level on purpose: nothing above the descriptor is wanted
     os.ftruncate(fd, _SIZE)

@@ -83,16 +83,16 @@ SAME = {
 
 @pytest.mark.parametrize("module", NAMES)
 def test_every_name_is_there(module):
-    door = importlib.import_module(f"billiard.{module}")
-    missing = [name for name in NAMES[module].split() if not hasattr(door, name)]
+    public = importlib.import_module(f"billiard.{module}")
+    missing = [name for name in NAMES[module].split() if not hasattr(public, name)]
     assert missing == []
-    assert set(NAMES[module].split()) & set(dir(door)) == set(NAMES[module].split())
+    assert set(NAMES[module].split()) & set(dir(public)) == set(NAMES[module].split())
 
 
 @pytest.mark.parametrize("module", NAMES)
-def test_what_a_door_exports_exists(module):
-    door = importlib.import_module(f"billiard.{module}")
-    assert [name for name in getattr(door, "__all__", ()) if not hasattr(door, name)] == []
+def test_what_a_public_module_exports_exists(module):
+    public = importlib.import_module(f"billiard.{module}")
+    assert [name for name in getattr(public, "__all__", ()) if not hasattr(public, name)] == []
 
 
 @pytest.mark.parametrize("module", SAME)
@@ -104,7 +104,7 @@ def test_objects_compared_by_identity_are_multiprocessings(module):
 
 
 @pytest.mark.parametrize("module", ["resource_sharer", "resource_tracker", "shared_memory", "forkserver", "popen_fork"])
-def test_a_door_with_nothing_behind_it_is_the_standard_librarys_module(module):
+def test_a_public_module_with_nothing_behind_it_is_the_standard_librarys_module(module):
     ours = importlib.import_module(f"billiard.{module}")
     assert ours is importlib.import_module(f"multiprocessing.{module}")
     assert getattr(billiard, module) is ours
@@ -177,8 +177,8 @@ def test_names_can_be_replaced_and_put_back(name):
     from unittest import mock
 
     module, _, attribute = f"billiard.{name}".rpartition(".")
-    door = importlib.import_module(module)
-    before = getattr(door, attribute)
+    public = importlib.import_module(module)
+    before = getattr(public, attribute)
     with mock.patch(f"billiard.{name}") as replaced:
-        assert getattr(door, attribute) is replaced
-    assert getattr(door, attribute) == before
+        assert getattr(public, attribute) is replaced
+    assert getattr(public, attribute) == before

@@ -25,7 +25,7 @@ GIVE_UP_S = 5.0
 STRAY_S = 0.01
 
 
-class SecondTry:
+class SignalRetry:
     """The hook of one worker process. `signal_for` gives the signal by which an exception would come again, or None."""
 
     def __init__(self, signal_for: Callable[[BaseException | None], int | None]) -> None:
@@ -46,7 +46,7 @@ class SecondTry:
         """For handlers, before they raise: whether that would be in vain. If so the signal comes again."""
         inside = False
         while frame is not None and not inside:
-            inside = frame.f_code is SecondTry._hook.__code__
+            inside = frame.f_code is SignalRetry._hook.__code__
             frame = frame.f_back
         if inside and not self._senders:
             self._send_again(signum)

@@ -1,7 +1,7 @@
 """Where user code of the parent runs: callbacks and hooks, one after the other, never under the pool's lock.
 
-With threads one thread does it, started with the first thing to announce. Without, or if none can be made, whoever turned the
-crank does it after the turn. What a callback raises is logged; only what the pool was told to let through (`propagate`) leaves
+With threads one thread does it, started with the first thing to run. Without, or if none can be made, whoever has
+driven does it after the turn. What a callback raises is logged; only what the pool was told to let through (`propagate`) leaves
 a turn.
 """
 
@@ -17,10 +17,10 @@ from .._typing import Any, Protocol
 from . import log
 
 
-class Announcement(Protocol):
+class QueuedCallback(Protocol):
     """Something to run user code with."""
 
-    def tell(self) -> None:
+    def run_callbacks(self) -> None:
         """Run it, once: told again, do nothing."""
 
 
@@ -34,14 +34,14 @@ class _Call:
         self.arguments = arguments
         self.done = False
 
-    def tell(self) -> None:
+    def run_callbacks(self) -> None:
         if not self.done:
             self.done = True
             self.function(*self.arguments)
 
 
-class Announcer:
-    """Runs announcements in the order given.
+class CallbackRunner:
+    """Runs callbacks in the order given.
 
     `pending` takes them; `add` makes one of any call. What was handed over and not yet struck off is handed over again.
     """
@@ -50,12 +50,12 @@ class Announcer:
         self._threaded = threaded
         self._name = name
         self.thread: threading.Thread | None = None
-        self._runs = threading.Lock()  # held by the thread that runs announcements
-        self._queue: queue.SimpleQueue[list[Announcement] | None] = queue.SimpleQueue()
-        self.pending: deque[Announcement] = deque()
+        self._runs = threading.Lock()  # held by the thread that runs callbacks
+        self._queue: queue.SimpleQueue[list[QueuedCallback] | None] = queue.SimpleQueue()
+        self.pending: deque[QueuedCallback] = deque()
 
     def add(self, function: Callable[..., Any], *args: Any) -> None:
-        """Announce later: at `release`, or in `run_here`."""
+        """Call it later: at `release`, or in `run_here`."""
         self.pending.append(_Call(function, args))
 
     def release(self) -> None:
@@ -80,10 +80,10 @@ class Announcer:
     def run_here(self) -> None:
         """Run what was added, in this thread. An exception leaves what is behind it for the next time."""
         while self.pending and not self._threaded:
-            taken: list[Announcement] = []
+            taken: list[QueuedCallback] = []
             try:
                 taken.extend(itertools.starmap(self.pending.popleft, ((),)))  # one call in C: taken and noted, or neither
-                taken[0].tell()
+                taken[0].run_callbacks()
                 taken.clear()
             except IndexError:
                 if not taken:  # another thread turns too
@@ -109,11 +109,11 @@ class Announcer:
         batch = self._queue.get()
         if batch is None:
             return False
-        for announcement in batch:
+        for queued in batch:
             try:
-                announcement.tell()
+                queued.run_callbacks()
             except BaseException as exc:  # a callback's SystemExit must not silence those behind it
-                log_callback_error(getattr(announcement, "function", announcement), exc)
+                log_callback_error(getattr(queued, "function", queued), exc)
         return True
 
     def stop(self, patience_s: float | None = None) -> None:

@@ -1,6 +1,6 @@
 """How many workers there are, which of them may work, and what becomes of a dead one's calls.
 
-The rule is a level, not a reaction: `staff` compares what there is with what there should be and orders the difference,
+The rule is a level, not a reaction: `reconcile` compares what there is with what there should be and orders the difference,
 so an interrupted or repeated call does no harm. A worker counts towards the size while it starts and while it is up;
 one that was told to leave, or struck, does not, so its replacement starts at once. To keep the pool's size a promise
 about *concurrency* all the same, a worker works only on a *seat*: there are as many seats as the pool is large, and a
@@ -14,11 +14,11 @@ from collections import deque
 from itertools import count
 
 from .._typing import Any, Final
-from .._wire.exits import EX_OK, spends_restart
-from .blows import Blows
+from .._wire.exit_status import EX_OK, spends_restart
 from .dispatch import Dispatch
+from .preemption import Preemption
 from .restarts import RestartIntensity
-from .state import Blow, Cause, Fate, Job, Phase, Worker
+from .state import Cause, Fate, Job, KillRequest, Phase, Worker
 
 FAILED_STARTS: Final = 3  # after as many failures in a row as the pool has workers, plus these, it is declared broken
 _KILLED_FROM_OUTSIDE: Final = (-9, -15)
@@ -26,13 +26,13 @@ _KILLED_FROM_OUTSIDE: Final = (-9, -15)
 #: eat the pool for ever.
 MAX_DEATHS_AT_RECEIPT: Final = 3
 FAILED_SPAWNS: Final = 12  # ... and after so many forks in a row that failed, when no worker is left
-SPAWN: Final = "spawn"  # orders; KILL and INTERRUPT are in billiard._core.blows
+SPAWN: Final = "spawn"  # orders; KILL and INTERRUPT are in billiard._core.preemption
 RETIRE: Final = "retire"
-UP: Final = "up"  # notices
+UP: Final = "up"  # notifications
 DOWN: Final = "down"
 
 
-class Standing(enum.IntEnum):
+class PoolState(enum.IntEnum):
     """Of the pool."""
 
     RUN = 0
@@ -41,60 +41,60 @@ class Standing(enum.IntEnum):
     BROKEN = 3  # cannot keep workers alive; every job fails with the reason
 
 
-class Staff:
+class WorkerSet:
     """The workers of one pool."""
 
     def __init__(
         self,
         size: int,
         dispatch: Dispatch,
-        blows: Blows,
+        preemption: Preemption,
         max_tasks_per_child: int | None = None,
         restarts: RestartIntensity | None = None,
     ) -> None:
         self.size = size
-        self.standing = Standing.RUN
+        self.pool_state = PoolState.RUN
         self.broken_by: Fate | None = None
         self.workers: dict[int, Worker] = {}  # by ident; all that are not GONE
         self.orders: deque[tuple[str, Worker, int]] = deque()
-        self.restless = True  # something changed since `staff` last found everything as it should be: call it
+        self.dirty = True  # something changed since `reconcile` last found everything as it should be: call it
         self.reading: set[int] = set()  # lazy maps by their number, whose input has more to give: the pool does not end before
         self.worker_died = False  # whether any has without being told to (see `Pool.did_start_ok`)
         self._dispatch = dispatch
-        self._blows = blows
+        self._preemption = preemption
         self._quota = max_tasks_per_child
         self._restarts = restarts
         self._idents = count(1)
         self._failed_starts = 0.0
         self._failed_spawns = 0
         self.respawn_at = 0.0  # no process is to be made before, since the last could not be
-        self._bench: deque[Worker] = deque()  # up, but without a seat
-        blows.doomed = self.disturb
+        self._unseated: deque[Worker] = deque()  # up, but without a seat
+        preemption.on_kill = self.mark_dirty
 
-    def disturb(self) -> None:
-        """Have `staff` look again."""
-        self.restless = True
+    def mark_dirty(self) -> None:
+        """Have `reconcile` look again."""
+        self.dirty = True
 
     def resize(self, by: int) -> None:
         """So many workers more, or less."""
         self.size += by
-        self.restless = True
+        self.dirty = True
 
     def close(self) -> None:
         """Take no more jobs; end when there are none."""
-        if self.standing is Standing.RUN:
-            self.standing = Standing.CLOSE
-        self.restless = True
+        if self.pool_state is PoolState.RUN:
+            self.pool_state = PoolState.CLOSE
+        self.dirty = True
 
     # -- the level
 
-    def staff(self, now: float) -> None:
+    def reconcile(self, now: float) -> None:
         """Order what is missing, let go of what is too much."""
-        if self.standing in (Standing.TERMINATE, Standing.BROKEN):
+        if self.pool_state in (PoolState.TERMINATE, PoolState.BROKEN):
             if self._dispatch.backlog:
                 self.fail_backlog(self.broken_by or Fate(Cause.POOL_TERMINATED))
             return
-        if self.standing is Standing.CLOSE:
+        if self.pool_state is PoolState.CLOSE:
             if self._finished():
                 for worker in list(self.workers.values()):
                     self.retire(worker, EX_OK)
@@ -102,10 +102,10 @@ class Staff:
             if not self._dispatch.backlog and sum(held) <= len(held):
                 return  # enough for what is left; who leaves, or was struck, finishes what it is on or nobody does
         missing = self.size - self._active()
-        self.restless = self.standing is Standing.CLOSE
+        self.dirty = self.pool_state is PoolState.CLOSE
         if missing > 0 and now < self.respawn_at:
             missing = 0
-            self.restless = True
+            self.dirty = True
         for _ in range(missing):
             worker = Worker(next(self._idents), self._free_index(), self._quota)
             self.workers[worker.ident] = worker
@@ -135,33 +135,33 @@ class Staff:
 
     def _seat(self) -> None:
         free = self.size - sum(1 for worker in self.workers.values() if worker.seated)
-        while self._bench and (free > 0 or self._bench[0].seated):
-            worker = self._bench[0]
+        while self._unseated and (free > 0 or self._unseated[0].seated):
+            worker = self._unseated[0]
             if worker.phase is Phase.UP:
                 if not worker.seated:
                     worker.seated = True
                     free -= 1
                 self._dispatch.released(worker)  # also again: the last time may have been cut short before it
-            self._bench.popleft()
+            self._unseated.popleft()
 
     # -- a worker's life
 
     def ready(self, worker: Worker) -> None:
         """The worker is initialised."""
-        self.restless = True
+        self.dirty = True
         if worker.phase is Phase.STARTING:
             worker.phase = Phase.UP
             self._failed_starts, self._failed_spawns = 0.0, 0
         if not worker.told_up:
-            self._blows.notices += ((UP, worker, None),)
+            self._preemption.notifications += ((UP, worker, None),)
             worker.told_up = True
-        if worker.phase is Phase.UP and worker not in self._bench:
-            self._bench.append(worker)
+        if worker.phase is Phase.UP and worker not in self._unseated:
+            self._unseated.append(worker)
             self._seat()
 
     def not_spawned(self, worker: Worker, error: OSError, now: float) -> float:
         """No process could be made (EAGAIN, EMFILE, ENOMEM). Returns when to try again: soon, then less often."""
-        self.restless = True
+        self.dirty = True
         self._failed_spawns += 1
         worker.phase = Phase.GONE
         self.workers.pop(worker.ident, None)
@@ -173,7 +173,7 @@ class Staff:
     def retire(self, worker: Worker, status: int) -> None:
         """Let `worker` finish the calls it holds, and leave with `status`."""
         if worker.phase in (Phase.STARTING, Phase.UP):
-            self.restless = True
+            self.dirty = True
             idle, open_ = self._dispatch.idle, self._dispatch.open
             # no call from here on: what is RETIRING was told so and is given nothing, and what is UP is
             self.orders += ((RETIRE, worker, status),)
@@ -190,13 +190,13 @@ class Staff:
 
     def leaving(self, worker: Worker, number: int) -> None:
         """The worker says that it leaves, and runs nothing after call `number`."""
-        self.restless = True
+        self.dirty = True
         worker.leaving_from = number
         if worker.phase in (Phase.STARTING, Phase.UP):
             worker.phase = Phase.RETIRING
         self._dispatch.idle.pop(worker, None)
         self._dispatch.open.pop(worker, None)
-        self._blows.take_back(worker, number)
+        self._preemption.take_back(worker, number)
 
     def emptied(self, worker: Worker) -> None:
         """`worker` holds nothing: if it is on its way out it needs its seat no more."""
@@ -211,28 +211,28 @@ class Staff:
         """
         if worker.phase is Phase.GONE:
             return
-        self.restless = True
+        self.dirty = True
         worker.status = status
         self._settle_calls(worker, status, now)
         self._dispatch.idle.pop(worker, None)
         self._dispatch.open.pop(worker, None)
-        ordered = worker.phase in (Phase.RETIRING, Phase.DOOMED) or worker.leaving_from is not None
+        ordered = worker.phase in (Phase.RETIRING, Phase.KILLED) or worker.leaving_from is not None
         failed_start = worker.phase is Phase.STARTING
         if not ordered:
             self.worker_died = True
         # whoever is told of its end was told of it before, also of one that never was ready
         up = () if worker.told_up else ((UP, worker, None),)
         # no call from here on: seat and phase go together, what is GONE is not among the workers, and it is told once
-        self._blows.notices += (*up, (DOWN, worker, status))
+        self._preemption.notifications += (*up, (DOWN, worker, status))
         worker.seated, worker.phase = False, Phase.GONE
         if worker.ident in self.workers:
             del self.workers[worker.ident]
         self._account(worker, status, failed_start, ordered, now, failure)
 
     def _account(self, worker: Worker, status: int | None, failed_start: bool, ordered: bool, now: float, failure: Any) -> None:
-        if self.standing is Standing.TERMINATE:
+        if self.pool_state is PoolState.TERMINATE:
             return
-        on_purpose = worker.blow is not None and worker.blow.cause in (Cause.TERMINATED, Cause.TIME_LIMIT)
+        on_purpose = worker.kill_request is not None and worker.kill_request.cause in (Cause.TERMINATED, Cause.TIME_LIMIT)
         if failed_start:
             # killed from outside says little about whether a worker can start at all
             self._failed_starts += 0.2 if status in _KILLED_FROM_OUTSIDE else 1
@@ -241,29 +241,29 @@ class Staff:
                 return
         if self._restarts is None or on_purpose or not spends_restart(status):
             return
-        if not (ordered and worker.blow is None) and self._restarts.exceeded(now):
+        if not (ordered and worker.kill_request is None) and self._restarts.exceeded(now):
             self.break_down(Fate(Cause.RESTARTS, worker, status, detail=self._restarts))
 
     def _settle_calls(self, worker: Worker, status: int | None, now: float) -> None:
-        sight = worker.board.see() if worker.board is not None and worker.inflight else None
-        current = read = sight.current if sight is not None else 0
-        if sight is not None and worker.recalled and worker.recalled <= sight.skipped_from <= current:
-            current = sight.skipped_from - 1  # it came to these calls and let them be
+        progress = worker.scoreboard.read() if worker.scoreboard is not None and worker.inflight else None
+        current = read = progress.current if progress is not None else 0
+        if progress is not None and worker.recalled and worker.recalled <= progress.skipped_from <= current:
+            current = progress.skipped_from - 1  # it came to these calls and let them be
         if worker.leaving_from is not None:
             current = min(current, worker.leaving_from)
         unstarted: dict[int, Job] = {}
         died_on_one = False
         for number, job in list(worker.inflight.items()):
-            if number <= current and sight is not None:
+            if number <= current and progress is not None:
                 died_on_one = True
-                self._dispatch.settle(job, self._fate(worker, job, status, sight, now))
+                self._dispatch.settle(job, self._fate(worker, job, status, progress, now))
             elif job.holder is worker or job.holder is None:
                 unstarted[number] = job
         # told to leave by the call's own quota it may still die of reading it
         left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
         # what it let be, it had read
         suspect = next((job for number, job in unstarted.items() if number > read), None) if unstarted else worker.suspect
-        if suspect is not None and not suspect.state and not (died_on_one or left or self._struck(worker)):
+        if suspect is not None and not suspect.state and not (died_on_one or left or self._kill_sent(worker)):
             # it may have been reading this one when it died
             if not worker.blamed:  # one death counts once, however often this is cut short and repeated
                 suspect.deaths, worker.blamed = suspect.deaths + 1, True
@@ -273,30 +273,30 @@ class Staff:
         worker.inflight.clear()
 
     @staticmethod
-    def _struck(worker: Worker) -> bool:
-        return worker.blow is not None and worker.blow.struck
+    def _kill_sent(worker: Worker) -> bool:
+        return worker.kill_request is not None and worker.kill_request.sent
 
-    def _fate(self, worker: Worker, job: Job, status: int | None, sight: Any, now: float) -> Fate:
+    def _fate(self, worker: Worker, job: Job, status: int | None, progress: Any, now: float) -> Fate:
         if self.broken_by is not None:
             # also when it is terminated by now; that it had started must be told all the same
-            return self.broken_by._replace(started=True, run_s=self._blows.run_time(sight, now), item=sight.item)
+            return self.broken_by._replace(started=True, run_s=self._preemption.run_time(progress, now), item=progress.item)
         cause, limit_s = Cause.LOST, None
-        blow: Blow | None = worker.blow
-        if blow is not None and blow.struck and blow.number in (0, job.number):
-            cause, limit_s = blow.cause, blow.limit_s
-        return Fate(cause, worker, status, True, self._blows.run_time(sight, now), sight.item, limit_s)
+        request: KillRequest | None = worker.kill_request
+        if request is not None and request.sent and request.number in (0, job.number):
+            cause, limit_s = request.cause, request.limit_s
+        return Fate(cause, worker, status, True, self._preemption.run_time(progress, now), progress.item, limit_s)
 
     # -- the pool's end
 
     def break_down(self, fate: Fate) -> None:
         """No worker can be kept alive: fail every job, those to come too, instead of hanging."""
-        if self.standing in (Standing.RUN, Standing.CLOSE):
-            self.broken_by, self.standing, self.restless = fate, Standing.BROKEN, True
+        if self.pool_state in (PoolState.RUN, PoolState.CLOSE):
+            self.broken_by, self.pool_state, self.dirty = fate, PoolState.BROKEN, True
         self.fail_backlog(fate)
 
     def terminate(self) -> None:
         """End now: whatever has no result yet never will."""
-        self.standing, self.restless = Standing.TERMINATE, True
+        self.pool_state, self.dirty = PoolState.TERMINATE, True
         self.fail_backlog(Fate(Cause.POOL_TERMINATED))
 
     def fail_backlog(self, fate: Fate) -> None:
@@ -311,4 +311,4 @@ class Staff:
     @property
     def over(self) -> bool:
         """Nothing is left to wait for."""
-        return not self.workers and self.standing is not Standing.RUN
+        return not self.workers and self.pool_state is not PoolState.RUN

@@ -1,4 +1,4 @@
-"""After each test of the doors nothing is left: no child, no thread, no descriptor."""
+"""After each test of the public modules nothing is left: no child, no thread, no descriptor."""
 
 import gc
 import multiprocessing

@@ -1,17 +1,17 @@
-"""Taking calls back, and striking the right one: recalls, time limits, terminations.
+"""Taking calls back, and interrupting or killing the right one: recalls, time limits, terminations.
 
-A worker cannot be asked what it is doing without being made slow, and whatever its board says may be over
+A worker cannot be asked what it is doing without being made slow, and whatever its scoreboard says may be over
 by the time a signal arrives. So nothing lethal is sent before the worker is fenced in:
 
-    1. recall: forbid it to start anything behind the call it is on   (board.recall)
+    1. recall: forbid it to start anything behind the call it is on   (scoreboard.recall)
     2. wait the fence, then read all that it has sent
-    3. look again: only if it is still on that very call, and no result came, strike
+    3. look again: only if it is still on that very call, and no result came, send the signal
 
-Between 2 and 3 it may finish the call, but it cannot be in another one. The same fence, without the blow, takes
+Between 2 and 3 it may finish the call, but it cannot be in another one. The same fence, without a signal, takes
 prefetched calls back from a worker that stays on one call. A recall ends when the worker holds nothing more: the driver
 then writes RESUME before the next call.
 
-Limits count running time only: a worker has one timer, the least over what it holds; when it comes up the board says
+Limits count running time only: a worker has one timer, the least over what it holds; when it comes up the scoreboard says
 which call is running since when.
 """
 
@@ -23,10 +23,10 @@ from math import nextafter
 
 from .._typing import Any, Final
 from .dispatch import ALONE_FROM, Dispatch
-from .state import FATE, NEVER_S, Blow, Cause, Job, Phase, Sight, Worker
+from .state import FATE, NEVER_S, Cause, Job, KillRequest, Phase, Progress, Worker
 from .timers import Timers
 
-FENCE_S: Final = 0.0015  # longer than any store stays invisible; see billiard._wire.board
+FENCE_S: Final = 0.0015  # longer than any store stays invisible; see billiard._wire.scoreboard
 STALL_S: Final = 0.010  # on one call for this long with others behind it: take them back
 HOARD_S: Final = 0.002  # ... or for this long, if another worker has nothing to do and the call was taken for a brief one
 TERM_GRACE_S: Final = 0.5  # from a signal that may be caught to SIGKILL
@@ -43,7 +43,7 @@ ESCALATE: Final = "escalate"
 
 KILL: Final = "kill"  # orders to the driver
 INTERRUPT: Final = "interrupt"
-ACCEPTED: Final = "accepted"  # notices to the pool's owner
+ACCEPTED: Final = "accepted"  # notifications to the pool's owner
 SOFT: Final = "soft"
 HARD: Final = "hard"
 
@@ -51,7 +51,7 @@ HARD: Final = "hard"
 def _nothing() -> None: ...
 
 
-class Blows:
+class Preemption:
     """Recalls, limits and terminations of one pool's workers."""
 
     def __init__(self, dispatch: Dispatch, timers: Timers) -> None:
@@ -59,12 +59,12 @@ class Blows:
         self._timers = timers
         self.orders: deque[tuple[str, Worker, int]] = deque()
         self._suspensions: deque[tuple[float, float]] = deque(maxlen=256)  # from, until
-        self.doomed: Callable[[], None] = _nothing  # told when a worker is struck: it needs a replacement
-        self.notices: deque[tuple[str, Any, Any]] = deque()
+        self.on_kill: Callable[[], None] = _nothing  # told when a worker is killed: it needs a replacement
+        self.notifications: deque[tuple[str, Any, Any]] = deque()
 
     # -- arming
 
-    def given(self, worker: Worker, now: float) -> None:
+    def on_assigned(self, worker: Worker, now: float) -> None:
         """`worker` was given calls: watch it for a stall behind a slow one."""
         several, idle = len(worker.inflight) > 1, self._dispatch.idle
         if not several and not idle:
@@ -75,20 +75,20 @@ class Blows:
         if several and idle and HOARD not in worker.due:
             self._timers.set(worker, HOARD, now + HOARD_S)
 
-    def given_limited(self, worker: Worker, least_s: float, now: float) -> None:
+    def watch_limit(self, worker: Worker, least_s: float, now: float) -> None:
         """Watch `worker` for a limit of `least_s`, unless a nearer one is watched already."""
         if now + least_s < worker.due.get(LIMIT, NEVER_S):
             self._timers.set(worker, LIMIT, now + least_s)
 
-    def excuse(self, until: float, slept_s: float) -> None:
+    def exclude_suspension(self, until: float, slept_s: float) -> None:
         """Nobody could run for `slept_s` before `until` (the machine was suspended): it does not count as running time."""
         self._suspensions.append((until - slept_s, until))
 
     # -- what the timers say (the driver has read all that the worker sent)
 
-    def came_up(self, worker: Worker, kind: str, now: float) -> None:
-        """A deadline of `worker` is due: decide by what its board says now."""
-        if worker.board is None:
+    def on_timer(self, worker: Worker, kind: str, now: float) -> None:
+        """A deadline of `worker` is due: decide by what its scoreboard says now."""
+        if worker.scoreboard is None:
             return
         if kind == MARK:
             self._timers.set(worker, FENCE, now + FENCE_S)
@@ -96,10 +96,10 @@ class Blows:
             self.orders.append((KILL, worker, SIGKILL))
         else:
             check = {LIMIT: self._check_limits, STALL: self._check_stall, HOARD: self._check_hoard, FENCE: self._fenced}[kind]
-            check(worker, worker.board.see(), now)
+            check(worker, worker.scoreboard.read(), now)
 
-    def _check_stall(self, worker: Worker, sight: Sight, now: float) -> None:
-        current = sight.current
+    def _check_stall(self, worker: Worker, progress: Progress, now: float) -> None:
+        current = progress.current
         if not worker.inflight or (len(worker.inflight) == 1 and current in worker.inflight):
             return  # there is nothing behind what it is on
         if worker.recalled:
@@ -130,47 +130,47 @@ class Blows:
             return False
         return any(current < number < worker.held_to for number in worker.inflight)
 
-    def _check_hoard(self, worker: Worker, sight: Sight, now: float) -> None:
+    def _check_hoard(self, worker: Worker, progress: Progress, now: float) -> None:
         """Calls were given to `worker` though another had nothing to do: it was thought to be sooner (see `Dispatch`)."""
         if len(worker.inflight) < 2 or worker.recalled or not self._dispatch.idle:
             return
-        job = worker.inflight.get(sight.current)
-        run_s = self.run_time(sight, now)
+        job = worker.inflight.get(progress.current)
+        run_s = self.run_time(progress, now)
         if job is not None and run_s >= HOARD_S / 2:
             self._dispatch.proved_slow(job.function_id, run_s * 1e6)
-            self.recall(worker, sight.current + 1, now)
+            self.recall(worker, progress.current + 1, now)
         elif now - worker.heard_at < STALL_S:  # else it is kept from beginning, and that is looked at less often
             self._timers.set(worker, HOARD, now + HOARD_S)
 
-    def _check_limits(self, worker: Worker, sight: Sight, now: float) -> None:
-        job = worker.inflight.get(sight.current)
+    def _check_limits(self, worker: Worker, progress: Progress, now: float) -> None:
+        job = worker.inflight.get(progress.current)
         if job is None or job.least_s == NEVER_S:
             # between two calls, or on one without limits: the earliest that anything can be over is a full limit away
-            self.watch_limits_anew(worker, now)
+            self.reset_limit_timer(worker, now)
             return
-        run_s = self.run_time(sight, now)
+        run_s = self.run_time(progress, now)
         if job.hard_s is not None and run_s >= job.hard_s:
-            self.strike(worker, Blow(sight.current, sight.item, SIGKILL, Cause.TIME_LIMIT, job.hard_s), now)
+            self.request_kill(worker, KillRequest(progress.current, progress.item, SIGKILL, Cause.TIME_LIMIT, job.hard_s), now)
             return
-        aim = (sight.current, sight.item)
+        aim = (progress.current, progress.item)
         if job.soft_s is not None and worker.soft_sent != aim and run_s >= job.soft_s:
-            if worker.board is not None:
-                worker.board.aim(*aim)
+            if worker.scoreboard is not None:
+                worker.scoreboard.aim(*aim)
             # no call from here on: ordered, told and noted, or all of it once more
-            self.orders += ((INTERRUPT, worker, sight.current),)
-            self.notices += ((SOFT, job, job.soft_s),)
+            self.orders += ((INTERRUPT, worker, progress.current),)
+            self.notifications += ((SOFT, job, job.soft_s),)
             worker.soft_sent = aim
         pending = [limit_s for limit_s in (job.hard_s, job.soft_s if worker.soft_sent != aim else None) if limit_s is not None]
         rest_s = max(min(pending) - run_s, 0.0005) if pending else NEVER_S
         # the next call, or the next item of this one, may be over sooner: at the earliest its own limit from now
         behind_s = min(other.least_s for other in worker.inflight.values())
-        self._limit_in(worker, min(rest_s, behind_s), now)
+        self._set_limit_timer(worker, min(rest_s, behind_s), now)
 
-    def watch_limits_anew(self, worker: Worker, now: float) -> None:
+    def reset_limit_timer(self, worker: Worker, now: float) -> None:
         """Look at the limits of what `worker` holds when the least of them can be over at the earliest."""
-        self._limit_in(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
+        self._set_limit_timer(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
 
-    def _limit_in(self, worker: Worker, least_s: float, now: float) -> None:
+    def _set_limit_timer(self, worker: Worker, least_s: float, now: float) -> None:
         """The next limit to be looked at is so far away, whatever was thought before."""
         # Set, never cleared and set: an exception in between would leave a call without its limit.
         if least_s < NEVER_S:
@@ -178,9 +178,9 @@ class Blows:
         else:
             self._timers.clear(worker, LIMIT)
 
-    def run_time(self, sight: Sight, now: float) -> float:
+    def run_time(self, progress: Progress, now: float) -> float:
         """For how long the call that was seen (the item of a chunk) has been running."""
-        started = sight.started_ns / 1e9
+        started = progress.started_ns / 1e9
         # by time and not by call: a worker may have been between its stores of STARTED and of CURRENT
         excused_s = sum(until - max(since, started) for since, until in self._suspensions if until > started)
         return max(0.0, now - started - excused_s)  # a call that waits for its verdict starts in the far future
@@ -194,22 +194,22 @@ class Blows:
 
     def recall(self, worker: Worker, number: int, now: float) -> None:
         """Take back what `worker` has not started, from call `number` on."""
-        if worker.board is None or worker.phase is Phase.GONE:
+        if worker.scoreboard is None or worker.phase is Phase.GONE:
             return
         if not worker.recalled:
-            if worker.board.see().current < worker.since > 1:
-                # It is still letting calls of the last recall be, and would run those not reached yet if the board named
+            if worker.scoreboard.read().current < worker.since > 1:
+                # It is still letting calls of the last recall be, and would run those not reached yet if the scoreboard named
                 # a later number. It will soon have read the RESUME.
                 self._timers.set(worker, FENCE, now + FENCE_S)
                 return
             worker.recalled = max(number, worker.since)  # beyond every earlier recall, or the worker would not heed it
             self._dispatch.open.pop(worker, None)
             self._dispatch.idle.pop(worker, None)
-        worker.board.recall(worker.recalled)
+        worker.scoreboard.recall(worker.recalled)
         self._fence(worker, now)
 
     def _fence(self, worker: Worker, now: float) -> None:
-        # `now` may be older than what was just written to the board, by as much as this turn has taken. The next turn's is
+        # `now` may be older than what was just written to the scoreboard, by as much as this turn has taken. The next turn's is
         # not: the fence begins there.
         self._timers.replace(worker, FENCE, MARK, nextafter(now, NEVER_S))
 
@@ -235,70 +235,70 @@ class Blows:
                 if worker.quota is not None:
                     worker.quota += 1
 
-    def _fenced(self, worker: Worker, sight: Sight, now: float) -> None:
+    def _fenced(self, worker: Worker, progress: Progress, now: float) -> None:
         if worker.recalled:
-            self.take_back(worker, max(sight.current, worker.recalled - 1))
+            self.take_back(worker, max(progress.current, worker.recalled - 1))
             if worker.inflight or not worker.mute:
                 self._dispatch.released(worker)
-        blow = worker.blow
-        if blow is None or blow.struck:
+        request = worker.kill_request
+        if request is None or request.sent:
             return
-        if not worker.recalled and blow.number in worker.inflight:
-            self.recall(worker, min(sight.current, blow.number) + 1, now)  # it had to wait: see `recall`
+        if not worker.recalled and request.number in worker.inflight:
+            self.recall(worker, min(progress.current, request.number) + 1, now)  # it had to wait: see `recall`
             return
-        moved_on = blow.number and (sight.current != blow.number or blow.number not in worker.inflight)
+        moved_on = request.number and (progress.current != request.number or request.number not in worker.inflight)
         # another item of the chunk may run by now, or the wait for a verdict may just have ended
-        in_time = blow.limit_s is not None and self.run_time(sight, now) < blow.limit_s
+        in_time = request.limit_s is not None and self.run_time(progress, now) < request.limit_s
         if moved_on or in_time:
-            self._missed(worker, sight.current, now)
+            self._withdraw_kill(worker, progress.current, now)
         else:
-            self._land(worker, blow, now)
+            self._send_kill(worker, request, now)
 
-    def _missed(self, worker: Worker, current: int, now: float) -> None:
+    def _withdraw_kill(self, worker: Worker, current: int, now: float) -> None:
         # it finished in time after all, and has been kept from starting another: nothing was harmed
-        worker.blow = None
-        self.watch_limits_anew(worker, now)
+        worker.kill_request = None
+        self.reset_limit_timer(worker, now)
         job = worker.inflight.get(current)
         if job is not None and job.terminate_signal:
-            # wanted while the other blow was under way
-            self.strike(worker, Blow(current, 0, job.terminate_signal, Cause.TERMINATED), now)
+            # wanted while the other kill was under way
+            self.request_kill(worker, KillRequest(current, 0, job.terminate_signal, Cause.TERMINATED), now)
 
-    # -- blows
+    # -- kills
 
-    def strike(self, worker: Worker, blow: Blow, now: float) -> None:
+    def request_kill(self, worker: Worker, request: KillRequest, now: float) -> None:
         """Fence the worker in, then send the signal if it is still on that call."""
-        if worker.blow is not None and worker.blow.struck:
+        if worker.kill_request is not None and worker.kill_request.sent:
             return
-        worker.blow = blow
-        self.recall(worker, blow.number + 1, now)
+        worker.kill_request = request
+        self.recall(worker, request.number + 1, now)
 
-    def _land(self, worker: Worker, blow: Blow, now: float) -> None:
-        self.doomed()
-        if blow.signum != SIGKILL:
+    def _send_kill(self, worker: Worker, request: KillRequest, now: float) -> None:
+        self.on_kill()
+        if request.signum != SIGKILL:
             self._timers.set(worker, ESCALATE, now + TERM_GRACE_S)
-        job = worker.inflight.get(blow.number)
+        job = worker.inflight.get(request.number)
         # no call from here on: ordered, told and noted, or all of it once more
-        if job is not None and blow.cause is Cause.TIME_LIMIT:
-            self.notices += ((HARD, job, blow.limit_s),)
-        self.orders += ((KILL, worker, blow.signum),)
-        blow.struck = True
-        worker.phase = Phase.DOOMED
+        if job is not None and request.cause is Cause.TIME_LIMIT:
+            self.notifications += ((HARD, job, request.limit_s),)
+        self.orders += ((KILL, worker, request.signum),)
+        request.sent = True
+        worker.phase = Phase.KILLED
 
-    def condemn(self, worker: Worker, signum: int, cause: Cause, now: float) -> None:
+    def kill_now(self, worker: Worker, signum: int, cause: Cause, now: float) -> None:
         """Send a lethal signal at once, whatever the worker is on."""
         if worker.phase is Phase.GONE:
             return
-        blow = Blow(0, 0, signum, cause)
-        if worker.blow is None or not worker.blow.struck:
-            worker.blow = blow  # its death is told by this one; an earlier one, to a single call, was never sent
-        self._land(worker, blow, now)
+        request = KillRequest(0, 0, signum, cause)
+        if worker.kill_request is None or not worker.kill_request.sent:
+            worker.kill_request = request  # its death is told by this one; an earlier one, to a single call, was never sent
+        self._send_kill(worker, request, now)
 
     def interrupt(self, job: Job) -> bool:
         """Have the soft limit's signal delivered to `job`, as its limit would. False when no worker holds it."""
         worker = job.holder
-        if worker is None or worker.board is None:
+        if worker is None or worker.scoreboard is None:
             return False
-        worker.board.aim(job.number)  # the one that runs now may be over when the signal comes
+        worker.scoreboard.aim(job.number)  # the one that runs now may be over when the signal comes
         self.orders.append((INTERRUPT, worker, job.number))
         return True
 
@@ -311,25 +311,25 @@ class Blows:
         if worker is None:
             self._dispatch.settle(job, None)
             return
-        if worker.board is None or worker.inflight.get(job.number) is not job:
+        if worker.scoreboard is None or worker.inflight.get(job.number) is not job:
             return
-        current = worker.board.see().current
+        current = worker.scoreboard.read().current
         if current < job.number:
             # not started: take it back with its neighbours; the backlog drops it
             self.recall(worker, current + 1, now)
-            if worker.blow is None:
-                worker.blow = Blow(job.number, 0, signum, Cause.TERMINATED)
+            if worker.kill_request is None:
+                worker.kill_request = KillRequest(job.number, 0, signum, Cause.TERMINATED)
         else:
-            self.strike(worker, Blow(job.number, 0, signum, Cause.TERMINATED), now)
+            self.request_kill(worker, KillRequest(job.number, 0, signum, Cause.TERMINATED), now)
 
     def terminate_worker(self, worker: Worker, signum: int, now: float) -> None:
         """End `worker`, or if it is between two calls the one that it comes to."""
         if worker.phase is Phase.GONE:
             return
         if not worker.inflight:
-            self.condemn(worker, signum, Cause.TERMINATED, now)
+            self.kill_now(worker, signum, Cause.TERMINATED, now)
         else:
-            self.strike(worker, Blow(0, 0, signum, Cause.TERMINATED), now)
+            self.request_kill(worker, KillRequest(0, 0, signum, Cause.TERMINATED), now)
 
     def dropped(self, worker: Worker, number: int) -> None:
         """The worker says that it dropped call `number`, as the verdict told it to."""

@@ -1,4 +1,4 @@
-"""Which class gets the guest pool, and what holds of it as a class."""
+"""Which class gets the legacy pool, and what holds of it as a class."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from unittest import mock
 import pytest
 
 import billiard.pool
-from billiard._celery.choose import HOOKS, Engine, guest_pool
-from billiard._celery.pool import Guest
+from billiard._celery.choose import HOOKS, Engine, legacy_pool
+from billiard._celery.pool import LegacyPoolBody
 
 Pool = billiard.pool.Pool
-GuestPool = guest_pool()
+LegacyPool = legacy_pool()
 
 
 def test_a_class_that_overrides_a_hook_is_a_guest():
@@ -21,7 +21,7 @@ def test_a_class_that_overrides_a_hook_is_a_guest():
         def get_process_queues(self):
             return None
 
-    assert issubclass(Mine, GuestPool)
+    assert issubclass(Mine, LegacyPool)
     assert issubclass(Mine, Pool)
 
 
@@ -30,7 +30,7 @@ def test_a_plain_subclass_is_not():
         def on_job_ready(self, *args):
             return None
 
-    assert not issubclass(Mine, GuestPool)
+    assert not issubclass(Mine, LegacyPool)
     assert issubclass(Mine, Engine)
 
 
@@ -50,19 +50,19 @@ def test_a_hook_in_a_mixin_or_below_a_plain_subclass_counts():
             pass
 
     for cls in (Mixed, Later):
-        assert issubclass(cls, GuestPool)
-        assert cls.apply_async is Guest.apply_async
+        assert issubclass(cls, LegacyPool)
+        assert cls.apply_async is LegacyPoolBody.apply_async
     assert issubclass(Later, Plain)
     assert Mixed.process_flush_queues is Mixin.process_flush_queues
 
 
 def test_no_attribute_of_the_engine_shows_in_a_guest(loop_pool_class):
-    inherited = [c for c in loop_pool_class.__mro__ if issubclass(Engine, c) and c not in Guest.__mro__]
+    inherited = [c for c in loop_pool_class.__mro__ if issubclass(Engine, c) and c not in LegacyPoolBody.__mro__]
     assert inherited == []
 
 
 def test_every_hook_has_a_body():
-    assert [name for name in HOOKS if not hasattr(Guest, name)] == []
+    assert [name for name in HOOKS if not hasattr(LegacyPoolBody, name)] == []
 
 
 def test_a_patch_of_pool_reaches_guests(loop_pool_class):
@@ -71,7 +71,7 @@ def test_a_patch_of_pool_reaches_guests(loop_pool_class):
         create.assert_called_once_with(0)
         pool.terminate()
     assert "_create_worker_process" not in vars(Pool)
-    assert Pool._create_worker_process is Guest._create_worker_process
+    assert Pool._create_worker_process is LegacyPoolBody._create_worker_process
 
 
 def test_super_reaches_the_default_bodies():

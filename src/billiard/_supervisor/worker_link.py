@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 
 from .._core.state import Phase, Worker
 from .._typing import Any
-from .._wire import frames, pickling
-from .._wire.board import Board
+from .._wire import frames
 from .._wire.channel import FarEnd, open_channel
 from .._wire.frames import HEADER, HEADER_SIZE
-from .._wire.pickling import MainSnapshot
+from .._wire.scoreboard import Scoreboard
+from .function_table import FunctionTable
 
 # below what a channel joins to one buffer; and a worker can begin with the first while the rest is written
 _WRITE_AT_ONCE = 60 << 10
 
 
-class Functions:
-    """The functions that calls name by a number, since a number is six times cheaper to pickle.
-
-    Keyed by identity, with a reference kept, so that an id is never that of another object.
-    """
-
-    def __init__(self) -> None:
-        self.ids: dict[int, int] = {}  # id(function) -> its number
-        self.pickles: dict[int, bytes] = {}
-        self.unneeded: deque[int] = deque()  # numbers that no further call names
-        self._kept: list[Any] = []
-        self._next = 1
-
-    def add(self, func: Any, pickled: bytes, remember: bool = True) -> int:
-        """Number a function. With `remember` False the same object gets another number the next time, and this one is to
-        be forgotten when its last call has ended."""
-        number, self._next = self._next, self._next + 1
-        self.pickles[number] = pickled
-        if remember:
-            self._kept.append(func)
-            self.ids[id(func)] = number
-        return number
-
-    def renew(self, snapshot: MainSnapshot) -> None:
-        """The workers to come have today's `__main__`: a function that goes by another's name there goes to them by value."""
-        for func in self._kept:
-            if func.__module__ == "__main__" and not snapshot.has(func):
-                number = self.ids[id(func)]
-                try:
-                    self.pickles[number] = pickling.dumps_whole(func, snapshot)
-                except Exception:
-                    self.pickles.pop(number, None)  # an error for its calls, not the other function's result
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-class Hands:
-    """One worker's channel, board and bookkeeping. `written` is the first call not handed to the channel yet."""
+class WorkerLink:
+    """One worker's channel, scoreboard and bookkeeping. `written` is the first call not handed to the channel yet."""
 
     __slots__ = (
-        "board",
         "channel",
         "control",
         "exit_status",
@@ -72,16 +33,17 @@ class Hands:
         "reaped_elsewhere",
         "registered",
         "retired",
+        "scoreboard",
         "watched",
         "written",
     )
 
-    def __init__(self, rivals: Collection[object] = ()) -> None:
-        """`rivals`: see `open_channel`. Raises OSError when descriptors or memory run out."""
-        self.channel, far_end = open_channel(rivals)
+    def __init__(self, gil_waiters: Collection[object] = ()) -> None:
+        """`gil_waiters`: see `open_channel`. Raises OSError when descriptors or memory run out."""
+        self.channel, far_end = open_channel(gil_waiters)
         self.far_end: FarEnd | None = far_end
         try:
-            self.board = Board()
+            self.scoreboard = Scoreboard()
         except BaseException:
             self.channel.close()
             far_end.close()
@@ -105,9 +67,9 @@ class Hands:
         if self.far_end is not None:
             far_end, self.far_end = self.far_end, None
             far_end.close()
-        self.board.close_fd()
+        self.scoreboard.close_fd()
 
-    def write(self, worker: Worker, functions: Functions) -> None:
+    def write(self, worker: Worker, functions: FunctionTable) -> None:
         """Hand what was given to `worker` to its channel. To be called again when the channel is no longer busy."""
         channel = self.channel
         while not channel.busy:
@@ -150,7 +112,7 @@ class Hands:
             self.known.update(learnt)
             channel.flush()
 
-    def _teach(self, parts: list[Any], function_id: int, functions: Functions, learnt: list[int]) -> None:
+    def _teach(self, parts: list[Any], function_id: int, functions: FunctionTable, learnt: list[int]) -> None:
         pickled = functions.pickles.get(function_id)
         if pickled is not None:  # 0: the call carries its function
             parts.append(frames.frame(frames.FUNCTION, function_id, 0, pickled))
@@ -159,7 +121,7 @@ class Hands:
     def close_in_forked_child(self) -> None:
         """In a forked child of the parent: close what is the parent's."""
         self.channel.close()
-        self.board.close()  # its mapping too: a stray store there would be another process' recall
+        self.scoreboard.close()  # its mapping too: a stray store there would be another process' recall
         if self.far_end is not None:
             self.far_end.close()
 
@@ -167,4 +129,4 @@ class Hands:
         """Give up everything. The channel must not be registered any more."""
         self.started()
         self.channel.close()
-        self.board.close()
+        self.scoreboard.close()

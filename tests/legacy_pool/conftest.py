@@ -1,4 +1,4 @@
-"""Fixtures of the guest pool's tests.
+"""Fixtures of the legacy pool's tests.
 
 The pool itself lies in a module of its own: a spawned worker imports its class by name, and `conftest` is the name of
 several modules here.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_loop import LoopPool
+from legacy_loop import LoopPool
 
 
 def children() -> set[int]:

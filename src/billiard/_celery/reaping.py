@@ -1,7 +1,7 @@
-"""The burial of a guest pool's workers: who has exited, what it had sent, what becomes of its jobs.
+"""The reaping of a legacy pool's workers: who has exited, what it had sent, what becomes of its jobs.
 
-May: reap processes, settle their jobs (by `fates`).
-May not: start any; that is `staff`, for which this is the other half.
+May: reap processes, settle their jobs.
+May not: start any; that is `worker_set`, for which this is the other half.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import select
 import time
 
-from .._api.telling import log_exit
-from .._core.staff import MAX_DEATHS_AT_RECEIPT
+from .._api.notifying import log_exit
+from .._core.worker_set import MAX_DEATHS_AT_RECEIPT
 from .._typing import Any
 from .._wire.descriptors import is_readable
-from .._wire.exits import is_expected, spends_restart
+from .._wire.exit_status import is_expected, spends_restart
 from ..common import human_status
 from ..exceptions import WorkerLostError
 from .handlers import TERMINATE, WorkersJoined
@@ -27,8 +27,8 @@ STILLBORN_S = 1.0
 ZOMBIE_WAIT_S = 0.05
 
 
-class Burial:
-    """The part of a guest pool that looks after processes which have exited."""
+class Reaping:
+    """The part of a legacy pool that looks after processes which have exited."""
 
     # the pool's, made in its constructor
     _pool: list[Any]
@@ -42,29 +42,29 @@ class Burial:
     _replace_after = 0.0
 
     def _join_exited_workers(self, shutdown: bool = False) -> list[int | None]:
-        """Bury every worker that has exited, settle its jobs, and return the exit statuses."""
+        """Reap every worker that has exited, settle its jobs, and return the exit statuses."""
         for job in list(self._cache.values()):
             lost = job._worker_lost
             if lost and not job.ready() and time.monotonic() - lost[0] > job._lost_worker_timeout:
                 self.mark_as_worker_lost(job, lost[1])
         if shutdown and not self._pool:
             raise WorkersJoined
-        buried = {}
+        reaped = {}
         for process in reversed(self._pool[:]):
             if not self._has_exited(process):
                 continue
-            self._bury(process)
-            buried[process.pid] = process
-        self._settle_jobs(buried)
+            self._reap(process)
+            reaped[process.pid] = process
+        self._settle_jobs(reaped)
         if self.on_process_down is not None:
-            for process in buried.values():
+            for process in reaped.values():
                 if not shutdown:
                     self._process_cleanup_queues(process)
                 self._mark_end(process)
                 self.on_process_down(process)
-        for process in buried.values():
+        for process in reaped.values():
             _release(process)  # last: until it was told, the subclass watches the sentinel
-        return [process.exitcode for process in buried.values()]
+        return [process.exitcode for process in reaped.values()]
 
     @staticmethod
     def _has_exited(process: Any) -> bool:
@@ -86,7 +86,7 @@ class Burial:
         process._sentinel_lied = True
         return False
 
-    def _bury(self, process: Any) -> None:
+    def _reap(self, process: Any) -> None:
         process._leaves = True
         if process._popen is not None:
             process.join()
@@ -133,15 +133,15 @@ class Burial:
             and time.monotonic() - process._born_at < STILLBORN_S
         )
 
-    def _settle_jobs(self, buried: dict[int, Any]) -> None:
+    def _settle_jobs(self, reaped: dict[int, Any]) -> None:
         live = {process.pid for process in self._pool}
         for job in list(self._cache.values()):
-            gone = next((pid for pid in job.worker_pids() if pid in buried or pid not in live), None)
+            gone = next((pid for pid in job.worker_pids() if pid in reaped or pid not in live), None)
             if gone is not None:
-                self._settle_started(job, gone, buried.get(gone))
+                self._settle_started(job, gone, reaped.get(gone))
                 continue
             for process in (job._write_to, job._scheduled_for):
-                # One that has died since the others were buried still has its turn: what it sent is in its pipe, perhaps
+                # One that has died since the others were reaped still has its turn: what it sent is in its pipe, perhaps
                 # the result of this very job, and the subclass would close that pipe now.
                 if process is not None and process not in self._pool:
                     self._settle_unstarted(job, process, written=process is job._write_to)
@@ -190,7 +190,7 @@ class Burial:
 
 
 def _release(process: Any) -> None:
-    """Close what the handle of a buried worker still holds. Celery may keep the handle for long (a lost task's error leads
+    """Close what the handle of a reaped worker still holds. Celery may keep the handle for long (a lost task's error leads
     to it), and with the garbage collector passing over what stays even a forgotten one can outlive its pool's next worker."""
     for name in ("finalizer", "pidfd_finalizer"):
         finalizer = getattr(process._popen, name, None)

@@ -37,7 +37,7 @@ def how_it_ended(status: int | None) -> str:
     return "exit status unknown" if status is None else human_status(status)
 
 
-def tell(fate: Fate, func: Any, job: int | None, item: int | None = None) -> ExceptionInfo:
+def error_info(fate: Fate, func: Any, job: int | None, item: int | None = None) -> ExceptionInfo:
     """The `ExceptionInfo` of a job that ended without a result of its own.
 
     `func` and `job` None: it is about a pool that has given up, and so about no call. `item`: index in the whole input of the
@@ -49,7 +49,7 @@ def tell(fate: Fate, func: Any, job: int | None, item: int | None = None) -> Exc
 def _error(fate: Fate, func: Any, job: int | None, item: int | None) -> Exception:
     function = None if func is None else name_of(func)
     pid = fate.worker.pid if fate.worker is not None else None
-    story: dict[str, Any] = {
+    details: dict[str, Any] = {
         "function": function,
         "job": job,
         "pid": pid,
@@ -63,24 +63,24 @@ def _error(fate: Fate, func: Any, job: int | None, item: int | None) -> Exceptio
     after = f" after {fate.run_s:.3f}s" if fate.run_s is not None else ""
     ended = how_it_ended(fate.status)
     if fate.cause is Cause.TIME_LIMIT:
-        over = TimeLimitExceeded(fate.limit_s, **story)  # its only argument is the limit, as billiard's
+        over = TimeLimitExceeded(fate.limit_s, **details)  # its only argument is the limit, as billiard's
         over.add_note(f"{which}: over its time limit of {fate.limit_s}s in {worker}")
         return over
     if fate.cause is Cause.TERMINATED:
         # its only argument is the signal's number: Celery makes a number of str() of it
-        terminated = Terminated(-(fate.status or 0), **story)
+        terminated = Terminated(-(fate.status or 0), **details)
         terminated.add_note(f"{which}: terminated" + (f" in {worker}{after}" if pid else ""))
         return terminated
     if fate.cause is Cause.POOL_TERMINATED:
-        return WorkerLostError(f"{which}: the pool was terminated{after}", **story)
+        return WorkerLostError(f"{which}: the pool was terminated{after}", **details)
     if fate.cause is Cause.RESTARTS:
         end = "takes no more calls" if function is None else "ended with them" if fate.started else "was not run"
-        return RestartFreqExceeded(f"{_too_many(fate.detail)} (the last: {worker}, {ended}); {which} {end}", **story)
+        return RestartFreqExceeded(f"{_too_many(fate.detail)} (the last: {worker}, {ended}); {which} {end}", **details)
     if fate.cause is Cause.UNSTARTABLE:
-        return WorkerLostError(f"{which}: no worker could be started: {_why(fate)}", **story)
+        return WorkerLostError(f"{which}: no worker could be started: {_why(fate)}", **details)
     if fate.started:
-        return WorkerLostError(f"Worker exited prematurely: {ended} Job: {job}. {which}: {worker} lost{after}", **story)
-    return WorkerLostError(f"{which}: not started; workers died as they received it (the last: {worker}, {ended})", **story)
+        return WorkerLostError(f"Worker exited prematurely: {ended} Job: {job}. {which}: {worker} lost{after}", **details)
+    return WorkerLostError(f"{which}: not started; workers died as they received it (the last: {worker}, {ended})", **details)
 
 
 def _why(fate: Fate) -> str:

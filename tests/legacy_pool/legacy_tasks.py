@@ -1,4 +1,4 @@
-"""What the guest pool's workers run in its tests."""
+"""What the legacy pool's workers run in its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pure parts of the guest room, and the rules it shares with the engine."""
+"""The pure parts of the legacy pool, and the rules it shares with the engine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import threading
 import time
 from unittest import mock
 
-import guest_tasks
+import legacy_tasks
 import pytest
 
 import billiard.pool
-from billiard._celery import second_try, wire
-from billiard._wire.exits import is_expected, signal_behind, spends_restart
+from billiard._celery import signal_retry, wire
+from billiard._wire.exit_status import is_expected, signal_behind, spends_restart
 from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.queues import _SimpleQueue
 
@@ -61,7 +61,7 @@ def test_plain_values(value):
     assert wire.is_plain(value)
 
 
-@pytest.mark.parametrize("value", [[1], {"a": 1}, ((1,),), object(), guest_tasks.Explosive(), "x" * (1 << 25)])
+@pytest.mark.parametrize("value", [[1], {"a": 1}, ((1,),), object(), legacy_tasks.Explosive(), "x" * (1 << 25)])
 def test_values_that_travel_sealed(value):
     assert not wire.is_plain(value)
 
@@ -71,7 +71,7 @@ def test_a_sealed_outcome_opens_by_itself():
 
 
 def test_an_unreadable_outcome_is_a_failure():
-    opened = pickle.loads(pickle.dumps(wire.Sealed((True, guest_tasks.Explosive()))))
+    opened = pickle.loads(pickle.dumps(wire.Sealed((True, legacy_tasks.Explosive()))))
     ok, einfo = opened.outcome()
     assert not ok
     assert "boom at load" in str(einfo.exception.exc)
@@ -318,7 +318,7 @@ class DroppedError(Exception):
     """Raised where Python drops it."""
 
 
-class TestSecondTry:
+class TestSignalRetry:
     """Signals that strike inside a ``__del__``, in this process."""
 
     @pytest.fixture
@@ -331,7 +331,7 @@ class TestSecondTry:
                 raise DroppedError
 
         monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-        again = second_try.SecondTry(lambda exc: signal.SIGUSR2 if isinstance(exc, DroppedError) else None)
+        again = signal_retry.SignalRetry(lambda exc: signal.SIGUSR2 if isinstance(exc, DroppedError) else None)
         again.handled = []
         again.install()
         before = signal.signal(signal.SIGUSR2, handle)
@@ -358,7 +358,7 @@ class TestSecondTry:
                 super().start()
                 wait_for(lambda: again._answered)
 
-        monkeypatch.setattr(second_try.threading, "Thread", SlowToStart)
+        monkeypatch.setattr(signal_retry.threading, "Thread", SlowToStart)
         with pytest.raises(DroppedError):
             self.drop()
         assert len(again.handled) >= 2
@@ -397,14 +397,14 @@ class TestSecondTry:
             if len(sent) > 1:
                 kill(thread, signum)
 
-        monkeypatch.setattr(second_try.signal, "pthread_kill", lose_the_first)
+        monkeypatch.setattr(signal_retry.signal, "pthread_kill", lose_the_first)
         with pytest.raises(DroppedError):
             self.drop()
         assert len(sent) > 1
 
     def test_nobody_answers(self, again, monkeypatch):
         """The task has put a handler of its own in the place of ours."""
-        monkeypatch.setattr(second_try, "GIVE_UP_S", 0.05)
+        monkeypatch.setattr(signal_retry, "GIVE_UP_S", 0.05)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
         class Dropper:

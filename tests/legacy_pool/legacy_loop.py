@@ -1,4 +1,4 @@
-"""A pool that overrides the guest hooks the way Celery's AsynPool does, on a small selectors loop of our own."""
+"""A pool that overrides the legacy pool's hooks the way Celery's AsynPool does, on a small selectors loop of our own."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
-import billiard.pool as door
+import billiard.pool as pool_module
 from billiard.queues import _SimpleQueue
 
 WORKER_UP = 15
 
 
-class LoopWorker(door.Worker):
+class LoopWorker(pool_module.Worker):
     def on_loop_start(self, pid: int) -> None:
         self.outq.put((WORKER_UP, (pid,)))
 
 
-class LoopResultHandler(door.ResultHandler):
+class LoopResultHandler(pool_module.ResultHandler):
     def __init__(self, *args: Any, on_worker_up: Callable[[int], None], read_all: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.state_handlers[WORKER_UP] = on_worker_up
         self.read_all = read_all
 
     def on_stop_not_started(self) -> None:
-        while self.cache and self._state != door.TERMINATE:
+        while self.cache and self._state != pool_module.TERMINATE:
             self.read_all()
             try:
                 self.join_exited_workers(shutdown=True)
-            except door.WorkersJoined:
+            except pool_module.WorkersJoined:
                 return
 
 
-class LoopPool(door.Pool):
+class LoopPool(pool_module.Pool):
     """One pipe pair for each worker, one job at a time on each, partial writes and reads, limits on a timer list."""
 
     Worker = LoopWorker

@@ -1,9 +1,9 @@
-"""The workers of a guest pool: start, watch, replace, control. What becomes of those that have exited is in `burial`.
+"""The workers of a legacy pool: start, watch, replace, control. What becomes of those that have exited is in `reaping`.
 
 May: start and signal worker processes.
 May not: write jobs or read results; that is the subclass's event loop.
 
-    _create_worker_process -> _pool -> [exits] -> _join_exited_workers: drain, bury, settle its jobs -> _repopulate_pool
+    _create_worker_process -> _pool -> [exits] -> _join_exited_workers: drain, reap, settle its jobs -> _repopulate_pool
                                     -> [is leaving] -> _replace_leaving
 
 A worker that has sent its last result is replaced at once: it takes tens of milliseconds to leave (Celery's shutdown
@@ -24,16 +24,16 @@ from multiprocessing.util import Finalize
 
 from .. import common
 from .._typing import Any
-from .._wire.exits import spends_restart
+from .._wire.exit_status import spends_restart
 from ..exceptions import RestartFreqExceeded
-from . import collector, log, seams
-from .burial import Burial
+from . import gc_freeze, log, seams
 from .handlers import RUN
+from .reaping import Reaping
 from .worker import SIG_SOFT_TIMEOUT, Worker
 
 
-class Staff(Burial):
-    """The part of a guest pool that looks after processes."""
+class WorkerSet(Reaping):
+    """The part of a legacy pool that looks after processes."""
 
     Worker: Any = Worker
 
@@ -80,7 +80,7 @@ class Staff(Burial):
         """Start the worker with index `i`."""
         # Twice: the worker that owns this pool loads its consumer only after it has made the pool.
         if self._births in (0, self._born_first):
-            collector.set_aside(self)
+            gc_freeze.freeze(self)
         self._births += 1
         sentinel = self._ctx.Event() if self.allow_restart else None
         inq, outq, synq = self.get_process_queues()
@@ -136,7 +136,7 @@ class Staff(Burial):
         return not exitcodes
 
     def maintain_pool(self) -> None:
-        """Bury workers that died, and start others for them."""
+        """Reap workers that died, and start others for them."""
         if self._worker_handler._state != RUN or self._state != RUN:
             return
         try:
@@ -209,7 +209,7 @@ class Staff(Burial):
             self._make_room()
             self._create_worker_process(leaving.index)
         except OSError as exc:
-            # It was worth a try. The maintenance that buries the old one will try again, and fail if it must.
+            # It was worth a try. The maintenance that reaps the old one will try again, and fail if it must.
             log.debug("no replacement for %s before its end: %r", pid, exc)
 
     # -- control

@@ -1,7 +1,7 @@
-"""System calls that do not block, made without letting go of the interpreter.
+"""System calls that do not block, made without releasing the GIL.
 
-Python lets go of it around every system call. While other threads want it, that costs more than the call: one of them is
-woken, mostly to find that the call is over and the interpreter taken again. With eight threads in `apply` it was a quarter of
+Python releases it around every system call. While other threads want it, that costs more than the call: one of them is
+woken, mostly to find that the call is over and the GIL taken again. With eight threads in `apply` it was a quarter of
 the time (docs/decisions/engine.md). What cannot block has no reason to let go, and what ctypes' `PyDLL` calls does not.
 
 Nothing here raises. -1: nothing was done, for whatever reason; the same call made the ordinary way tells it. Where there is

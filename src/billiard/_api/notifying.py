@@ -1,7 +1,7 @@
 """What a pool tells its user: hooks and callbacks, each when it is due, and the answer to a worker that asks whether to begin.
 
-`_notice` is called by the engine under its lock, once or more for the same fact, and only queues. What it queues runs where
-user code may: on the announcer's thread, or in `turn`.
+`_notify` is called by the engine under its lock, once or more for the same fact, and only queues. What it queues runs where
+user code may: on the thread for callbacks, or in `turn`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import time
 import weakref
 from collections.abc import Callable
 
-from .._core import blows as core_blows
-from .._core import staff as core_staff
+from .._core import preemption as core_preemption
+from .._core import worker_set as core_worker_set
 from .._core.state import FATE, Cause, Worker
 from .._supervisor import log
-from .._supervisor.announcer import call_hook
+from .._supervisor.callback_runner import call_hook
 from .._supervisor.engine import Engine
 from .._typing import Any, Final
 from .._wire import frames
-from .._wire.exits import is_expected
+from .._wire.exit_status import is_expected
 from ..common import human_status
-from .handles import WorkerHandle
-from .results import ApplyResult, Handle
+from .results import ApplyResult, ResultHandle
+from .worker_handle import WorkerHandle
 
 _LOOK_S: Final = 0.005
 
 
-class Telling:
-    """The methods of a pool that tell."""
+class Notifying:
+    """The methods of a pool that notify its user."""
 
     # the pool's, made in its constructor
     _engine: Engine
@@ -41,26 +41,26 @@ class Telling:
     _is_celerys: bool
     _noting_until: float
 
-    def _notice(self, kind: str, subject: Any, value: Any) -> None:
-        announce = self._engine.announcer.add
-        if kind == core_blows.ACCEPTED:
+    def _notify(self, kind: str, subject: Any, value: Any) -> None:
+        run_later = self._engine.callback_runner.add
+        if kind == core_preemption.ACCEPTED:
             if self.synack and not self._hears_of_start(subject):
                 self._answer(subject)  # now: a callback that is slow, or waits for another call, must not keep it from starting
-            announce(subject.accept, *value)
-        elif kind == core_blows.SOFT:
-            announce(subject.handle_timeout, True)
-        elif kind == core_blows.HARD:
-            announce(subject.handle_timeout, False)
-        elif kind == core_staff.UP and self.on_process_up is not None and subject.pid is not None:
-            announce(self._tell_up, self._handle(subject))
-        elif kind == core_staff.DOWN:
+            run_later(subject.accept, *value)
+        elif kind == core_preemption.SOFT:
+            run_later(subject.handle_timeout, True)
+        elif kind == core_preemption.HARD:
+            run_later(subject.handle_timeout, False)
+        elif kind == core_worker_set.UP and self.on_process_up is not None and subject.pid is not None:
+            run_later(self._tell_up, self._handle(subject))
+        elif kind == core_worker_set.DOWN:
             handle = self._handle(subject)
             self._handles.pop(subject.ident, None)
             if self._is_celerys:
-                blow = subject.blow
-                announce(log_exit, handle, blow is not None and blow.struck)
+                request = subject.kill_request
+                run_later(log_exit, handle, request is not None and request.sent)
             if self.on_process_down is not None and subject.pid is not None:
-                announce(self._tell_down, handle)
+                run_later(self._tell_down, handle)
 
     def _handle(self, worker: Worker) -> WorkerHandle:
         handle = self._handles.get(worker.ident)
@@ -106,7 +106,7 @@ class Telling:
     def _answer(self, job: ApplyResult) -> None:
         self.send_ack(frames.NACK if job._cancelled else frames.ACK, job, None, None)
 
-    def _ended(self, job: Handle) -> None:
+    def _ended(self, job: ResultHandle) -> None:
         """`job` has ended. Where user code runs."""
         if self._noting_until and job.state == FATE and job.body.cause is Cause.TERMINATED:
             while time.monotonic() < self._noting_until:  # no lock to wait for: what sets it may be a signal's handler
@@ -125,19 +125,19 @@ def log_exit(process: Any, ordered: bool) -> None:
         log.error("Process %r pid:%r exited with %r", process.name, process.pid, human_status(process.exitcode))
 
 
-def weakly(pool: Telling) -> Callable[[str, Any, Any], None]:
-    """The pool's `_notice`, without keeping the pool alive: a forgotten pool ends."""
+def weak_notify(pool: Notifying) -> Callable[[str, Any, Any], None]:
+    """The pool's `_notify`, without keeping the pool alive: a forgotten pool ends."""
     ref = weakref.ref(pool)
 
-    def notice(kind: str, subject: Any, value: Any) -> None:
+    def notify(kind: str, subject: Any, value: Any) -> None:
         pool = ref()
         if pool is not None:
-            pool._notice(kind, subject, value)
+            pool._notify(kind, subject, value)
 
-    return notice
+    return notify
 
 
-def takes_two(hook: Callable[..., Any] | None) -> bool:
+def takes_pid_and_exitcode(hook: Callable[..., Any] | None) -> bool:
     """Whether `hook` wants (pid, exitcode) and not just a handle."""
     if hook is None:
         return False
