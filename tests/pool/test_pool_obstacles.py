@@ -368,6 +368,30 @@ def test_a_killed_programs_forked_child_keeps_no_worker(program, tmp_path, metho
         kill(child)
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_limits_strike_while_a_worker_starts_that_is_given_much(program, method):
+    """More than a pipe takes, while the new interpreter is busy with the program's own imports."""
+    assert program(f"""
+        import os, signal, sys, time, billiard
+        if __name__ != "__main__" and os.environ.get("SLOW"):
+            time.sleep(3)
+        def known(many): pass
+        if __name__ == "__main__":
+            context = billiard.get_context({method!r})
+            pool = context.Pool(2, initializer=known, initargs=(bytes(1_000_000),))
+            pids = set()
+            while len(pids) < 2: pids.add(pool.apply(os.getpid))
+            handle = pool.apply_async(time.sleep, (60,), timeout=0.5)
+            while not handle.worker_pids(): time.sleep(0.01)
+            os.environ["SLOW"] = "1"
+            os.kill(*pids.difference(handle.worker_pids()), signal.SIGKILL)
+            try: handle.get()
+            except billiard.TimeLimitExceeded as exc: print(exc.runtime_s < 1.5)
+            pool.terminate()
+            pool.join()
+        """) == "True\n"  # fmt: skip
+
+
 def test_who_is_told_of_a_workers_end_was_told_of_it_before(make_pool):
     events = []
     pool = make_pool(

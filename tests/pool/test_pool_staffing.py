@@ -63,13 +63,13 @@ def is_daemon():
 
 def test_a_handle_without_a_pid_is_no_key():
     worker = Worker(1, 0, None)
-    handle = WorkerHandle(worker, lambda worker: -1)
+    handle = WorkerHandle(worker, None)
     assert handle == handle
-    assert handle != WorkerHandle(worker, lambda worker: -1)
+    assert handle != WorkerHandle(worker, None)
     with pytest.raises(TypeError, match="not started"):
         hash(handle)
     worker.pid = 7
-    assert handle == WorkerHandle(worker, lambda worker: -1)
+    assert handle == WorkerHandle(worker, None)
     assert {handle: 1} == {7: 1}
 
 

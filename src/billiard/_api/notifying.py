@@ -65,7 +65,7 @@ class Notifying:
     def _handle(self, worker: Worker) -> WorkerHandle:
         handle = self._handles.get(worker.ident)
         if handle is None:
-            handle = self._handles[worker.ident] = WorkerHandle(worker, self._engine.sentinel_of)
+            handle = self._handles[worker.ident] = WorkerHandle(worker, self._engine)
         return handle
 
     def _tell_up(self, handle: WorkerHandle) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import signal
-from collections.abc import Callable
 
 from .._core.state import Phase, Worker
+from .._supervisor.engine import Engine
 from .._typing import Any
 
 
@@ -21,9 +20,9 @@ class WorkerHandle:
     `daemon`: False, as in the worker, which may have children.
     """
 
-    def __init__(self, worker: Worker, sentinel_of: Callable[[Worker], int]) -> None:
+    def __init__(self, worker: Worker, engine: Engine) -> None:
         self._worker = worker
-        self._sentinel_of: Callable[[Worker], int] = sentinel_of
+        self._engine = engine
         self.index = worker.index
         self.daemon = False
 
@@ -52,22 +51,18 @@ class WorkerHandle:
         """A descriptor that is readable when the process has ended. It belongs to the pool; do not close it."""
         if self._worker.pid is None:
             raise ValueError(f"{self!r} has not started")
-        descriptor = self._sentinel_of(self._worker)
+        descriptor = self._engine.sentinel_of(self._worker)
         if descriptor < 0:
             raise ValueError(f"{self!r} has ended")
         return descriptor
 
     def terminate(self) -> None:
         """Send SIGTERM to the process. What it is running is lost."""
-        self._signal(signal.SIGTERM)
+        self._engine.signal_worker(self._worker, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL to the process. What it is running is lost."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, signum: int) -> None:
-        if self._worker.pid is not None and self.is_alive():
-            os.kill(self._worker.pid, signum)
+        """Send SIGKILL to the process, and to what its task has started. What it is running is lost."""
+        self._engine.signal_worker(self._worker, signal.SIGKILL)
 
     def __int__(self) -> int:
         if self.pid is None:

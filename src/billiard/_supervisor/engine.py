@@ -336,6 +336,11 @@ class Engine(Ending):
         finally:
             self._look_again()
 
+    def signal_worker(self, worker: Worker, signum: int) -> None:
+        """Send `signum` to the process of `worker`, or to nobody when it has ended."""
+        if worker.pid is not None:  # under the lock: nobody reaps it before the signal, and gives its pid to a stranger
+            self.change(lambda: self.processes.kill(worker, signum))
+
     def wait(self, target: Target, timeout: float | None = None) -> bool:
         """Drive until `target` is settled. False when `timeout` seconds were too few.
 

@@ -18,14 +18,14 @@ import socket
 import sys
 from collections.abc import Callable
 from multiprocessing import process as mp_process
-from multiprocessing.reduction import DupFd
+from multiprocessing.reduction import DupFd, ForkingPickler
 
 from .._core.state import Worker
 from .._stdlib.context import BaseContext
 from .._typing import Any, Final, Protocol
-from .._wire.descriptors import NO_SIGNAL, close_all, close_last, is_readable
+from .._wire.descriptors import NO_SIGNAL, close_all, close_last, is_readable, open_memory
 from .._wire.far_end import FarEnd
-from .._wire.pickling import MainSnapshot
+from .._wire.pickling import PROTOCOL, MainSnapshot
 from .._wire.scoreboard import Scoreboard
 from .._worker.main import serve_spawned
 from .._worker.settings import WorkerSettings
@@ -258,7 +258,7 @@ class ContextLauncher:
             fds = map(_FdArgument, (far_end.fds[-1], scoreboard.fd, lifeline[-1]))
             process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
                 target=_serve_with_fds,
-                args=(far_end.sock, *fds, self._settings, self._importable),
+                args=(far_end.sock, *fds, _InMemory(self._settings), self._importable),
                 name=worker.name,
                 daemon=True,
             )
@@ -355,6 +355,31 @@ class ContextLauncher:
             server._forkserver_pid = server._forkserver_address = server._forkserver_alive_fd = None
         self._fds.clear()
         self._processes.clear()
+
+
+class _InMemory:
+    """An argument that may be large. In `Process.start` it would go through a pipe, and from 64 KB on wait there until the new
+    interpreter has imported `__main__`: the pool would stand still for so long, and its limits with it."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._fds: list[int] = []  # kept open until the process has been started
+
+    def __reduce__(self) -> Any:
+        open_memory(self._fds, "billiard-settings")
+        with open(self._fds[-1], "wb", closefd=False) as file:
+            # pickled here and now: locks and queues let themselves be pickled only while a process is being started
+            ForkingPickler(file, PROTOCOL).dump(self._value)
+        return _loaded, (DupFd(self._fds[-1]),)
+
+    def __del__(self) -> None:
+        close_all(self._fds)
+
+
+def _loaded(dup: Any) -> Any:
+    with open(dup.detach(), "rb") as file:  # noqa: PTH123 - by its number
+        file.seek(0)
+        return pickle.load(file)
 
 
 class _FdArgument:

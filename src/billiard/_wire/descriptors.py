@@ -27,6 +27,19 @@ def close_last(fds: list[int]) -> None:
     deque(map(os.close, map(fds.pop, (-1,))), 0)
 
 
+def open_memory(fds: list[int], name: str) -> None:
+    """Put the descriptor of a new file into `fds` that has no place in any directory: memory that may be sealed, or where there
+    is no such thing (macOS) an unlinked file."""
+    if hasattr(os, "memfd_create"):
+        fds.extend(map(os.memfd_create, (name,), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
+        return
+    import tempfile
+
+    fd, path = tempfile.mkstemp(prefix=f"{name}-")
+    fds.append(fd)
+    os.unlink(path)  # noqa: PTH108 - os level on purpose: nothing above the descriptor is wanted
+
+
 def is_readable(fd: int) -> bool:
     """Whether there is something to read, or the far end is closed."""
     poller = select.poll()

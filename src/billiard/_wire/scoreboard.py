@@ -31,7 +31,7 @@ import os
 import sys
 
 from .._typing import Any, Final, NamedTuple
-from .descriptors import close_all
+from .descriptors import close_all, open_memory
 
 CURRENT: Final = 0
 STARTED: Final = 1
@@ -120,16 +120,9 @@ class Scoreboard:
 
 def _open_sealed(fds: list[int]) -> None:
     """Put the descriptor of a page of sealed memory into `fds`."""
+    open_memory(fds, "billiard-scoreboard")
+    os.ftruncate(fds[0], _SIZE)
     if hasattr(os, "memfd_create"):
-        fds.extend(map(os.memfd_create, ("billiard-scoreboard",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
-        os.ftruncate(fds[0], _SIZE)
         fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        return
-    # no memfd (macOS): an unlinked file. It cannot be sealed; a worker that truncates it is hostile to itself only
-    # where the kernel keeps mapped pages of a truncated file.
-    import tempfile
-
-    fd, path = tempfile.mkstemp(prefix="billiard-scoreboard-")
-    fds.append(fd)
-    os.unlink(path)  # noqa: PTH108 - os level on purpose: nothing above the descriptor is wanted
-    os.ftruncate(fd, _SIZE)
+    # else a file, which cannot be sealed: a worker that truncates it is hostile to itself only where the kernel keeps mapped
+    # pages of a truncated file
