@@ -59,7 +59,7 @@ class Processes:
         elif not worker.link.exited:
             # only SIGKILL goes to the task's own children too: a catchable signal is a message for the task
             send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
-            self.launcher.hear_of_end()
+        self.launcher.hear_of_end()
 
     def _spawn(self, worker: Worker, now: float) -> None:
         if worker.phase is not Phase.STARTING and worker.link is None:
