@@ -53,7 +53,7 @@ class Pool(Submitting, Notifying):
     - lost_worker_timeout: accepted and not needed, since a lost worker is known at once.
     - max_restarts, max_restart_freq: if more than `max_restarts` workers (default: any number) die by themselves within
       `max_restart_freq` seconds (default 1), the pool gives up (RestartFreqExceeded). An exit status of 0 does not count.
-    - on_process_up(handle): a worker is ready.
+    - on_process_up(handle): a worker is ready; of one that ends before it is, just before `on_process_down`.
     - on_process_down(handle) or (pid, exitcode): it has gone.
     - on_timeout_set(result, soft, hard), on_timeout_cancel(result): a call of apply or apply_async with limits began, ended.
     - threads: have a supervisor thread (default); without one an outer loop calls `turn` (see `fileno`, `next_deadline`).
