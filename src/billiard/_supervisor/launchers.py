@@ -240,9 +240,8 @@ class ContextLauncher:
         self._processes: dict[int, Any] = {}
         self._begun: set[int] = set()  # idents whose process was ordered, but is not in `_processes` yet
         self._fds: dict[int, int] = {}  # pidfd -> ident
-        self._lifelines: dict[
-            int, list[int]
-        ] = {}  # ident -> the end whose closing kills the worker, and until it has it the other
+        # ident -> the end whose closing kills the worker; until that one has it, the other end too
+        self._lifelines: dict[int, list[int]] = {}
         self._early: list[Event] = []
 
     def start(self, worker: Worker, far_end: FarEnd, scoreboard: Scoreboard) -> None:

@@ -46,7 +46,7 @@ from .frames import (
 _BUFFER_SIZE: Final = 1 << 17  # of which only the pages that are used cost memory
 _TRUSTED_SIZE: Final = 1 << 24  # never commit more than max(this, 2 x what has arrived) on a header's word
 _RESULTS: Final = frozenset((RESULT, ERROR))
-_RESULTS_BESIDE: Final = frozenset((RESULT | BY_SOCKET, ERROR | BY_SOCKET, RESULT | LARGE | BY_SOCKET))
+_RESULTS_BY_SOCKET: Final = frozenset((RESULT | BY_SOCKET, ERROR | BY_SOCKET, RESULT | LARGE | BY_SOCKET))
 _NONE_GIVEN: Final = 1
 _JOIN_UP_TO: Final = 1 << 17
 _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
@@ -265,7 +265,7 @@ class Channel:
 
     def _is_header(self, kind: int, tag: int, number: int, size: int) -> bool:
         """Whether a worker writes such a header before a body that does not come with it at once."""
-        if kind in _RESULTS or kind in _RESULTS_BESIDE:
+        if kind in _RESULTS or kind in _RESULTS_BY_SOCKET:
             expected = 0 < number < self.given
         elif kind in (FAILED, FAILED | BY_SOCKET):
             expected = tag == number == 0 and self.given == _NONE_GIVEN
