@@ -1,6 +1,6 @@
 # Sourced by the scripts at the root and by .ci/run; POSIX sh.
 #
-# python_candidates  prints every interpreter worth trying, newest name first: what PATH has, then pyenv's.
+# python_candidates  prints every interpreter worth trying: what PATH has, newest name first, then pyenv's, newest first.
 # usable_python P    true if P is at least 3.11 and can make virtual environments. pyenv's shims exist for versions
 #                    that are not selected, and Debian ships python3 without ensurepip, so only a trial run tells.
 # find_python [X.Y]  prints the first usable one (of that version, if given), or fails.

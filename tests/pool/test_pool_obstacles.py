@@ -544,6 +544,16 @@ def test_green_programs_are_told_which_context_works(monkeypatch):
         Pool(1)
 
 
+def test_programs_without_any_poll_are_told_so(program):
+    assert program("""
+        import select
+        del select.epoll, select.poll  # as eventlet does
+        import billiard.pool
+        try: billiard.pool.Pool(1)
+        except RuntimeError as exc: print("eventlet" in str(exc))
+        """) == "True\n"  # fmt: skip
+
+
 def test_a_copy_for_which_there_is_no_memory_is_a_refused_call(program):
     assert program("""
         import resource

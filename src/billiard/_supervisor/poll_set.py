@@ -109,6 +109,11 @@ class _PlainPoll:
     """`select.epoll`, as far as it is used here, for systems that have none (macOS)."""
 
     def __init__(self, changed: Any) -> None:
+        if not hasattr(select, "poll"):
+            raise RuntimeError(
+                "this program's `select` has neither epoll nor poll, without which no pool can wait (eventlet removes both:"
+                " make the pool in a process that it has not patched)"
+            )
         self._changed = changed  # called when whoever polls has to begin anew, since what is watched has changed
         self._masks: dict[int, int] = {}
         self._closed = False
