@@ -554,8 +554,8 @@ def test_programs_without_any_poll_are_told_so(program):
         """) == "True\n"  # fmt: skip
 
 
-def test_a_copy_for_which_there_is_no_memory_is_a_refused_call(program):
-    assert program("""
+def test_a_copy_for_which_there_is_no_memory_is_a_refused_call(program, tmp_path):
+    assert program(f"""
         import resource
         from pathlib import Path
         from billiard import Pool
@@ -565,7 +565,7 @@ def test_a_copy_for_which_there_is_no_memory_is_a_refused_call(program):
             def __init__(self, memory): self.memory = memory
             def __reduce_ex__(self, protocol): return Block, (pickle.PickleBuffer(self.memory),)
         def last(block):
-            return block.memory[-1]
+            Path({str(tmp_path / "ran")!r}).write_text(str(block.memory[-1]))
         with Pool(1) as pool:
             pool.apply(abs, (1,))
             block = Block(bytearray(200 << 20))
@@ -573,5 +573,7 @@ def test_a_copy_for_which_there_is_no_memory_is_a_refused_call(program):
             resource.setrlimit(resource.RLIMIT_AS, (used + (50 << 20), -1))
             try: pool.apply_async(last, (block,))
             except MemoryError: print("refused")
+            block.memory[-1] = 77
             print(pool.apply(abs, (-2,)))
         """) == "refused\n2\n"  # fmt: skip
+    assert not (tmp_path / "ran").exists()
