@@ -1,8 +1,13 @@
 """Pools for the tests, and the ways to wait on them."""
 
 import asyncio
+import os
 import select
+import subprocess
+import sys
+import textwrap
 import time
+from pathlib import Path
 
 import pool_tasks
 import pytest
@@ -155,3 +160,26 @@ def driven(standing):
 @pytest.fixture
 def pool(make_pool):
     return make_pool(2)
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Start a Python program; it is killed if it does not end by itself."""
+    started = []
+
+    def start(text, name="program.py", warnings="error::DeprecationWarning", stdout=subprocess.PIPE, **popen):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(billiard.__file__).parents[1]), *sys.path])}
+        process = subprocess.Popen(
+            [sys.executable, "-W", warnings, str(path)], stdout=stdout, stderr=subprocess.STDOUT,
+            text=True, env=env, **popen,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

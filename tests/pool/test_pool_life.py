@@ -5,13 +5,10 @@ import itertools
 import os
 import re
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 import warnings
-from pathlib import Path
 
 import pool_tasks as t
 import pytest
@@ -21,29 +18,6 @@ import billiard
 from billiard.pool import Pool
 
 METHODS = ("fork", "forkserver", "spawn")
-
-
-@pytest.fixture
-def script(tmp_path):
-    """Start a Python program; it is killed if it does not end by itself."""
-    started = []
-
-    def start(text, name="program.py", **popen):
-        path = tmp_path / name
-        path.write_text(textwrap.dedent(text))
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(billiard.__file__).parents[1]), *sys.path])}
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error::DeprecationWarning", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env=env, **popen,
-        )  # fmt: skip
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def run(script, text, within_s=20, **popen):

@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from multiprocessing import Process
@@ -19,7 +18,6 @@ import pool_tasks as t
 import pytest
 from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
-import billiard
 from billiard import SoftTimeLimitExceeded, WorkerLostError
 from billiard._wire.channel import _PIPE_BUFFER as PIPE_BUFFER
 from billiard.exceptions import PayloadError, TimeLimitExceeded
@@ -84,17 +82,13 @@ def test_a_worker_that_was_told_to_leave_leaves_though_a_task_left_a_process(mak
     wait_until(lambda: not is_running(worker))
 
 
-def leave_a_thread(path=None):
-    threading.Thread(target=time.sleep, args=(1000,)).start()
-
-
 def raise_value_error(pid, status):
     raise ValueError
 
 
-def test_a_hook_that_raises_keeps_no_worker(make_pool):
+def test_a_hook_that_raises_keeps_no_worker(make_pool, tmp_path):
     pool = make_pool(1, on_process_exit=raise_value_error)
-    pool.apply(leave_a_thread)
+    pool.apply(t.stay, (tmp_path / "log", 3600))
     pool.close()
     began = time.monotonic()
     pool.join()
@@ -248,18 +242,15 @@ def test_one_who_asks_for_descriptors_keeps_no_call_waiting(make_pool):
 
 
 @pytest.fixture
-def program(tmp_path):
+def program(script):
     """Run a program to its end; what it prints."""
 
     def run(text, prints=True):
-        path = tmp_path / "program.py"
-        path.write_text(textwrap.dedent(text))
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(billiard.__file__).parents[1]), *sys.path])}
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore::DeprecationWarning", str(path)], env=env, timeout=WITHIN_S, text=True, check=False,
-            stdout=subprocess.PIPE if prints else subprocess.DEVNULL, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        return done.stdout
+        # some fork with the pool's threads about
+        process = script(
+            text, warnings="ignore::DeprecationWarning", stdout=subprocess.PIPE if prints else subprocess.DEVNULL
+        )
+        return process.communicate(timeout=WITHIN_S)[0]
 
     return run
 

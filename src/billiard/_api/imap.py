@@ -159,7 +159,8 @@ class Group(Waitable):
             # appended first: cut short in between, it is appended twice, and the second is dropped when met
             self.queue.append(chunk)
             chunk.queued = True
-        self.wake_all()
+        if self._wakers:  # else a call for each item, for nothing
+            self.wake_all()
 
     def __del__(self) -> None:
         # every chunk under way holds us: there is none
@@ -181,7 +182,6 @@ class IMapIterator:
         self._pool = pool
         self._group = Group(pool, func, function_id, forget, self._unordered)
         self._job = self._group._job
-        self._function_id = function_id
         self._input = items
         self._input_ended = False
         self._fetched = 0  # chunks
@@ -296,7 +296,7 @@ class IMapIterator:
         self._advance(self._bound())
 
     def _bound(self) -> int:
-        run_s = self._pool._engine.core.dispatch.run_time_s(self._function_id)
+        run_s = self._pool._engine.core.dispatch.run_time_s(self._group._function_id)
         ahead = AHEAD_MIN if run_s is None else int(AHEAD_S / (run_s + 1e-6))
         return min(max(ahead, AHEAD_MIN), AHEAD_MAX) * self._pool._processes
 

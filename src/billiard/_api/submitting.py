@@ -239,9 +239,8 @@ class Submitting:
             job.call = [part if isinstance(part, bytes) else bytes(part) for part in call]
             self._engine.own(job)
         except MemoryError:
-            self._engine.terminate_job(
-                job, signal.SIGTERM
-            )  # whoever is told so has no handle of it, and may change its buffers
+            # whoever is told so has no handle of it, and may change its buffers
+            self._engine.terminate_job(job, signal.SIGTERM)
             raise
 
     # -- many calls

@@ -151,15 +151,12 @@ class Loop:
                 if len(pickled) <= atomic:
                     write(pack(frames.RESULT, run_us, number, len(pickled)) + pickled)
                 else:
-                    cells[STARTED] = _NOT_YET  # sending is not running time: the parent may be late to take it
-                    self._far_end.send(frames.RESULT, run_us, number, [pickled], len(pickled))
+                    self._send(frames.RESULT, run_us, number, [pickled], len(pickled))
                 pickled = b""
             else:
                 what, parts, size = self._packed(value, reply)
                 value = reply = None  # as above; what its buffers are of stays for a while
-                if size > atomic:
-                    cells[STARTED] = _NOT_YET  # as above
-                self._far_end.send(what, run_us, number, parts, size)
+                self._send(what, run_us, number, parts, size)
                 parts = None
             # waiting for the next frame must not pin this call's arguments and result
             value = reply = body = payload = None
@@ -178,6 +175,11 @@ class Loop:
             self._write(frames.about(frames.LEAVING, number))
             return EX_RECYCLE
         return None
+
+    def _send(self, kind: int, run_us: int, number: int, parts: Any, size: int) -> None:
+        if size > ATOMIC_BODY:
+            self._cells[STARTED] = _NOT_YET  # sending is not running time: the parent may be late to take it
+        self._far_end.send(kind, run_us, number, parts, size)
 
     def _packed(self, value: Any, error: bytes | None) -> tuple[int, Any, int]:
         """The frame to send for a value, or for what was raised: its kind, the parts of its body, their size."""
