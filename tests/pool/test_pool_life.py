@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import multiprocessing.util
 import os
 import re
 import signal
@@ -306,6 +307,23 @@ def test_replacements_do_not_come_from_a_threaded_parent():
                 pool.apply_async(t.die).wait(10)
             assert pool.apply(os.getppid) == first != os.getpid()
     assert [str(w.message) for w in caught if "fork" in str(w.message)] == []
+
+
+def test_hooks_of_multiprocessing_run_once_in_each_worker_and_not_in_the_template():
+    read, write = os.pipe()
+    registrant = multiprocessing.Event()  # anything that can be referred to weakly
+    multiprocessing.util.register_after_fork(registrant, lambda _: os.write(write, b"%d " % os.getpid()))
+    try:
+        with Pool(2) as pool:
+            workers = sorted(handle.pid for handle in pool._pool)
+            pool.map(abs, range(10), 1)
+            pool.close()
+            pool.join()
+        os.close(write)
+        assert sorted(map(int, os.read(read, 1000).split())) == workers
+    finally:
+        del registrant
+        os.close(read)
 
 
 def test_workers_read_nothing_from_the_terminal(pool):

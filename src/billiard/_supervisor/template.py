@@ -28,6 +28,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from multiprocessing import process as mp_process
 from multiprocessing import util
@@ -71,8 +72,12 @@ class Template:
         self._name_prefix = name_prefix
         self._parent_pid = os.getppid()
         self._identity = mp_process.current_process()._identity
-        self._worker: Any = ForkProcess(target=self._serve)  # what every worker knows itself as; it adds its name
-        self._worker._parent_pid = self._parent_pid
+        self._process: Any = ForkProcess(target=self._fork_workers)
+        self._process._parent_pid = self._parent_pid
+        # multiprocessing's hooks are for the workers only: a manager's proxy would count us as a user of its own
+        self._process._after_fork = _nothing  # type: ignore[attr-defined]  # not published
+        self._has_hooks = bool(util._afterfork_registry)  # type: ignore[attr-defined]
+        self._in_worker = False
         self._alive: dict[int, int] = {}  # pid -> ident; not yet seen to have exited
         self._pids: dict[int, int] = {}  # ident -> pid; not yet reaped
         self._lifelines: dict[int, int] = {}  # ident -> the end whose closing kills the worker
@@ -80,18 +85,22 @@ class Template:
         self._wake_write = self._parent_fd = -1
 
     def run(self) -> NoReturn:
-        """Serve the parent until it is gone."""
+        """Serve the parent until it is gone.
+
+        What multiprocessing does in a child before and after its target is done around `_fork_workers`. So all that comes
+        before is done once, for the workers too: they are forked in the midst of it, and it was a sixth of their start.
+        """
         code = EX_FAILURE
         try:
             self._leave_parent()
-            self._start_the_first()
-            self._loop(self._prepare())
-            code = 0
+            code = self._process._bootstrap()
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
             # not the interpreter's exit: the parent's finalizers and atexit hooks are not ours to run
-            os._exit(code)
+            if self._in_worker and _RUNS_ATEXIT:
+                atexit._run_exitfuncs()
+            os._exit(code & 0xFF)
 
     def _leave_parent(self) -> None:
         """What must be done before any worker is forked. Signals wait until `_prepare` is done."""
@@ -103,14 +112,26 @@ class Template:
         signal.set_wakeup_fd(-1)
         signals.before_initializer()
         _stdin_from_nowhere()
-        self._stdin = sys.stdin
         util._flush_std_streams()  # type: ignore[attr-defined]  # or each worker writes what is in our buffers again
         util._finalizer_registry.clear()  # type: ignore[attr-defined]  # the parent's, run by the parent
         if _RUNS_ATEXIT:
             atexit._clear()  # the same
             atexit.register(util._exit_function)  # type: ignore[attr-defined]  # not published
         pickling.after_fork()
+
+    def _fork_workers(self) -> None:
+        """Leaves by os._exit in the template, and by SystemExit in a worker."""
         gc.freeze()  # a collection in a worker would write to, and so copy, every page it shares with us
+        code = EX_FAILURE
+        try:
+            self._start_the_first()
+            self._loop(self._prepare())
+            code = 0
+        except BaseException:
+            if self._in_worker:
+                raise
+            sys.excepthook(*sys.exc_info())
+        os._exit(code)
 
     def _start_the_first(self) -> None:
         """The pool's first result waits for its first worker. So that one is forked before we do what only we need, and
@@ -205,30 +226,24 @@ class Template:
         self._send(STARTED, ident, pid)
 
     def _become_worker(self, index: int, serial: int, fds: list[int], lifeline_write: int) -> NoReturn:
-        code = EX_FAILURE
-        try:
-            signal.set_wakeup_fd(-1)
-            for signum, handler in self._inherited.items():
-                signals.set_handler(signum, handler)
-            signals.change_mask(signals.SET_MASK, ())
-            # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death. The control
-            # socket goes by its number like the rest: what `socket.close` touches is twenty pages to copy.
-            ours = [self._control.fileno(), lifeline_write, self._wake_write, self._parent_fd]
-            _close_open([*ours, *self._lifelines.values()])
-            worker = self._worker
-            worker.name = f"{self._name_prefix}-{serial}"
-            worker.index = index
-            worker._identity = (*self._identity, serial)
-            worker._args = fds
-            sys.stdin = None  # or it would be replaced, for half a megabyte of private memory in five workers
-            code = worker._bootstrap(parent_sentinel=fds[-1])
-        finally:
-            if _RUNS_ATEXIT:
-                atexit._run_exitfuncs()
-            os._exit(code & 0xFF)
-
-    def _serve(self, sock_fd: int, pipe_fd: int, scoreboard_fd: int, lifeline_read: int) -> None:
-        sys.stdin = self._stdin
+        self._in_worker = True
+        signal.set_wakeup_fd(-1)
+        for signum, handler in self._inherited.items():
+            signals.set_handler(signum, handler)
+        signals.change_mask(signals.SET_MASK, ())
+        # A sibling's lifeline end, kept here, would keep the sibling alive after the template's death. The control
+        # socket goes by its number like the rest: what `socket.close` touches is twenty pages to copy.
+        ours = [self._control.fileno(), lifeline_write, self._wake_write, self._parent_fd]
+        _close_open([*ours, *self._lifelines.values()])
+        process = self._process
+        process._name = f"{self._name_prefix}-{serial}"
+        process.index = index
+        process._identity = (*self._identity, serial)
+        mp_process._parent_process._sentinel = fds[-1]  # type: ignore[attr-defined]  # not published, as what follows
+        threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+        if self._has_hooks:
+            util._run_after_forkers()  # type: ignore[attr-defined]
+        sock_fd, pipe_fd, scoreboard_fd, lifeline_read = fds
         far_end = FarEnd(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, sock_fd), [pipe_fd])
         scoreboard = Scoreboard(scoreboard_fd)
         scoreboard.close_fd()
@@ -287,10 +302,12 @@ def _stdin_from_nowhere() -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        # what the parent has read ahead is not for us either; as BaseProcess._bootstrap does it in every process
-        util._close_stdin()  # type: ignore[attr-defined]  # not published
     except OSError:
         pass
+
+
+def _nothing() -> None:
+    pass
 
 
 def _fork(pids: list[int]) -> None:
@@ -322,7 +339,7 @@ def fork_template(
         util._flush_std_streams()  # type: ignore[attr-defined]  # not published
         _fork(pids)
         if pids[-1] == 0:
-            ours.close()
+            os.close(ours.detach())  # see `_become_worker`
             Template(theirs, settings, snapshot, name_prefix).run()
     except BaseException:
         if os.getpid() != parent_pid:

@@ -12,14 +12,24 @@ import fcntl
 import os
 import signal
 
+from .._wire.exit_status import EX_FAILURE
+
 _F_SETSIG = getattr(fcntl, "F_SETSIG", 10)
 
 
 def tie(fd: int) -> None:
-    """Kill this process's group when the far end of the pipe `fd` is closed. The group must be our own."""
-    fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
+    """Kill this process's group when the far end of the pipe `fd` is closed. The group must be our own.
+
+    Leaves at once if it is closed already.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpid())
     try:
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
     except OSError:
         pass  # no F_SETSIG (macOS): SIGIO, whose default ends a process as well
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    try:
+        os.read(fd, 1)  # nobody writes: what comes is its end
+    except BlockingIOError:
+        return
+    os._exit(EX_FAILURE)

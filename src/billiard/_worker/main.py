@@ -9,9 +9,8 @@ import threading
 from multiprocessing import process as mp_process
 from multiprocessing import util
 
-from .._typing import Final
+from .._typing import Final, NoReturn
 from .._wire import errors, frames
-from .._wire.descriptors import is_readable
 from .._wire.exit_status import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
@@ -24,15 +23,15 @@ from .settings import WorkerSettings
 LEAVE_GRACE_S: Final = 1.0  # for the threads and processes of its tasks, once a worker has nothing else to do
 
 
-def serve(far_end: FarEnd, scoreboard: Scoreboard, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int) -> None:
+def serve(
+    far_end: FarEnd, scoreboard: Scoreboard, settings: WorkerSettings, snapshot: MainSnapshot, lifeline_fd: int
+) -> NoReturn:  # fmt: skip
     """Be a worker, whose signals are as `signals.before_initializer` leaves them.
 
     Leaves by SystemExit with the worker's exit status, or dies of the SIGTERM it was sent.
     """
     _lead_own_group()
     lifeline.tie(lifeline_fd)
-    if is_readable(lifeline_fd):  # it was cut before it could be watched
-        os._exit(EX_FAILURE)
     _reseed()
     hooks = ForkHooks(far_end, lifeline_fd)
     status = EX_FAILURE
