@@ -23,10 +23,15 @@ __getattr__, __dir__ = mirror("managers")
 class BaseManager(mp_managers.BaseManager):
     """A server process and the types it serves. Arguments as in ``multiprocessing``."""
 
-    def __init__(self, *args: Any, ctx: Any = None, **kwargs: Any) -> None:
-        if len(args) <= 4:  # the fifth positional argument is ctx
-            kwargs["ctx"] = chosen(ctx)
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        address: Any = None,
+        authkey: bytes | None = None,
+        serializer: str = "pickle",
+        ctx: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(address, authkey, serializer, chosen(ctx), **kwargs)
 
 
 class SyncManager(BaseManager, mp_managers.SyncManager):

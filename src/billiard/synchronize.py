@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from multiprocessing import synchronize as mp_synchronize
-from multiprocessing.synchronize import SEM_VALUE_MAX, SemLock  # type: ignore[attr-defined]  # not all is published
+from multiprocessing.synchronize import SEM_VALUE_MAX  # type: ignore[attr-defined]  # exists, but is not published
 
 from ._stdlib.context import chosen
 from ._stdlib.mirror import mirror
@@ -26,28 +26,36 @@ __all__ = [
 __getattr__, __dir__ = mirror("synchronize")
 
 
-class Semaphore(mp_synchronize.Semaphore):
+class SemLock(mp_synchronize.SemLock):
+    """What the locks and semaphores below are made of. ``kind`` is ``RECURSIVE_MUTEX`` or ``SEMAPHORE``."""
+
+    def __init__(self, kind: int, value: int, maxvalue: int, ctx: Any = None) -> None:
+        super().__init__(kind, value, maxvalue, ctx=chosen(ctx))
+
+
+# Of the two bases the second is one for `isinstance` only: the first calls the standard library's SemLock by its name.
+class Semaphore(mp_synchronize.Semaphore, SemLock):
     """A semaphore."""
 
     def __init__(self, value: int = 1, ctx: Any = None) -> None:
         super().__init__(value, ctx=chosen(ctx))
 
 
-class BoundedSemaphore(mp_synchronize.BoundedSemaphore):
+class BoundedSemaphore(mp_synchronize.BoundedSemaphore, SemLock):
     """A semaphore that refuses to be released more often than it was acquired."""
 
     def __init__(self, value: int = 1, ctx: Any = None) -> None:
         super().__init__(value, ctx=chosen(ctx))
 
 
-class Lock(mp_synchronize.Lock):
+class Lock(mp_synchronize.Lock, SemLock):
     """A lock, which any process may release."""
 
     def __init__(self, ctx: Any = None) -> None:
         super().__init__(ctx=chosen(ctx))
 
 
-class RLock(mp_synchronize.RLock):
+class RLock(mp_synchronize.RLock, SemLock):
     """A lock that its owner may take again."""
 
     def __init__(self, ctx: Any = None) -> None:

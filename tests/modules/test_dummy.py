@@ -38,6 +38,14 @@ def test_thread_pools_work():
         assert pool.map(str, range(5)) == list("01234")
 
 
+def test_the_manager_is_the_module():
+    manager = billiard.dummy.Manager()
+    assert manager is billiard.dummy
+    assert manager.list([1]) == [1]
+    with manager.Pool(1) as pool:
+        assert isinstance(pool, billiard.pool.ThreadPool)
+
+
 def test_a_terminated_thread_pool_can_be_joined():
     started, release = threading.Semaphore(0), threading.Event()
 

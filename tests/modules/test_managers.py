@@ -54,6 +54,10 @@ def test_a_type_of_ones_own(ctx):
         assert type(manager._process) is ctx.Process
 
 
+def test_the_fourth_argument_is_the_context(ctx):
+    assert CounterManager(None, b"key", "pickle", ctx)._ctx is ctx
+
+
 def test_the_default_context_is_billiards():
     with CounterManager() as manager:
         assert isinstance(manager._process, billiard.process.BaseProcess)

@@ -42,6 +42,15 @@ def test_locks():
     assert type(sharedctypes.synchronized(billiard.RawValue("i")).get_lock()) is billiard.synchronize.RLock
 
 
+def test_the_lock_is_of_the_context_named(ctx):
+    spawn = billiard.get_context("spawn")
+    for module in (billiard, ctx, sharedctypes):
+        value, array = module.Value("i", 5, ctx=spawn), module.Array("i", [5], ctx=spawn)
+        assert (value.value, array[:]) == (5, [5])
+        assert [shared.get_lock()._is_fork_ctx for shared in (value, array)] == [False, False]
+    assert ctx.Value("i").get_lock()._is_fork_ctx == (ctx.get_start_method() == "fork")
+
+
 def test_a_block_knows_its_place():
     block = heap.BufferWrapper(100)
     assert block.get_size() == 100

@@ -84,8 +84,17 @@ def test_the_context_may_be_positional_named_or_left_out(ctx, name):
     assert type(getattr(billiard, name)(*args[:1])) is cls
 
 
+def test_a_semlock_takes_a_context_like_those_made_of_it(ctx):
+    for args in ((ctx,), ()):
+        mutex = synchronize.SemLock(synchronize.SEMAPHORE, 1, 1, *args)
+        assert mutex.acquire()
+        assert not mutex.acquire(False)
+        mutex.release()
+
+
 def test_kinship_and_bounds():
-    assert isinstance(billiard.Lock(), synchronize.SemLock)
+    for name in ("Lock", "RLock", "Semaphore", "BoundedSemaphore"):
+        assert isinstance(getattr(billiard, name)(), synchronize.SemLock)
     bounded = billiard.BoundedSemaphore(1)
     with pytest.raises(ValueError, match="released too many"):
         bounded.release()

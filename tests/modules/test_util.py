@@ -146,19 +146,23 @@ def test_picklers_share_what_is_registered():
     del theirs._extra_reducers[Local]
 
 
-def test_the_semaphore_tracker_is_the_resource_tracker():
+TRACKERS = [semaphore_tracker, semaphore_tracker._semaphore_tracker, semaphore_tracker.SemaphoreTracker()]
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_every_semaphore_tracker_is_the_resource_tracker(tracker):
     from multiprocessing import resource_tracker
     from multiprocessing.synchronize import sem_unlink
 
-    assert semaphore_tracker._semaphore_tracker is resource_tracker._resource_tracker
-    assert semaphore_tracker.getfd() == resource_tracker.getfd()
+    tracker.ensure_running()
+    assert tracker.getfd() == resource_tracker.getfd()
     import _multiprocessing
 
     name = f"/billiard-test-{os.getpid()}"
     _multiprocessing.SemLock(1, 1, 1, name, False)
-    semaphore_tracker.register(name)
+    tracker.register(name)
     sem_unlink(name)
-    semaphore_tracker.unregister(name)
+    tracker.unregister(name)
 
 
 def test_get_temp_dir_is_the_childrens_too(ctx):

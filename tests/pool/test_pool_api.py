@@ -99,6 +99,18 @@ def test_a_context_keeps_its_start_method(lasting_helpers):
         assert pool.apply(os.getppid) == os.getpid()
 
 
+def test_a_pool_has_processes_of_its_context_and_its_soft_limits_error(make_pool):
+    pool = make_pool(1, context=billiard.get_context("fork"))
+    process = pool.Process(target=os._exit, args=(3,))
+    assert type(process) is billiard.context.ForkProcess
+    process.start()
+    process.join()
+    assert process.exitcode == 3
+    assert pool.apply(t.pid) != process.pid
+    process.close()
+    assert pool.SoftTimeLimitExceeded is billiard.SoftTimeLimitExceeded
+
+
 def test_apply(pool):
     assert pool.apply(t.add, (1,), {"b": 2}) == 3
     assert pool.apply(t.add, [1, 2]) == 3

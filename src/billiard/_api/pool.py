@@ -23,6 +23,7 @@ from .._supervisor.poll_set import PollSet
 from .._typing import Any, Final
 from .._wire.spin import processors
 from .._worker.settings import WorkerSettings
+from ..exceptions import SoftTimeLimitExceeded
 from . import job_errors, validate
 from .imap import IMapIterator
 from .notifying import Notifying, takes_pid_and_exitcode, weak_notify
@@ -69,6 +70,8 @@ class Pool(Submitting, Notifying):
 
     Raises TypeError or ValueError, which name the argument, for what makes no sense, and OSError when no process can be made.
     """
+
+    SoftTimeLimitExceeded = SoftTimeLimitExceeded  # for those who have a pool and not its package
 
     _state_names = ("RUN", "CLOSE", "TERMINATE", "TERMINATE")
     _engine_class: type[Engine] = Engine
@@ -366,6 +369,10 @@ class Pool(Submitting, Notifying):
             with contextlib.suppress(ValueError):  # it has not started yet, or has just ended
                 sentinels.append(handle.sentinel)
         return sentinels
+
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - the published name
+        """A process of the pool's context, to be started. It is no worker of the pool."""
+        return self._ctx.Process(*args, **kwargs)
 
     def cpu_count(self) -> int:
         """How many CPUs this process may use; 1 when that is unknown."""

@@ -120,6 +120,15 @@ class BaseContext(mp_context.BaseContext):
         """A barrier."""
         return _public_module("synchronize").Barrier(parties, action, timeout, ctx=self.get_context())
 
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:  # noqa: N802 - the published name
+        """A shared value; its lock is of `ctx`, which defaults to this one."""
+        return _public_module("sharedctypes").Value(typecode_or_type, *args, lock=lock, ctx=ctx or self.get_context())
+
+    def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True, ctx: Any = None) -> Any:  # noqa: N802 - the published name
+        """A shared array; its lock is of `ctx`, which defaults to this one."""
+        ctx = ctx or self.get_context()
+        return _public_module("sharedctypes").Array(typecode_or_type, size_or_initializer, lock=lock, ctx=ctx)
+
     def Manager(self) -> Any:  # noqa: N802 - the published name
         """A started manager, serving shared objects from a process of its own."""
         manager = _public_module("managers").SyncManager(ctx=self.get_context())

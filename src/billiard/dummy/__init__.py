@@ -1,5 +1,6 @@
 """Public module: the API of this package over threads. ``multiprocessing``'s own, and a pool that can be joined."""
 
+import sys
 from collections.abc import Callable, Iterable
 from multiprocessing.dummy import (
     Array,
@@ -10,7 +11,6 @@ from multiprocessing.dummy import (
     Event,
     JoinableQueue,
     Lock,
-    Manager,
     Namespace,
     Pipe,
     Process,
@@ -52,6 +52,11 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = mirror("dummy")
+
+
+def Manager() -> Any:  # noqa: N802 - the published name
+    """This very module: threads share what it makes, with no server between them."""
+    return sys.modules[__name__]
 
 
 def Pool(processes: int | None = None, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()) -> Any:  # noqa: N802 - the published name
