@@ -15,6 +15,7 @@ from multiprocessing.spawn import (
 )
 
 from ._stdlib.mirror import mirror
+from ._stdlib.process import name_main_file
 
 __all__ = [
     "freeze_support",
@@ -40,9 +41,7 @@ def _setup_logging_in_child_hack() -> None:
 
     from . import util
 
-    main_file = getattr(sys.modules.get("__main__"), "__file__", None)
-    if main_file:
-        os.environ["MP_MAIN_FILE"] = main_file
+    name_main_file()
     level = os.environ.get("_MP_FORK_LOGLEVEL_")
     if not level:
         return

@@ -367,3 +367,26 @@ def test_the_fork_server_imports_for_its_children():
     )
     done = run_script(script)
     assert done.stdout == "True\n['json', 'billiard._stdlib.context', 'billiard._stdlib.connection']\n", done.stderr
+
+
+def test_a_fresh_interpreter_is_told_the_main_file_and_how_to_log():
+    # which Celery's names of tasks and its logs rely on
+    script = textwrap.dedent(
+        """
+        import logging, os
+        import billiard
+
+        def tell():
+            print(os.environ["MP_MAIN_FILE"] == __file__, logging.getLogger("multiprocessing").level, flush=True)
+
+        if __name__ == "__main__":
+            os.environ["_MP_FORK_LOGLEVEL_"] = "30"
+            for method in ("spawn", "forkserver"):
+                process = billiard.get_context(method).Process(target=tell)
+                process.start()
+                process.join()
+            print("MP_MAIN_FILE" in os.environ)
+        """
+    )
+    done = run_script(script)
+    assert done.stdout == "True 30\nTrue 30\nFalse\n", done.stderr

@@ -7,6 +7,7 @@ one that ``multiprocessing`` keeps: its exit function ends daemons and waits for
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from multiprocessing import context, process
@@ -18,6 +19,13 @@ __all__ = ["BaseProcess"]
 # The published types leave out the private half, which a subclass cannot do without.
 mp_context: Any = context
 mp_process: Any = process
+
+
+def name_main_file() -> None:
+    """Tell the program's main file in the environment: in here its module has another name, and Celery names tasks by it."""
+    main_file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if main_file:
+        os.environ["MP_MAIN_FILE"] = main_file
 
 
 class BaseProcess(process.BaseProcess):
@@ -96,8 +104,10 @@ class BaseProcess(process.BaseProcess):
             _force_start_method(self._billiard_start_method)
         if self._multiprocessing_start_method is None:
             mp_context._default_context._actual_context = None
-        if self._billiard_start_method == "spawn" and "_MP_FORK_LOGLEVEL_" in os.environ:
-            import_module("billiard.spawn")._setup_logging_in_child_hack()
+        if self._billiard_start_method in ("spawn", "forkserver"):
+            name_main_file()
+            if "_MP_FORK_LOGLEVEL_" in os.environ:
+                import_module("billiard.spawn")._setup_logging_in_child_hack()
         # Hides the class attribute from the base class, which would else settle multiprocessing's start method in the
         # child: a task that calls multiprocessing.set_start_method("spawn") must not fail because a pool runs it.
         self.__dict__["_start_method"] = None
