@@ -11,7 +11,7 @@ from billiard._core.core import Core
 from billiard._core.state import Job
 from billiard._supervisor import engine as engines
 from billiard._supervisor import processes
-from billiard._supervisor.template import EXITED, STARTED
+from billiard._supervisor.launching import EXITED, STARTED
 from billiard._wire import frames
 from billiard._wire.far_end import FarEnd
 from billiard._wire.scoreboard import CURRENT

@@ -17,9 +17,11 @@ from .._core.dispatch import MAX_WINDOW
 from .._core.restarts import RestartIntensity
 from .._core.worker_set import PoolState
 from .._stdlib.context import _default_context as default_context
+from .._supervisor.context_launcher import ContextLauncher
 from .._supervisor.engine import Engine
-from .._supervisor.launchers import ContextLauncher, TemplateLauncher
+from .._supervisor.launching import Launcher
 from .._supervisor.poll_set import PollSet
+from .._supervisor.template_launcher import TemplateLauncher
 from .._typing import Any, Final
 from .._wire.spin import processors
 from .._worker.settings import WorkerSettings
@@ -166,17 +168,12 @@ class Pool(Submitting, Notifying):
             self._engine.abandon()
             raise
 
-    def _launcher_maker(self, settings: WorkerSettings) -> Callable[[PollSet], Any]:
-        context, method = self._ctx, self._ctx.get_start_method()
+    def _launcher_maker(self, settings: WorkerSettings) -> Callable[[PollSet], Launcher]:
+        context, method, serial = self._ctx, self._ctx.get_start_method(), _serials.__next__
         prefix = f"{method.capitalize() if method != 'forkserver' else 'ForkServer'}PoolWorker"
-
-        def make(poll_set: PollSet) -> Any:
-            serial = _serials.__next__
-            if method == "fork":
-                return TemplateLauncher(settings, prefix, poll_set.watch, poll_set.unwatch, serial)
-            return ContextLauncher(context, settings, prefix, poll_set.watch, poll_set.unwatch, serial)
-
-        return make
+        if method == "fork":
+            return lambda poll_set: TemplateLauncher(settings, prefix, serial, poll_set)
+        return lambda poll_set: ContextLauncher(context, settings, prefix, serial, poll_set)
 
     # -- the pool's life
 

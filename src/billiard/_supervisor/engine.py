@@ -36,7 +36,7 @@ from .callback_runner import CallbackRunner
 from .driver import Driver, Target
 from .ending import Ending
 from .fork_safety import remember
-from .launchers import Launcher
+from .launching import Launcher
 from .poll_set import IN, OUT, PollSet
 from .waiting import Waiting
 from .worker_link import WorkerLink
