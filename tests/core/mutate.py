@@ -100,7 +100,7 @@ FAULTS = [
     Fault("preemption", "                worker.scoreboard.aim(*aim)\n", "                pass\n"),
     Fault("preemption", "self._set_limit_timer(worker, min(rest_s, behind_s), now)", "self._set_limit_timer(worker, rest_s, now)"),
     Fault("preemption", "now - started - excused_s)", "now - started)"),
-    Fault("preemption", "            if worker.scoreboard.read().current < worker.since > 1:", "            if False:"),
+    Fault("preemption", "            if worker.current < worker.since > 1:", "            if False:"),
     Fault("preemption", "worker.recalled = max(number, worker.since)", "worker.recalled = number"),
     Fault("preemption", "            self._dispatch.open.pop(worker, None)\n            self._dispatch.idle.pop(worker, None)\n        worker.scoreboard.recall", "        worker.scoreboard.recall"),
     Fault("preemption", "        worker.scoreboard.recall(worker.recalled)\n", ""),

@@ -197,7 +197,7 @@ class Preemption:
         if worker.scoreboard is None or worker.phase is Phase.GONE:
             return
         if not worker.recalled:
-            if worker.scoreboard.read().current < worker.since > 1:
+            if worker.current < worker.since > 1:
                 # It is still letting calls of the last recall be, and would run those not reached yet if the scoreboard named
                 # a later number. It will soon have read the RESUME.
                 self._timers.set(worker, FENCE, now + FENCE_S)
@@ -313,7 +313,7 @@ class Preemption:
             return
         if worker.scoreboard is None or worker.inflight.get(job.number) is not job:
             return
-        current = worker.scoreboard.read().current
+        current = worker.current
         if current < job.number:
             # not started: take it back with its neighbours; the backlog drops it
             self.recall(worker, current + 1, now)

@@ -368,17 +368,11 @@ class Engine(Ending):
 
         self.change(decide)
 
-    @staticmethod
-    def _job_of(worker: Worker) -> Job | None:
-        """The job that `worker` is on."""
-        scoreboard = worker.scoreboard  # once: another thread may reap it
-        return worker.inflight.get(scoreboard.read().current) if scoreboard is not None else None
-
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on; if it is on none, the worker."""
         signum = _checked_signal(signum)
         self.refuse_in_forked_copy()
-        job = self._job_of(worker)
+        job = worker.current_job
         if job is not None:
             self.terminate_job(job, signum)
         else:

@@ -175,8 +175,7 @@ class Processes:
 def _left_a_task(worker: Worker, status: int | None) -> bool:
     """Whether a worker that has ended did so in the midst of a task, whose children must not survive it. By its status alone,
     one that a task has ended by ``os._exit(0)`` had nothing to do any more."""
-    scoreboard = worker.scoreboard
-    return spends_restart(status) or (scoreboard is not None and scoreboard.read().current in worker.inflight)
+    return spends_restart(status) or worker.current_job is not None
 
 
 def send_signal(pid: int, signum: int, group: bool) -> None:
