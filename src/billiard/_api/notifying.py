@@ -57,8 +57,7 @@ class Notifying:
             handle = self._handle(subject)
             self._handles.pop(subject.ident, None)
             if self._is_celerys:
-                request = subject.kill_request
-                run_later(log_exit, handle, request is not None and request.sent)
+                run_later(log_exit, handle, subject.struck_by is not None)
             if self.on_process_down is not None and subject.pid is not None:
                 run_later(self._tell_down, handle)
 

@@ -211,6 +211,12 @@ class Worker:
         return self.phase <= Phase.UP
 
     @property
+    def struck_by(self) -> KillRequest | None:
+        """The kill request whose signal was sent; None: no lethal signal was."""
+        request = self.kill_request
+        return request if request is not None and request.sent else None
+
+    @property
     def current(self) -> int:
         """The number of the call that it came to last; 0: none, or its scoreboard is gone."""
         scoreboard = self.scoreboard  # once: another thread may reap it

@@ -18,7 +18,7 @@ from .._wire.exit_status import EX_OK, spends_restart
 from .dispatch import Dispatch
 from .preemption import Preemption
 from .restarts import RestartIntensity
-from .state import Cause, Fate, Job, KillRequest, Phase, Worker
+from .state import Cause, Fate, Job, Phase, Worker
 
 FAILED_STARTS: Final = 3  # after as many failures in a row as the pool has workers, plus these, it is declared broken
 _KILLED_FROM_OUTSIDE: Final = (-9, -15)
@@ -263,7 +263,7 @@ class WorkerSet:
         left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
         # what it let be, it had read
         suspect = next((job for number, job in unstarted.items() if number > read), None) if unstarted else worker.suspect
-        if suspect is not None and not suspect.state and not (died_on_one or left or self._kill_sent(worker)):
+        if suspect is not None and not suspect.state and not (died_on_one or left or worker.struck_by is not None):
             # it may have been reading this one when it died
             if not worker.blamed:  # one death counts once, however often this is cut short and repeated
                 suspect.deaths, worker.blamed = suspect.deaths + 1, True
@@ -272,17 +272,13 @@ class WorkerSet:
         self._dispatch.requeue(unstarted.values())
         worker.inflight.clear()
 
-    @staticmethod
-    def _kill_sent(worker: Worker) -> bool:
-        return worker.kill_request is not None and worker.kill_request.sent
-
     def _fate(self, worker: Worker, job: Job, status: int | None, progress: Any, now: float) -> Fate:
         if self.broken_by is not None:
             # also when it is terminated by now; that it had started must be told all the same
             return self.broken_by._replace(started=True, run_s=self._preemption.run_time(progress, now), item=progress.item)
         cause, limit_s = Cause.LOST, None
-        request: KillRequest | None = worker.kill_request
-        if request is not None and request.sent and request.number in (0, job.number):
+        request = worker.struck_by
+        if request is not None and request.number in (0, job.number):
             cause, limit_s = request.cause, request.limit_s
         return Fate(cause, worker, status, True, self._preemption.run_time(progress, now), progress.item, limit_s)
 
