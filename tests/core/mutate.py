@@ -154,7 +154,7 @@ FAULTS = [
     Fault("restarts", "while self._at[0] <= now - self.period_s:", "while self._at[0] < 0:"),
     Fault("restarts", "return len(self._at) > self.max_restarts", "return len(self._at) >= self.max_restarts"),
     Fault("core", "        self.timers.done(worker, kind, now)", "        pass"),
-    Fault("core", "            if worker.quota == 0 and self.worker_set.used_up(worker):", "            if False:"),
+    Fault("core", "            if worker.quota == 0:", "            if False:"),
     Fault("core", "            preemption.on_assigned(worker, now)\n", "            pass\n"),
     Fault("core", " or self.dispatch.unwritten:", ":"),
     Fault("core", "self.timers.set(self._pool, RESPAWN, self.worker_set.not_spawned(worker, error, now))", "self.worker_set.not_spawned(worker, error, now)"),

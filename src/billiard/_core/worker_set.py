@@ -171,7 +171,7 @@ class WorkerSet:
         return self.respawn_at
 
     def retire(self, worker: Worker, status: int) -> None:
-        """Let `worker` finish the calls it holds, and leave with `status`."""
+        """Let `worker` finish the calls it holds, and leave with `status`; one that leaves already does as it was told."""
         if worker.phase in (Phase.STARTING, Phase.UP):
             self.dirty = True
             idle, open_ = self._dispatch.idle, self._dispatch.open
@@ -183,10 +183,6 @@ class WorkerSet:
                 del open_[worker]
             worker.retire_status = status
             worker.phase = Phase.RETIRING
-
-    def used_up(self, worker: Worker) -> bool:
-        """Whether it was given all the calls it may have."""
-        return worker.quota == 0 and worker.phase is Phase.UP
 
     def leaving(self, worker: Worker, number: int) -> None:
         """The worker says that it leaves, and runs nothing after call `number`."""
