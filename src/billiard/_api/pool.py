@@ -26,6 +26,7 @@ from .._typing import Any, Final
 from .._wire.spin import processors
 from .._worker.settings import WorkerSettings
 from . import job_errors, validate
+from .end_delay import EndDelay
 from .imap import IMapIterator
 from .notifying import Notifying, takes_pid_and_exitcode, weak_notify
 from .packing import Packer
@@ -38,7 +39,6 @@ TERMINATE: Final = 2
 _NOT_GIVEN: Final = object()
 _DEFAULTS: Final = ("timeout", "soft_timeout", "putlocks", "synack", "on_timeout_set")  # options of calls that are given none
 _PID_WAIT_S: Final = 1.0
-_NOTING_S: Final = 5.0  # for which an end that Celery brought about is not told, if it does not say that it has noted it
 _EXIT_WAIT_S: Final = 5.0  # longer than SIGTERM, its grace and SIGKILL take together
 _pool_numbers = itertools.count(1)
 _serials = itertools.count(1)  # of the workers of all pools
@@ -110,7 +110,7 @@ class Pool(Submitting, Notifying):
         if processes is None:
             processes = self.cpu_count()
         self._least, self._is_celerys = 0 if celery else 1, celery
-        self._noting_until = 0.0  # see `terminate_job`
+        self._end_delay = EndDelay()
         processes = validate.integer("processes", processes, self._least)
         self.soft_timeout, self.timeout = validate.limits(soft_timeout, timeout, ordered=not celery)
         validate.number("lost_worker_timeout", lost_worker_timeout)
@@ -209,7 +209,7 @@ class Pool(Submitting, Notifying):
 
     def close(self) -> None:
         """Take no more calls. Those submitted are worked off, then the workers exit."""
-        self._noting_until = 0.0
+        self._end_delay.stop()
         self._engine.close_later()
 
     def terminate(self) -> None:
@@ -220,7 +220,7 @@ class Pool(Submitting, Notifying):
         interrupted its work, not at all.
         """
         engine = self._engine
-        self._noting_until = 0.0
+        self._end_delay.stop()
         if engine.closed:
             return
         engine.terminate_later()
@@ -239,7 +239,7 @@ class Pool(Submitting, Notifying):
             raise NotClosedError("Pool is still running: call close() or terminate() before join()")
         if engine.must_not_wait():
             return
-        self._noting_until = 0.0
+        self._end_delay.stop()
         if engine.pool_state is PoolState.CLOSE:
             for results in list(self._lazy_maps):
                 results.read_on()  # what was begun is worked off, also if nobody takes the results meanwhile
@@ -316,10 +316,8 @@ class Pool(Submitting, Notifying):
         except (TypeError, ValueError):
             raise TypeError(f"pid must be the pid of a worker, not {pid!r}") from None
         if self._is_celerys and self.threads and threading.current_thread() is not self._engine.callback_runner.thread:
-            # Celery first ends a task, then notes that it did, which may take an answer of its backend, and then ends the
-            # handle's call too. Told of the end meanwhile, by our thread, it would take a cancelled task for a revoked one,
-            # store that, and acknowledge a message that is to be delivered again.
-            self._noting_until = time.monotonic() + _NOTING_S
+            # else nobody can be told meanwhile: there is no thread of ours, or it is the one that calls
+            self._end_delay.begin()
         for worker in list(self._engine.core.worker_set.workers.values()):
             if worker.pid == pid:
                 self._engine.terminate_worker(worker, signal.SIGTERM if sig is None else sig)
