@@ -96,7 +96,7 @@ class Notifying:
         return (self.on_timeout_set is not None and limited) or accept is not None
 
     def send_ack(self, response: int, job: Any, i: Any, fd: Any) -> None:
-        """Answer a worker that asks whether to begin a call (``synack=True``). `response`: `frames.ACK` or `frames.NACK`."""
+        """Answer a worker that asks whether to begin a call (``synack=True``). `response`: `billiard.pool.ACK` or `NACK`."""
         if isinstance(job, ApplyResult):  # billiard 4 calls it with a number
             self._engine.answer(job, response == frames.ACK)
 
