@@ -182,7 +182,7 @@ class Life(World):
         worker = self.rng.choice(workers)
         signum = self.rng.choice((SIGTERM, SIGKILL))
         self.note(f"terminate what {worker} is on with {signum}")
-        current = worker.scoreboard.read().current if worker.scoreboard is not None else 0
+        current = worker.current
         job = worker.inflight.get(current)
         if job is not None:
             self._terminate_job(job, signum)

@@ -1,36 +1,8 @@
-"""How the fault tests wait, kill and look at processes."""
+"""How the fault tests look at processes."""
 
-import contextlib
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture
-def until():
-    """Ask again and again what no event tells, until a deadline."""
-
-    def wait(true, within_s=15.0, turn=None):
-        deadline = time.monotonic() + within_s
-        while not true():
-            assert time.monotonic() < deadline, f"not within {within_s} s"
-            if turn is not None:
-                turn()
-            time.sleep(0.002)
-
-    return wait
-
-
-@pytest.fixture
-def kill():
-    def send(pid, signum=signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signum)
-
-    return send
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from billiard._core.core import Core
 from billiard._core.state import Job
 from billiard._supervisor import engine as engines
 from billiard._supervisor import processes
-from billiard._supervisor.template import EXITED, STARTED
+from billiard._supervisor.launching import EXITED, STARTED
 from billiard._wire import frames
 from billiard._wire.far_end import FarEnd
 from billiard._wire.scoreboard import CURRENT
 from billiard._wire.scoreboard import STARTED as SINCE
+from pool_helpers import wait_until
 
 PID = 1 << 30  # nobody's
 
@@ -84,9 +85,7 @@ def test_ready_counts_when_the_pid_is_known_and_so_no_signal_is_lost(signals):
     engine.turn(1.0)
     assert job.holder is worker
     scoreboard.cells[SINCE], scoreboard.cells[CURRENT] = time.monotonic_ns(), job.number
-    deadline = time.monotonic() + 10
-    while not signals and time.monotonic() < deadline:
-        engine.turn(0.1)
+    wait_until(lambda: signals, 10, turn=lambda: engine.turn(0.1))
     assert signals == [(PID, signal.SIGUSR1)]
 
     far.write(frames.frame(frames.RESULT, 1, job.number, b"."))

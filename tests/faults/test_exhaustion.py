@@ -18,11 +18,12 @@ import pytest
 
 import billiard
 from billiard import WorkerLostError
+from pool_helpers import kill, wait_until
 
 ROOT = os.geteuid() == 0
 
 
-def test_no_descriptors_while_a_worker_is_replaced(make_pool, until, kill):
+def test_no_descriptors_while_a_worker_is_replaced(make_pool):
     pool = make_pool(2)
     pids = {pool.apply(t.identify) for _ in range(10)}
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -37,7 +38,7 @@ def test_no_descriptors_while_a_worker_is_replaced(make_pool, until, kill):
                 break
         # the dead one's descriptors become free, so one replacement succeeds; the others are taken
         kill(next(iter(pids)))
-        until(lambda: not all(Path(f"/proc/{pid}").exists() for pid in pids), 10)
+        wait_until(lambda: not all(Path(f"/proc/{pid}").exists() for pid in pids), 10)
         while len(taken) < 256:
             try:
                 taken.append(os.open(os.devnull, os.O_RDONLY))
@@ -48,12 +49,12 @@ def test_no_descriptors_while_a_worker_is_replaced(make_pool, until, kill):
         for fd in taken:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    until(lambda: len(pool._pool) == 2, 10)
+    wait_until(lambda: len(pool._pool) == 2, 10)
     assert [pool.apply_async(t.add, (i,)).get(10) for i in range(10)] == list(range(10))
 
 
 @pytest.mark.parametrize("code", [errno.ENFILE, errno.ENOMEM, errno.EMFILE, errno.EAGAIN])
-def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, until, code):
+def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, code):
     from billiard._supervisor import worker_link
 
     pool = make_pool(2)
@@ -70,7 +71,7 @@ def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, until, 
     with pytest.raises(WorkerLostError):
         pool.apply(t.strike, ("SIGKILL",))
     assert pool.apply_async(t.add, (1, 2)).get(10) == 3
-    until(lambda: len(pool._pool) == 2 and len(refused) == 4, 10)
+    wait_until(lambda: len(pool._pool) == 2 and len(refused) == 4, 10)
 
 
 def run(text, *, prefix=(), within_s=40, **env):
@@ -164,7 +165,7 @@ def test_a_result_for_which_a_worker_has_no_memory(make_pool):
 
 
 @pytest.mark.parametrize("threads", [True, False])
-def test_a_full_pipe(make_pool, kill, threads):
+def test_a_full_pipe(make_pool, threads):
     pool = make_pool(1, threads=threads)
     pid = pool.apply(t.identify)
     kill(pid, signal.SIGSTOP)
@@ -175,7 +176,7 @@ def test_a_full_pipe(make_pool, kill, threads):
     assert all(len(result.get(20)) == 60_000 for result in results)
 
 
-def test_a_full_pipe_and_then_death(make_pool, kill, tmp_path):
+def test_a_full_pipe_and_then_death(make_pool, tmp_path):
     pool = make_pool(1)
     pid = pool.apply(t.identify)
     kill(pid, signal.SIGSTOP)
@@ -184,28 +185,28 @@ def test_a_full_pipe_and_then_death(make_pool, kill, tmp_path):
     assert all(len(result.get(20)) == 60_000 for result in results)
 
 
-def test_results_that_nobody_reads_block_only_their_workers(make_pool, until):
+def test_results_that_nobody_reads_block_only_their_workers(make_pool):
     pool = make_pool(2, threads=False)
     results = [pool.apply_async(bytes, (1 << 20,)) for _ in range(40)]
     channels = [worker.link.channel for worker in pool._engine.core.worker_set.workers.values()]
-    until(lambda: all(select.select([channel.fd], [], [], 0)[0] for channel in channels))  # and nobody turns
+    wait_until(lambda: all(select.select([channel.fd], [], [], 0)[0] for channel in channels))  # and nobody turns
     assert all(len(result.get(20)) == 1 << 20 for result in results)
 
 
-def test_the_template_is_killed(make_pool, kill, until):
+def test_the_template_is_killed(make_pool):
     pool = make_pool(2)
     before = {pool.apply(t.identify) for _ in range(10)}
     running = pool.apply_async(t.nap, (60,))
-    until(running.worker_pids)
+    wait_until(running.worker_pids)
     kill(pool.apply(os.getppid))
     with pytest.raises(WorkerLostError):
         running.get(10)
     assert pool.apply_async(t.add, (1, 2)).get(10) == 3
-    until(lambda: len(pool._pool) == 2)
+    wait_until(lambda: len(pool._pool) == 2)
     assert before.isdisjoint(int(handle) for handle in pool._pool)
 
 
-def test_the_template_is_killed_again_and_again(make_pool, kill):
+def test_the_template_is_killed_again_and_again(make_pool):
     pool = make_pool(2)
     for i in range(4):
         kill(pool.apply(os.getppid))

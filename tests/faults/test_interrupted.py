@@ -24,6 +24,7 @@ from billiard._supervisor.driver import Waitable
 from billiard._supervisor.engine import Engine
 from billiard._supervisor.poll_set import IN, OUT, PollSet
 from billiard._wire.channel import Channel
+from pool_helpers import wait_until
 
 SEED = int(os.environ.get("BILLIARD_FAULT_SEED", "1"))
 SECONDS = float(os.environ.get("BILLIARD_FAULT_SECONDS", "20"))
@@ -194,7 +195,7 @@ def test_ctrl_c_in_get_and_again(make_pool):
     assert result.get(10) == "value"
 
 
-def test_a_pool_that_breaks_ends_though_its_ending_was_cut_short(make_pool, monkeypatch, until):
+def test_a_pool_that_breaks_ends_though_its_ending_was_cut_short(make_pool, monkeypatch):
     pool = make_pool(3, threads=False, max_restarts=1, max_restart_freq=60)
     preemption, struck = pool._engine.core.preemption, []
     kill_now = preemption.kill_now
@@ -207,7 +208,7 @@ def test_a_pool_that_breaks_ends_though_its_ending_was_cut_short(make_pool, monk
 
     monkeypatch.setattr(preemption, "kill_now", cut_short)
     running = [pool.apply_async(t.nap, (60,)) for _ in range(2)]
-    until(lambda: all(call.worker_pids() for call in running), turn=lambda: pool.turn(0.01))
+    wait_until(lambda: all(call.worker_pids() for call in running), turn=lambda: pool.turn(0.01))
     with pytest.raises(KeyboardInterrupt):
         for _ in range(3):
             pool.apply_async(t.strike, ("os._exit",)).wait(10)

@@ -11,6 +11,7 @@ import pytest
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded
 from billiard._core.preemption import LIMIT
 from billiard.exceptions import Terminated
+from pool_helpers import wait_until
 
 LENGTH_S = 0.006
 
@@ -60,7 +61,7 @@ def test_soft_limits_of_the_tasks_length(make_pool, tmp_path):
     assert over <= n
 
 
-def test_terminate_at_the_tasks_end(make_pool, tmp_path, until):
+def test_terminate_at_the_tasks_end(make_pool, tmp_path):
     pool, log, chance = make_pool(2), str(tmp_path / "log"), random.Random(5)
     struck = 0
     for i in range(0, 300, 3):
@@ -79,16 +80,16 @@ def test_terminate_at_the_tasks_end(make_pool, tmp_path, until):
 
 
 @pytest.mark.parametrize("turn", ["a caller that waited", "a turn of the user's"])
-def test_a_deadline_is_kept_although_somebody_else_took_the_wake_up(make_pool, until, turn):
+def test_a_deadline_is_kept_although_somebody_else_took_the_wake_up(make_pool, turn):
     """The supervisor sleeps with no deadline in progress; a caller's turn sets one, and the caller leaves."""
     pool = make_pool(2)
     engine = pool._engine
     assert pool.apply(t.add, (1, 2)) == 3
-    until(lambda: list(engine.waiting.sleepers.values()) == [math.inf])
+    wait_until(lambda: list(engine.waiting.sleepers.values()) == [math.inf])
     worker = next(iter(engine.core.worker_set.workers.values()))
     engine.core.timers.set(worker, LIMIT, time.monotonic() + 0.05)  # as a turn does: nobody is woken for it yet
     if turn == "a caller that waited":
         assert pool.apply(t.add, (1, 2)) == 3
     else:
         pool.turn(0.0)
-    until(lambda: LIMIT not in worker.due)
+    wait_until(lambda: LIMIT not in worker.due)

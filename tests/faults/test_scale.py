@@ -11,6 +11,7 @@ import pytest
 import soak
 
 from billiard import Pool
+from pool_helpers import wait_until
 
 HOLDS_S = 2.0
 
@@ -38,10 +39,10 @@ def settled(pids: list[int], deadline_s: float = 20.0) -> dict[int, int]:
     return before
 
 
-def test_an_idle_pool_of_64_workers_wakes_nobody(until):
+def test_an_idle_pool_of_64_workers_wakes_nobody():
     with Pool(64) as pool:
         assert pool.map(t.echo, range(128), 1) == list(range(128))
-        until(lambda: all(handle.pid for handle in pool._pool))  # the first few may have done it all
+        wait_until(lambda: all(handle.pid for handle in pool._pool))  # the first few may have done it all
         pids = [int(handle) for handle in pool._pool]
         assert len(pids) == 64
         template = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])

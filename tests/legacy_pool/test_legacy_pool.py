@@ -31,6 +31,7 @@ from billiard.exceptions import (
 )
 from billiard.pool import MaybeEncodingError
 from billiard.queues import _SimpleQueue
+from pool_helpers import wait_until
 
 PROMPT_S = 2.0  # far above what it takes, far below the seconds of a missed event
 
@@ -766,11 +767,12 @@ class TestSharedPipes:
 
     def test_results_come_by_handle_result_event(self, pool):
         results = [pool.apply_async(tasks.double, (i,)) for i in range(8)]
-        deadline = time.monotonic() + 20
-        while not all(result.ready() for result in results):
-            assert time.monotonic() < deadline
+
+        def turn():
             pool._outqueue._reader.poll(0.1)
             pool.handle_result_event()
+
+        wait_until(lambda: all(result.ready() for result in results), turn=turn)
         assert [result.get() for result in results] == [2 * i for i in range(8)]
 
     def test_join_takes_in_what_is_left(self, pool):

@@ -19,6 +19,7 @@ from billiard._celery import signal_retry, wire
 from billiard._wire.exit_status import is_expected, signal_behind, spends_restart
 from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.queues import _SimpleQueue
+from pool_helpers import wait_until
 
 
 @pytest.mark.parametrize(
@@ -336,7 +337,7 @@ class TestSignalRetry:
         again.install()
         before = signal.signal(signal.SIGUSR2, handle)
         yield again
-        wait_for(lambda: not again.is_sending())
+        wait_until(lambda: not again.is_sending())
         signal.signal(signal.SIGUSR2, before)
 
     @staticmethod
@@ -346,7 +347,7 @@ class TestSignalRetry:
                 raise DroppedError
 
         Dropper()
-        wait_for(lambda: False)
+        wait_until(lambda: False)
 
     def test_it_is_raised_outside(self, again):
         with pytest.raises(DroppedError):
@@ -356,7 +357,7 @@ class TestSignalRetry:
         class SlowToStart(threading.Thread):
             def start(self):
                 super().start()
-                wait_for(lambda: again._answered)
+                wait_until(lambda: again._answered)
 
         monkeypatch.setattr(signal_retry.threading, "Thread", SlowToStart)
         with pytest.raises(DroppedError):
@@ -373,7 +374,7 @@ class TestSignalRetry:
 
         with pytest.raises(DroppedError):
             Clumsy()
-            wait_for(lambda: False)
+            wait_until(lambda: False)
         assert len(again.handled) >= 2
 
     def test_errors_of_others_are_told_as_ever(self, again, monkeypatch):
@@ -412,15 +413,8 @@ class TestSignalRetry:
                 raise DroppedError
 
         Dropper()
-        wait_for(lambda: not again.is_sending())
+        wait_until(lambda: not again.is_sending())
         assert again.handled == []
-
-
-def wait_for(condition, limit_s=10.0):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "still not so"
-        time.sleep(0.001)
 
 
 class TestResultHandler:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pool_tasks
 import pytest
-from pool_helpers import WITHIN_S, wait_until
 
 import billiard
 from billiard.pool import Pool
+from pool_helpers import WITHIN_S, wait_until
 
 
 def by_supervisor(pool, results):
@@ -121,9 +121,7 @@ def shared_pools(lasting_helpers):
             pool.apply_async(pool_tasks.pid, callback=int).get(WITHIN_S)
             pools[method, threads] = pool
         # before a test counts processes, all of them are there: they start, and are replaced, while we go on
-        deadline = time.monotonic() + WITHIN_S
-        while any(handle.pid is None for handle in pools[method, threads]._pool):
-            assert time.monotonic() < deadline
+        wait_until(lambda: all(handle.pid is not None for handle in pools[method, threads]._pool))
         return pools[method, threads]
 
     yield shared
@@ -151,10 +149,7 @@ def driven(standing):
     yield Driven(pool, wait)
     # two workers again, both at rest, whatever the test did to them
     by_caller(pool, [pool.apply_async(pool_tasks.pid) for _ in range(2)])
-    deadline = time.monotonic() + WITHIN_S
-    while [bool(handle.pid) for handle in pool._pool] != [True, True] and time.monotonic() < deadline:
-        pool.apply(pool_tasks.pid)
-    assert len(pool._pool) == 2
+    wait_until(lambda: [bool(handle.pid) for handle in pool._pool] == [True, True], turn=lambda: pool.apply(pool_tasks.pid))
 
 
 @pytest.fixture

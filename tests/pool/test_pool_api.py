@@ -12,13 +12,13 @@ from multiprocessing import resource_sharer
 
 import pool_tasks as t
 import pytest
-from pool_helpers import WITHIN_S, wait_until
 
 import billiard
 import billiard.pool
 from billiard import TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import Terminated
 from billiard.pool import Pool
+from pool_helpers import WITHIN_S, wait_until
 
 PARAMETERS = {
     "__init__": (

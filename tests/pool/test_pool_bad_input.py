@@ -4,11 +4,11 @@ from math import inf
 
 import pool_tasks as t
 import pytest
-from pool_helpers import wait_until
 
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, TimeoutError
 from billiard.exceptions import PayloadError, TaskError
 from billiard.pool import ApplyResult, AsyncResult, MaybeEncodingError, NotWholeError, Pool
+from pool_helpers import wait_until
 
 CONSTRUCTOR = [
     ("processes", -1, ValueError),

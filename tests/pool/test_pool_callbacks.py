@@ -8,12 +8,12 @@ import time
 
 import pool_tasks as t
 import pytest
-from pool_helpers import WITHIN_S, wait_until
 
 import billiard
 from billiard import TimeLimitExceeded
 from billiard._supervisor.callback_runner import CallbackRunner
 from billiard.einfo import ExceptionInfo
+from pool_helpers import WITHIN_S, wait_until
 
 
 def test_success_and_error(pool):

@@ -6,10 +6,10 @@ import time
 
 import pool_tasks as t
 import pytest
-from pool_helpers import wait_until
 
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import PayloadError, TaskError, Terminated
+from pool_helpers import wait_until
 
 
 def test_values_arrive(driven):

@@ -8,11 +8,11 @@ import traceback
 
 import pool_tasks as t
 import pytest
-from pool_helpers import is_running, wait_until
 
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import PayloadError, TaskError, Terminated
 from billiard.pool import MaybeEncodingError
+from pool_helpers import is_running, wait_until
 
 
 def caught(result):

@@ -10,11 +10,11 @@ import time
 
 import pool_tasks as t
 import pytest
-from pool_helpers import WITHIN_S, wait_until
 
 from billiard import TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import Terminated
 from billiard.pool import Pool
+from pool_helpers import WITHIN_S, wait_until
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import time
 
 import pool_tasks as t
 import pytest
-from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
 import billiard
 from billiard import WorkerLostError
 from billiard._supervisor import template
 from billiard._wire import pickling
+from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
 
 @pytest.mark.parametrize("threads", [True, False])

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pool_tasks as t
 import pytest
-from pool_helpers import WITHIN_S, wait_until
 
 from billiard import TimeoutError, WorkerLostError
 from billiard._api.imap import IMapIterator
+from pool_helpers import WITHIN_S, wait_until
 
 BOTH = pytest.mark.parametrize("how", ["imap", "imap_unordered"])
 

@@ -13,10 +13,10 @@ import warnings
 
 import pool_tasks as t
 import pytest
-from pool_helpers import is_running, wait_until
 
 import billiard
 from billiard.pool import Pool
+from pool_helpers import is_running, wait_until
 
 METHODS = ("fork", "forkserver", "spawn")
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pool_tasks as t
 import pytest
-from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
 from billiard import SoftTimeLimitExceeded, WorkerLostError
 from billiard._wire.channel import _PIPE_BUFFER as PIPE_BUFFER
 from billiard.exceptions import PayloadError, TimeLimitExceeded
 from billiard.pool import Pool
+from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
 
 def pid_of(_):

@@ -10,13 +10,13 @@ import time
 
 import pool_tasks as t
 import pytest
-from pool_helpers import WITHIN_S, wait_until
 
 from billiard import TimeLimitExceeded, WorkerLostError, current_process
 from billiard._api.worker_handle import WorkerHandle
 from billiard._core.state import Worker
 from billiard.exceptions import RestartFreqExceeded, Terminated
 from billiard.pool import LaxBoundedSemaphore
+from pool_helpers import WITHIN_S, wait_until
 
 
 def pids(pool):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pool_tasks as t
 import pytest
-from pool_helpers import is_running, kill, wait_until
 
 import billiard
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from billiard._wire.channel import Channel
 from billiard.pool import Pool
+from pool_helpers import is_running, kill, wait_until
 
 METHODS = ("fork", "forkserver", "spawn")
 # Bars are for a machine at rest; the tests run on any. What is shown is the order of magnitude.

@@ -9,6 +9,7 @@ import pytest
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from billiard.pool import CLOSE, RUN
+from pool_helpers import wait_until
 
 
 def add(x, y):
@@ -424,10 +425,3 @@ def test_celery_has_noted_what_it_ended_before_it_is_told(make_pool, told, says_
         pool.close()
     wait_until(lambda: told.of("cancelled") == ["accepted", "failure"])
     assert isinstance(told.value("cancelled", "failure").exception, Terminated)
-
-
-def wait_until(true, within_s=10.0):
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

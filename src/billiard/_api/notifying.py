@@ -6,7 +6,6 @@ user code may: on the thread for callbacks, or in `turn`.
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable
 
@@ -16,14 +15,13 @@ from .._core.state import FATE, Cause, Worker
 from .._supervisor import log
 from .._supervisor.callback_runner import call_hook
 from .._supervisor.engine import Engine
-from .._typing import Any, Final
+from .._typing import Any
 from .._wire import frames
 from .._wire.exit_status import is_expected
 from ..common import human_status
+from .end_delay import EndDelay
 from .results import ApplyResult, ResultHandle
 from .worker_handle import WorkerHandle
-
-_LOOK_S: Final = 0.005
 
 
 class Notifying:
@@ -39,7 +37,7 @@ class Notifying:
     on_timeout_cancel: Callable[..., Any] | None
     synack: bool
     _is_celerys: bool
-    _noting_until: float
+    _end_delay: EndDelay
 
     def _notify(self, kind: str, subject: Any, value: Any) -> None:
         run_later = self._engine.callback_runner.add
@@ -57,8 +55,7 @@ class Notifying:
             handle = self._handle(subject)
             self._handles.pop(subject.ident, None)
             if self._is_celerys:
-                request = subject.kill_request
-                run_later(log_exit, handle, request is not None and request.sent)
+                run_later(log_exit, handle, subject.struck_by is not None)
             if self.on_process_down is not None and subject.pid is not None:
                 run_later(self._tell_down, handle)
 
@@ -99,7 +96,7 @@ class Notifying:
         return (self.on_timeout_set is not None and limited) or accept is not None
 
     def send_ack(self, response: int, job: Any, i: Any, fd: Any) -> None:
-        """Answer a worker that asks whether to begin a call (``synack=True``). `response`: `frames.ACK` or `frames.NACK`."""
+        """Answer a worker that asks whether to begin a call (``synack=True``). `response`: `billiard.pool.ACK` or `NACK`."""
         if isinstance(job, ApplyResult):  # billiard 4 calls it with a number
             self._engine.answer(job, response == frames.ACK)
 
@@ -108,9 +105,8 @@ class Notifying:
 
     def _ended(self, job: ResultHandle) -> None:
         """`job` has ended. Where user code runs."""
-        if self._noting_until and job.state == FATE and job.body.cause is Cause.TERMINATED:
-            while time.monotonic() < self._noting_until:  # no lock to wait for: what sets it may be a signal's handler
-                time.sleep(_LOOK_S)
+        if job.state == FATE and job.body.cause is Cause.TERMINATED:
+            self._end_delay.wait()
         if self.on_timeout_cancel is not None and (job.soft_s is not None or job.hard_s is not None):
             call_hook(self.on_timeout_cancel, job)
         if self._is_celerys and job.callbacks is not None and job.state == FATE and job.body.cause is Cause.POOL_TERMINATED:

@@ -17,14 +17,17 @@ from .._core.dispatch import MAX_WINDOW
 from .._core.restarts import RestartIntensity
 from .._core.worker_set import PoolState
 from .._stdlib.context import _default_context as default_context
+from .._supervisor.context_launcher import ContextLauncher
 from .._supervisor.engine import Engine
-from .._supervisor.launchers import ContextLauncher, TemplateLauncher
+from .._supervisor.launching import Launcher
 from .._supervisor.poll_set import PollSet
+from .._supervisor.template_launcher import TemplateLauncher
 from .._typing import Any, Final
 from .._wire.spin import processors
 from .._worker.settings import WorkerSettings
 from ..exceptions import SoftTimeLimitExceeded
 from . import job_errors, validate
+from .end_delay import EndDelay
 from .imap import IMapIterator
 from .notifying import Notifying, takes_pid_and_exitcode, weak_notify
 from .packing import Packer
@@ -37,7 +40,6 @@ TERMINATE: Final = 2
 _NOT_GIVEN: Final = object()
 _DEFAULTS: Final = ("timeout", "soft_timeout", "putlocks", "synack", "on_timeout_set")  # options of calls that are given none
 _PID_WAIT_S: Final = 1.0
-_NOTING_S: Final = 5.0  # for which an end that Celery brought about is not told, if it does not say that it has noted it
 _EXIT_WAIT_S: Final = 5.0  # longer than SIGTERM, its grace and SIGKILL take together
 _pool_numbers = itertools.count(1)
 _serials = itertools.count(1)  # of the workers of all pools
@@ -111,7 +113,7 @@ class Pool(Submitting, Notifying):
         if processes is None:
             processes = self.cpu_count()
         self._least, self._is_celerys = 0 if celery else 1, celery
-        self._noting_until = 0.0  # see `terminate_job`
+        self._end_delay = EndDelay()
         processes = validate.integer("processes", processes, self._least)
         self.soft_timeout, self.timeout = validate.limits(soft_timeout, timeout, ordered=not celery)
         validate.number("lost_worker_timeout", lost_worker_timeout)
@@ -169,17 +171,12 @@ class Pool(Submitting, Notifying):
             self._engine.abandon()
             raise
 
-    def _launcher_maker(self, settings: WorkerSettings) -> Callable[[PollSet], Any]:
-        context, method = self._ctx, self._ctx.get_start_method()
+    def _launcher_maker(self, settings: WorkerSettings) -> Callable[[PollSet], Launcher]:
+        context, method, serial = self._ctx, self._ctx.get_start_method(), _serials.__next__
         prefix = f"{method.capitalize() if method != 'forkserver' else 'ForkServer'}PoolWorker"
-
-        def make(poll_set: PollSet) -> Any:
-            serial = _serials.__next__
-            if method == "fork":
-                return TemplateLauncher(settings, prefix, poll_set.watch, poll_set.unwatch, serial)
-            return ContextLauncher(context, settings, prefix, poll_set.watch, poll_set.unwatch, serial)
-
-        return make
+        if method == "fork":
+            return lambda poll_set: TemplateLauncher(settings, prefix, serial, poll_set)
+        return lambda poll_set: ContextLauncher(context, settings, prefix, serial, poll_set)
 
     # -- the pool's life
 
@@ -215,7 +212,7 @@ class Pool(Submitting, Notifying):
 
     def close(self) -> None:
         """Take no more calls. Those submitted are worked off, then the workers exit."""
-        self._noting_until = 0.0
+        self._end_delay.stop()
         self._engine.close_later()
 
     def terminate(self) -> None:
@@ -226,7 +223,7 @@ class Pool(Submitting, Notifying):
         interrupted its work, not at all.
         """
         engine = self._engine
-        self._noting_until = 0.0
+        self._end_delay.stop()
         if engine.closed:
             return
         engine.terminate_later()
@@ -245,7 +242,7 @@ class Pool(Submitting, Notifying):
             raise NotClosedError("Pool is still running: call close() or terminate() before join()")
         if engine.must_not_wait():
             return
-        self._noting_until = 0.0
+        self._end_delay.stop()
         if engine.pool_state is PoolState.CLOSE:
             for results in list(self._lazy_maps):
                 results.read_on()  # what was begun is worked off, also if nobody takes the results meanwhile
@@ -322,10 +319,8 @@ class Pool(Submitting, Notifying):
         except (TypeError, ValueError):
             raise TypeError(f"pid must be the pid of a worker, not {pid!r}") from None
         if self._is_celerys and self.threads and threading.current_thread() is not self._engine.callback_runner.thread:
-            # Celery first ends a task, then notes that it did, which may take an answer of its backend, and then ends the
-            # handle's call too. Told of the end meanwhile, by our thread, it would take a cancelled task for a revoked one,
-            # store that, and acknowledge a message that is to be delivered again.
-            self._noting_until = time.monotonic() + _NOTING_S
+            # else nobody can be told meanwhile: there is no thread of ours, or it is the one that calls
+            self._end_delay.begin()
         for worker in list(self._engine.core.worker_set.workers.values()):
             if worker.pid == pid:
                 self._engine.terminate_worker(worker, signal.SIGTERM if sig is None else sig)

@@ -177,7 +177,7 @@ class ApplyResult(ResultHandle):
         signal.
         """
         self._pool._engine.terminate_job(self, signum)
-        self._pool._noting_until = 0.0
+        self._pool._end_delay.stop()
 
     def accepted(self) -> bool:
         """Whether a worker has begun the call."""

@@ -43,7 +43,7 @@ class CeleryEngine(Engine):
 
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on. A worker that is on none has finished it: there is nothing to end."""
-        job = self._job_of(worker)
+        job = worker.current_job
         if job is not None:
             self.terminate_job(job, signum)
 
@@ -53,8 +53,8 @@ class CeleryEngine(Engine):
         def recall() -> None:
             now = time.monotonic()
             for worker in workers:
-                if worker.scoreboard is not None and not worker.recalled:
-                    self.core.preemption.recall(worker, worker.scoreboard.read().current + 1, now)
+                if not worker.recalled:
+                    self.core.preemption.recall(worker, worker.current + 1, now)
 
         self.change(recall)
 

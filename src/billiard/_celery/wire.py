@@ -18,13 +18,14 @@ import pickle
 from multiprocessing.reduction import ForkingPickler
 
 from .._typing import Any
+from .._wire.frames import ACK as ACK
+from .._wire.frames import NACK as NACK
 from .._wire.unsendable import MaybeEncodingError as MaybeEncodingError
 from ..einfo import ExceptionInfo
 
-ACK = 0
+# with ACK (0) and NACK (3) the numbers that billiard 4 has published
 READY = 1
 TASK = 2
-NACK = 3
 DEATH = 4
 
 #: The frames' length is a signed 32-bit number on both sides.

@@ -66,8 +66,8 @@ class Core:
         dispatch.assign(now)
         for worker in dispatch.unwritten:
             preemption.on_assigned(worker, now)
-            if worker.quota == 0 and self.worker_set.used_up(worker):
-                # its replacement starts now, while it works off what it holds
+            if worker.quota == 0:
+                # it was given all that it may have: its replacement starts now, while it works that off
                 self.worker_set.retire(worker, EX_RECYCLE)
         while dispatch.limited:
             worker, least_s = next(iter(dispatch.limited.items()))

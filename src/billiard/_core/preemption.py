@@ -197,7 +197,7 @@ class Preemption:
         if worker.scoreboard is None or worker.phase is Phase.GONE:
             return
         if not worker.recalled:
-            if worker.scoreboard.read().current < worker.since > 1:
+            if worker.current < worker.since > 1:
                 # It is still letting calls of the last recall be, and would run those not reached yet if the scoreboard named
                 # a later number. It will soon have read the RESUME.
                 self._timers.set(worker, FENCE, now + FENCE_S)
@@ -267,7 +267,7 @@ class Preemption:
 
     def request_kill(self, worker: Worker, request: KillRequest, now: float) -> None:
         """Fence the worker in, then send the signal if it is still on that call."""
-        if worker.kill_request is not None and worker.kill_request.sent:
+        if worker.struck_by is not None:
             return
         worker.kill_request = request
         self.recall(worker, request.number + 1, now)
@@ -289,7 +289,7 @@ class Preemption:
         if worker.phase is Phase.GONE:
             return
         request = KillRequest(0, 0, signum, cause)
-        if worker.kill_request is None or not worker.kill_request.sent:
+        if worker.struck_by is None:
             worker.kill_request = request  # its death is told by this one; an earlier one, to a single call, was never sent
         self._send_kill(worker, request, now)
 
@@ -313,7 +313,7 @@ class Preemption:
             return
         if worker.scoreboard is None or worker.inflight.get(job.number) is not job:
             return
-        current = worker.scoreboard.read().current
+        current = worker.current
         if current < job.number:
             # not started: take it back with its neighbours; the backlog drops it
             self.recall(worker, current + 1, now)

@@ -87,8 +87,7 @@ class Job:
     def _running(self) -> bool:
         """Whether a worker has begun it, and no end of it is known."""
         worker = self.holder
-        scoreboard = worker.scoreboard if worker is not None else None
-        return scoreboard is not None and not self.state and scoreboard.read().current >= self.number
+        return worker is not None and not self.state and worker.current >= self.number
 
     def _running_pids(self) -> list[int]:
         """The pid of the worker that is on it, in a list."""
@@ -210,6 +209,23 @@ class Worker:
     def active(self) -> bool:
         """Counts towards the pool's size."""
         return self.phase <= Phase.UP
+
+    @property
+    def struck_by(self) -> KillRequest | None:
+        """The kill request whose signal was sent; None: no lethal signal was."""
+        request = self.kill_request
+        return request if request is not None and request.sent else None
+
+    @property
+    def current(self) -> int:
+        """The number of the call that it came to last; 0: none, or its scoreboard is gone."""
+        scoreboard = self.scoreboard  # once: another thread may reap it
+        return scoreboard.read().current if scoreboard is not None else 0
+
+    @property
+    def current_job(self) -> Job | None:
+        """The job that it is on. One whose result is there already is over."""
+        return self.inflight.get(self.current)
 
     def __repr__(self) -> str:
         calls = f"{min(self.inflight)}..{max(self.inflight)}" if self.inflight else "-"

@@ -18,7 +18,7 @@ from .._wire.exit_status import EX_OK, spends_restart
 from .dispatch import Dispatch
 from .preemption import Preemption
 from .restarts import RestartIntensity
-from .state import Cause, Fate, Job, KillRequest, Phase, Worker
+from .state import Cause, Fate, Job, Phase, Worker
 
 FAILED_STARTS: Final = 3  # after as many failures in a row as the pool has workers, plus these, it is declared broken
 _KILLED_FROM_OUTSIDE: Final = (-9, -15)
@@ -171,7 +171,7 @@ class WorkerSet:
         return self.respawn_at
 
     def retire(self, worker: Worker, status: int) -> None:
-        """Let `worker` finish the calls it holds, and leave with `status`."""
+        """Let `worker` finish the calls it holds, and leave with `status`; one that leaves already does as it was told."""
         if worker.phase in (Phase.STARTING, Phase.UP):
             self.dirty = True
             idle, open_ = self._dispatch.idle, self._dispatch.open
@@ -183,10 +183,6 @@ class WorkerSet:
                 del open_[worker]
             worker.retire_status = status
             worker.phase = Phase.RETIRING
-
-    def used_up(self, worker: Worker) -> bool:
-        """Whether it was given all the calls it may have."""
-        return worker.quota == 0 and worker.phase is Phase.UP
 
     def leaving(self, worker: Worker, number: int) -> None:
         """The worker says that it leaves, and runs nothing after call `number`."""
@@ -263,7 +259,7 @@ class WorkerSet:
         left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
         # what it let be, it had read
         suspect = next((job for number, job in unstarted.items() if number > read), None) if unstarted else worker.suspect
-        if suspect is not None and not suspect.state and not (died_on_one or left or self._kill_sent(worker)):
+        if suspect is not None and not suspect.state and not (died_on_one or left or worker.struck_by is not None):
             # it may have been reading this one when it died
             if not worker.blamed:  # one death counts once, however often this is cut short and repeated
                 suspect.deaths, worker.blamed = suspect.deaths + 1, True
@@ -272,17 +268,13 @@ class WorkerSet:
         self._dispatch.requeue(unstarted.values())
         worker.inflight.clear()
 
-    @staticmethod
-    def _kill_sent(worker: Worker) -> bool:
-        return worker.kill_request is not None and worker.kill_request.sent
-
     def _fate(self, worker: Worker, job: Job, status: int | None, progress: Any, now: float) -> Fate:
         if self.broken_by is not None:
             # also when it is terminated by now; that it had started must be told all the same
             return self.broken_by._replace(started=True, run_s=self._preemption.run_time(progress, now), item=progress.item)
         cause, limit_s = Cause.LOST, None
-        request: KillRequest | None = worker.kill_request
-        if request is not None and request.sent and request.number in (0, job.number):
+        request = worker.struck_by
+        if request is not None and request.number in (0, job.number):
             cause, limit_s = request.cause, request.limit_s
         return Fate(cause, worker, status, True, self._preemption.run_time(progress, now), progress.item, limit_s)
 

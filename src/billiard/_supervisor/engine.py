@@ -36,7 +36,7 @@ from .callback_runner import CallbackRunner
 from .driver import Driver, Target
 from .ending import Ending
 from .fork_safety import remember
-from .launchers import Launcher
+from .launching import Launcher
 from .poll_set import IN, OUT, PollSet
 from .waiting import Waiting
 from .worker_link import WorkerLink
@@ -368,17 +368,11 @@ class Engine(Ending):
 
         self.change(decide)
 
-    @staticmethod
-    def _job_of(worker: Worker) -> Job | None:
-        """The job that `worker` is on."""
-        scoreboard = worker.scoreboard  # once: another thread may reap it
-        return worker.inflight.get(scoreboard.read().current) if scoreboard is not None else None
-
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on; if it is on none, the worker."""
         signum = _checked_signal(signum)
         self.refuse_in_forked_copy()
-        job = self._job_of(worker)
+        job = worker.current_job
         if job is not None:
             self.terminate_job(job, signum)
         else:

@@ -16,9 +16,8 @@ from .._core.worker_set import PoolState
 from .._wire.exit_status import spends_restart
 from . import log
 from .channels import Channels
-from .launchers import ALL_LOST, NO_FD, Launcher, send_signal
+from .launching import ALL_LOST, EXITED, NO_FD, NOT_STARTED, STARTED, Launcher
 from .poll_set import PollSet
-from .template import EXITED, NOT_STARTED, STARTED
 from .worker_link import WorkerLink
 
 
@@ -176,5 +175,19 @@ class Processes:
 def _left_a_task(worker: Worker, status: int | None) -> bool:
     """Whether a worker that has ended did so in the midst of a task, whose children must not survive it. By its status alone,
     one that a task has ended by ``os._exit(0)`` had nothing to do any more."""
-    scoreboard = worker.scoreboard
-    return spends_restart(status) or (scoreboard is not None and scoreboard.read().current in worker.inflight)
+    return spends_restart(status) or worker.current_job is not None
+
+
+def send_signal(pid: int, signum: int, group: bool) -> None:
+    """Signal a worker that is not reaped; with `group`, its task's children too."""
+    try:
+        if group:
+            os.killpg(pid, signum)
+        else:
+            os.kill(pid, signum)
+    except ProcessLookupError:
+        if group:  # killed before it could make a group of its own
+            send_signal(pid, signum, group=False)
+    except OSError as exc:
+        # a task that became another user's, perhaps: raised, it would end this turn and every other
+        log.error("worker %d cannot be sent signal %d: %s", pid, signum, exc)

@@ -58,7 +58,7 @@ FAILED: Final = 8  # the initializer raised; body: an error body
 DROPPED: Final = 9  # a call was dropped on a VERDICT; body: about(number)
 LAST_KIND: Final = DROPPED
 
-ACK: Final = 0  # what an owner of a pool answers for a VERDICT, by the numbers that billiard 4 has published
+ACK: Final = 0  # what an owner of a pool answers for a VERDICT (`send_ack`), by the numbers that billiard 4 has published
 NACK: Final = 3
 
 _ABOUT: Final = struct.Struct("<QQ")

@@ -1,4 +1,4 @@
-"""Waiting, looking, killing."""
+"""Waiting, looking, killing: for the tests of every directory."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 WITHIN_S = 20.0
 
 
-def wait_until(true, within_s=WITHIN_S, what="it"):
-    """For what no event tells: ask again and again, until a deadline."""
+def wait_until(true, within_s=WITHIN_S, what="it", turn=lambda: time.sleep(0.002)):
+    """For what no event tells: ask again and again, until a deadline. `turn`: what to do in between."""
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, f"{what} did not come about within {within_s} s"
-        time.sleep(0.002)
+        turn()
 
 
 def is_running(pid):
