@@ -13,14 +13,14 @@ from .._typing import Any, Final, Protocol
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._wire.scoreboard import Scoreboard
-from .template import EXITED as EXITED
-from .template import NOT_STARTED as NOT_STARTED
-from .template import STARTED as STARTED
 
 ALL_LOST: Final = 0  # the launcher itself died, and all its workers with it
+STARTED: Final = 3  # with the worker's ident and its pid
+EXITED: Final = 4  # ident, exit status or -signum; None: nobody knows
+NOT_STARTED: Final = 5  # ident, errno
 NO_FD: Final = -1  # ask `events` for this one after `start`: what is known at once is told by no descriptor
 
-Event = tuple[int, int, Any]  # STARTED, EXITED, NOT_STARTED, with the worker's ident and its pid, status, errno; or ALL_LOST
+Event = tuple[int, int, Any]
 
 
 class Launcher(Protocol):

@@ -44,14 +44,12 @@ from .._wire.scoreboard import Scoreboard
 from .._wire.spin import processors
 from .._worker import main, signals
 from .._worker.settings import WorkerSettings
+from .launching import EXITED, NOT_STARTED, STARTED
 
 MESSAGE: Final = struct.Struct("<BQqq")  # operation, ident, two numbers
 
 SPAWN: Final = 1  # parent -> template: ident, index, serial number for the name; fds: socket, pipe, scoreboard
-REAP: Final = 2
-STARTED: Final = 3  # template -> parent: ident, pid
-EXITED: Final = 4  # ident, exit code or -signum
-NOT_STARTED: Final = 5  # ident, errno
+REAP: Final = 2  # what it tells in turn: see `launching`
 
 _FDS_PER_SPAWN: Final = 3
 _CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # else a task's programs would hold its worker's channel open
