@@ -20,7 +20,7 @@ from . import validate
 from .imap import IMapIterator, IMapUnorderedIterator, Input
 from .map_results import Chunk, MapResult
 from .packing import ITEM, UNPACKED, Packer, arguments_of, plainly
-from .results import ApplyResult, Callbacks
+from .results import ApplyResult, Callbacks, callbacks_of
 from .slots import Slot, Slots
 
 
@@ -122,9 +122,12 @@ class Submitting:
             if in_slot:
                 submit = self._submit_in_slot
         elif callback is not None:
-            # the most common option, for half of what all of them cost
-            validate.callable_or_none("callback", callback)
-            job.callbacks, job.watched = Callbacks(callback), True
+            # the most common option, for a third of what all of them cost
+            if not callable(callback):
+                validate.callable_or_none("callback", callback)
+            callbacks = Callbacks()
+            callbacks.success = callback
+            job.callbacks, job.watched = callbacks, True
         submit(job)
         if job.kind & frames.LARGE:
             self._own(job)
@@ -203,7 +206,7 @@ class Submitting:
             job.kind |= frames.ACCEPT | (frames.SYNACK if self.synack else 0)
             self._engine.channels.accepting = True
         if wanted or hooked or told or callbacks_propagate is not None:
-            callbacks = Callbacks(*hooks)
+            callbacks = callbacks_of(*hooks)
             if callbacks_propagate is not None:
                 callbacks.propagate = validate.exception_classes("callbacks_propagate", callbacks_propagate)
             job.callbacks, job.watched = callbacks, True
@@ -305,7 +308,7 @@ class Submitting:
         function_id, forget = self._packer.map_function_id(func)
         callbacks = None
         if callback is not None or error_callback is not None:
-            callbacks = Callbacks(callback, error_callback)
+            callbacks = callbacks_of(callback, error_callback)
         result = MapResult(self, func, function_id, forget, callbacks)
         # pickled before the first is submitted: an item that cannot be pickled leaves nothing behind
         try:

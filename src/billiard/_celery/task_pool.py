@@ -48,6 +48,7 @@ class CeleryPool(Pool):
         self._accepted_by: Counter[int] = Counter()  # tasks by index of the worker that took them
         self._pids: dict[int, int] = {}  # of workers that are up: their index
         kwargs["on_process_up"] = self._count_in
+        kwargs.setdefault("proc_alive_timeout", None)  # by which a pool knows that it is Celery's
         super().__init__(processes, initialize, (initializer, *initargs), **kwargs)
 
     # -- the event loop
