@@ -199,6 +199,30 @@ def test_a_worker_that_is_on_no_task_is_not_struck(make_pool, hub, told):
     assert second.get() == first.get()
 
 
+def test_the_task_behind_the_one_that_is_revoked_is_not_struck(make_pool, hub, told, meeting):
+    """With `-O fast` a worker may be on its next task before Celery hears that the one before has ended."""
+    pool = make_pool(1, sched_strategy="fast")
+    meeting = meeting(pool)
+    for _ in range(20):  # brief ones: a worker is given several at a time
+        meeting.go()
+        hub.until(pool.apply_async(meet, (meeting.begun, meeting.go_read), {}).ready)
+    os.read(meeting.begun_read, 100)
+    first = meeting.start("first")
+    second = pool.apply_async(meet, (meeting.begun, meeting.go_read), {}, **told.callbacks("second"))
+    pool._engine.turn(0.0)  # another worker's result would bring it about
+    (worker,) = pool._engine.core.worker_set.workers.values()
+    assert list(worker.inflight.values()) == [first, second]
+    meeting.go()
+    wait_until(lambda: worker.current == second.number, 5, "the second to begin, with the first's result not yet read")
+    pool.terminate_job(worker.pid, signal.SIGTERM)
+    assert worker.kill_request is None
+    first.terminate(signal.SIGTERM)  # Celery says it twice
+    hub.until(first.ready)
+    meeting.go()
+    hub.until(second.ready)
+    assert told.of("first") == told.of("second") == ["accepted", "success"]
+
+
 def test_a_pool_that_ends_replaces_nobody_it_has_struck(make_pool, hub, told, meeting):
     """Celery's cold shutdown: tasks are cancelled and the pool closed in a signal's handler, so in no turn of the hub."""
     read, write = os.pipe()

@@ -42,9 +42,11 @@ class CeleryEngine(Engine):
             self.postponed.popleft()()
 
     def terminate_worker(self, worker: Worker, signum: int) -> None:
-        """End the job that `worker` is on. A worker that is on none has finished it: there is nothing to end."""
+        """End the job that `worker` is on, as far as Celery knows. If it is on none, or on a later one, it has finished that:
+        there is nothing to end."""
+        first = min(worker.inflight, default=0)  # Celery has heard of the end of every job before it, and of no other
         job = worker.current_job
-        if job is not None:
+        if job is not None and job.number == first:
             self.terminate_job(job, signum)
 
     def hold_back(self, workers: Iterable[Worker]) -> None:
