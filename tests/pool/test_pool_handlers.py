@@ -14,7 +14,7 @@ import pytest
 from billiard import TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import Terminated
 from billiard.pool import Pool
-from pool_helpers import WITHIN_S, wait_until
+from pool_helpers import WITHIN_S, is_running, wait_until
 
 
 @pytest.fixture
@@ -77,6 +77,48 @@ class TestWhileItsCallerWaits:
         on_alarm(lambda: values.append(handle.get(WITHIN_S)))
         assert handle.get(WITHIN_S) == "once"
         assert values == ["once"]
+
+    def test_a_slot(self, make_pool, on_alarm, threads):
+        pool = make_pool(1, putlocks=True, threads=threads)
+        pool.apply(t.nap, (0.05,))
+        handle = pool.apply_async(t.nap, (0.5, "first"))
+        handles = []
+        on_alarm(lambda: handles.append(pool.apply_async(t.add, (1, 2))))
+        assert handle.get(WITHIN_S) == "first"
+        assert handles[0].get(WITHIN_S) == 3
+
+    def test_a_callback_and_another_thread(self, make_pool, on_alarm):
+        """The caller that drives cannot, and is not waited for: the supervisor sees to what comes."""
+        pool = make_pool(2)
+        told, served = threading.Event(), threading.Event()
+        seen = []
+
+        def serve():
+            seen.append(pool.apply(t.add, (1, 2)))
+            served.set()
+
+        def handle_alarm():
+            thread.start()
+            pool.apply_async(t.add, (1, 2), callback=lambda _: told.set())
+            seen.extend([told.wait(WITHIN_S), served.wait(WITHIN_S)])
+
+        thread = threading.Thread(target=serve)
+        on_alarm(handle_alarm)
+        pool.apply(t.nap, (0.2,))
+        thread.join(WITHIN_S)
+        assert seen == [3, True, True]
+
+    def test_a_limit(self, make_pool, on_alarm):
+        """It strikes in time, and the while is not taken for one in which the machine was suspended."""
+        pool = make_pool(2)
+        limited = pool.apply_async(t.nap, (60,), timeout=0.5)
+        wait_until(limited.accepted, WITHIN_S, "the call to begin")
+        (pid,) = limited.worker_pids()
+        on_alarm(lambda: wait_until(lambda: not is_running(pid), WITHIN_S, "the worker's end"))
+        pool.apply(t.nap, (0.2,))
+        with pytest.raises(TimeLimitExceeded) as caught:
+            limited.get(WITHIN_S)
+        assert caught.value.runtime_s < 1
 
     def test_an_order(self, make_pool, on_alarm, threads):
         pool = make_pool(2, threads=threads)
@@ -530,3 +572,23 @@ def fork_twice():
     os.close(write)
     os.wait()
     return os.read(read, 1000)
+
+
+def test_a_pool_is_abandoned_though_another_thread_is_in_a_turn():
+    """Or its workers stay, and where multiprocessing made them the interpreter waits for them at its exit."""
+    pool = Pool(1, threads=False)
+    pids = [handle.pid for handle in pool._pool]
+    holds, lets_go = threading.Event(), threading.Event()
+
+    def turn():
+        with pool._engine._lock:
+            holds.set()
+            lets_go.wait(0.2)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    holds.wait(WITHIN_S)
+    pool._engine.abandon()
+    thread.join()
+    assert pool._engine.closed
+    wait_until(lambda: not is_running(pids[0]), WITHIN_S, "the worker's end")

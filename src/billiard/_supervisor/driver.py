@@ -2,7 +2,9 @@
 pattern Leader/Followers has it.
 
     supervisor thread   drives when no caller does. While callers drive it naps: it would be woken by every result, only
-                        to fight for the GIL. It is back 20 ms after the last caller left, or at the next deadline.
+                        to fight for the GIL. It is back 20 ms after the last caller left, or at the next deadline. A
+                        caller may be kept from driving, by a signal's handler that interrupted it: while one drives for
+                        long, the supervisor looks now and then after what that one should have seen to.
     a blocked caller    (`get`, `join`, ...) drives until it has what it waits for, so `apply` costs no change of thread: it
                         is the leader. A second caller waits on a lock of its own and takes over when the first leaves.
     ... inside another  A signal handler, or a callback in `turn`: the wait that it interrupted goes on only when it is
@@ -27,6 +29,8 @@ from .poll_set import LONGEST_S
 
 CALLERS_GONE_S: Final = 0.020  # after the last caller left, the supervisor thread drives
 MOST_NAPS: Final = 10  # after one caller: on a clock that a test has stopped, CALLERS_GONE_S would never be over
+LOOK_AFTER_S: Final = 0.1  # how often it looks whether the caller that drives sees to what there is
+BESIDE_S: Final = 0.010  # ... and sees to it itself, once that one was found not to; so late it is with a deadline at most
 LOOK_INSIDE_S: Final = 0.020  # how often a wait inside another one looks at its target: nobody wakes it
 _FOREVER: Final = -1.0
 
@@ -77,6 +81,8 @@ class Drivable(Protocol):
     def end(self) -> Target: ...
     def turn(self, timeout: float, spin: bool) -> None: ...
     def turn_beside(self, timeout: float) -> None: ...
+    def turn_if_due(self) -> bool: ...
+    def awake(self, due: float, cpu_s: float) -> None: ...
     def next_deadline(self) -> float | None: ...
     def wake_for_deadline(self) -> None: ...
     def release(self, patience_s: float | None) -> None: ...
@@ -96,6 +102,8 @@ class Driver:
         self._name = name
         self._leader = threading.Lock()  # held by the caller that drives
         self._leader_ident = 0  # its thread, set before it looks at its target and polls
+        self._leader_turns = 0  # ever begun; while this stands still the leader polls, or was interrupted
+        self._late_since = -1  # as many there were when the leader was found not to see to something
         self._waiting = waiting
         self._inside: dict[int, None] = {}  # threads that are in `wait`
         self._last_left = 0.0
@@ -160,6 +168,7 @@ class Driver:
         self._leader_ident = threading.get_ident()
         turn = self._turn
         while not target.state:
+            self._leader_turns += 1
             if deadline is None:
                 turn(_FOREVER, True)
                 continue
@@ -268,11 +277,23 @@ class Driver:
         if not self._leader.locked():
             return False
         # one caller drives for long: it wakes us when it leaves
+        turns, patience_s, cpu_s = self._leader_turns, self._patience_s(now), time.process_time()
         self._parked = True
-        if self._leader.locked():  # else it left before it could see that we are parked
-            self._park.acquire()
+        # else it left before it could see that we are parked
+        called = not self._leader.locked() or self._park.acquire(timeout=patience_s)
         self._parked = False
+        if not called:
+            self._drivable.awake(now + patience_s, cpu_s)
+            if turns == self._leader_turns and self._drivable.turn_if_due():
+                self._late_since = turns
         return True
+
+    def _patience_s(self, now: float) -> float:
+        """For how long to leave everything to the caller that drives."""
+        if self._late_since == self._leader_turns:
+            return BESIDE_S
+        deadline = self._next_deadline()
+        return LOOK_AFTER_S if deadline is None else min(max(deadline - now, 0.0) + BESIDE_S, LOOK_AFTER_S)
 
     def caller_turned(self) -> None:
         """A caller is busy with us and turns now and then: no need for the supervisor yet."""

@@ -19,12 +19,14 @@ from collections.abc import Callable
 
 from .._core.core import Core
 from .._core.state import Cause, Fate
-from .._typing import Any
+from .._typing import Any, Final
 from .callback_runner import CallbackRunner
 from .channels import Channels
 from .driver import Driver, Waitable
 from .poll_set import PollSet
 from .processes import Processes
+
+_TURN_WAIT_S: Final = 1.0
 
 
 class _End(Waitable):
@@ -151,7 +153,8 @@ class Ending:
         if self.interrupted():
             return  # by a `__del__`; the interpreter's exit ends the template
         try:
-            held.extend(map(self._lock.acquire, (False,)))
+            # another thread may be in the midst of a turn; one that never ends must not keep the interpreter
+            held.extend(map(self._lock.acquire, (True,), (_TURN_WAIT_S,)))
             if held[0]:
                 self.driver.stop_later()
                 self.driver.wake_supervisor()

@@ -55,6 +55,7 @@ class Engine(Ending):
     ) -> None:  # fmt: skip
         super().__init__(core)
         self.waiting = Waiting(core, self.poll_set, self._lock)
+        self.awake = self.waiting.awake
         self.callback_runner = CallbackRunner(threaded, f"{name}-callbacks")
         self.threaded = threaded
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
@@ -246,6 +247,19 @@ class Engine(Ending):
         """A `turn` of one who may have interrupted another turn of this thread."""
         self.turn(timeout)
         self._tell_interrupted()
+
+    def turn_if_due(self) -> bool:
+        """A `turn`, if there is something that whoever drives should have seen to. Whether there was."""
+        due = self.core.next_deadline()
+        try:
+            found = (due is not None and due <= time.monotonic()) or self.terminate_wanted or bool(self.poll_set.look())
+        except (ValueError, OSError):
+            if self.closed:  # another thread has seen the end
+                return False
+            raise
+        if found:
+            self.turn(0.0)
+        return found
 
     def _tell_interrupted(self) -> None:
         """This thread may have interrupted itself as the leader, which looked at its target before something was done here, and

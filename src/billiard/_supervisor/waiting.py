@@ -40,6 +40,7 @@ class Waiting:
         self.sleepers: dict[int, float] = {}  # threads that sleep on the poll set, and until when
         self.told_deadline: float | None = None  # when an outer loop was last told to come; None: it never asked
         self._spin = SpinWait()
+        self._awake_at = 0.0  # when a thread of ours last woke because its time was up
         self._let_go_at = 0.0  # when one who waits for news last let others have the GIL for a while
 
     def wait_for_events(self, timeout: float, spin: bool = False) -> Events:
@@ -132,11 +133,18 @@ class Waiting:
         self.sleepers[me] = now + timeout
         if not limited:
             return self._poll_set.poll(timeout)
-        cpu = time.process_time()
+        cpu_s = time.process_time()
         events = self._poll_set.poll(timeout)
-        late = time.monotonic() - now - timeout
-        if late > LATE_S and not events and time.process_time() - cpu < 0.1 * late:
-            # the machine, or we and our workers, stood still: nobody could run in that time
-            with self._lock:
-                self._core.preemption.exclude_suspension(time.monotonic(), late)
+        if not events:
+            self.awake(now + timeout, cpu_s)
         return events
+
+    def awake(self, due: float, cpu_s: float) -> None:
+        """This thread was to wake at `due`. If it is late, this process has not computed (`cpu_s`: its processor time before),
+        and no other thread of ours was awake, then the machine, or we and our workers, stood still: nobody could run."""
+        now = time.monotonic()
+        late = now - max(due, self._awake_at)
+        self._awake_at = now
+        if late > LATE_S and time.process_time() - cpu_s < 0.1 * late:
+            with self._lock:
+                self._core.preemption.exclude_suspension(now, late)
