@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import signal
 import time
 
@@ -320,6 +321,30 @@ def test_cold_shutdown_tells_nobody(make_pool, hub, told, meeting):
     assert pool._engine.closed
 
 
+@pytest.mark.parametrize("strategy", ["default", "fast"])
+def test_cold_shutdown_starts_nothing(make_pool, hub, told, meeting, strategy):
+    """Celery cancels the tasks that run and joins the pool, which it flushes before a warm shutdown only."""
+    pool = make_pool(2, sched_strategy=strategy)
+    running = meeting(pool)
+    say = (os.write, (running.begun, b"x"), {})
+    for _ in range(20):  # brief ones: with "fast" a worker is given several at a time
+        hub.until(pool.apply_async(*say).ready)
+    os.read(running.begun_read, 100)
+    jobs = [running.start(name) for name in ("first", "second")]
+    for name in ("third", "fourth"):
+        pool.apply_async(*say, **told.callbacks(name))
+    pool._engine.turn(0.0)  # another worker's result would bring it about
+    assert bool(pool._engine.core.dispatch.backlog) == (strategy == "default")
+    for job in jobs:
+        pool.terminate_job(job.worker_pids()[0], signal.SIGTERM)
+        job.terminate(signal.SIGTERM)
+    pool.close()
+    pool.join()
+    assert told.of("first") == told.of("second") == ["accepted", "failure"]
+    assert told.of("third") == told.of("fourth") == []
+    assert select.select([running.begun_read], [], [], 0)[0] == [], "another task has begun"
+
+
 def test_from_a_signal_handler_in_the_midst_of_a_turn(make_pool, hub, told, meeting):
     """Celery's SIGQUIT handler cancels tasks and joins the pool, also while the interrupted frame holds the lock."""
     pool = make_pool(2)
@@ -362,12 +387,14 @@ def test_a_successor_while_a_task_runs(make_pool, hub, told, meeting):
 def test_a_task_of_the_old_pool_is_revoked_through_the_new(make_pool, hub, told, meeting):
     old = make_pool(1)
     job = meeting(old).start("running")
+    old.apply_async(add, (1, 1), {}, **told.callbacks("waiting"))
     new = make_pool(1, register=False, semaphore=old._putlock)
     new.succeed(old)
     new.terminate_job(*job.worker_pids(), signal.SIGTERM)
     new.close()
     new.join()
     assert told.of("running") == ["accepted", "failure"]
+    assert told.of("waiting") == []
     assert old._engine.closed
     assert hub.readers == {}
 

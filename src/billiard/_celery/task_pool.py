@@ -192,9 +192,13 @@ class CeleryPool(Pool):
         self._engine.now_or_later(self._join)
 
     def _join(self) -> None:
-        for elder in self._living_elders():
+        elders = self._living_elders()
+        for pool in (*elders, self):
+            pool._leave_hub()
+        # Celery flushes before a warm shutdown joins, but not before a cold one does: driven now, the backlog would be run
+        self.flush()
+        for elder in elders:
             elder._join()
-        self._leave_hub()
         super().join()
 
     def terminate(self) -> None:
