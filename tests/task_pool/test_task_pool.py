@@ -201,7 +201,7 @@ def test_a_worker_that_is_on_no_task_is_not_struck(make_pool, hub, told):
 
 
 def test_the_task_behind_the_one_that_is_revoked_is_not_struck(make_pool, hub, told, meeting):
-    """With `-O fast` a worker may be on its next task before Celery hears that the one before has ended."""
+    """With the strategy "fast" a worker may be on its next task before Celery hears that the one before has ended."""
     pool = make_pool(1, sched_strategy="fast")
     meeting = meeting(pool)
     for _ in range(20):  # brief ones: a worker is given several at a time
