@@ -336,6 +336,35 @@ def test_a_programs_forked_child_ends_no_worker_of_its_parent_and_may_make_a_poo
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(("limit_s", "error"), [(None, "SystemExit"), (0.2, "SoftTimeLimitExceeded")])
+def test_a_signal_that_comes_while_a_task_forks_strikes_after_the_fork(program, tmp_path, method, limit_s, error):
+    """It waits, blocked, for the end of the fork: a hook, where Python drops what is raised."""
+    log = tmp_path / "log"
+    assert program(f"""
+        import os, signal, sys, time, billiard
+        forking = False
+        def before_fork():  # after the pool's own, since it is registered earlier
+            if forking:
+                if not {limit_s}: os.kill(os.getpid(), signal.SIGTERM)
+                while not signal.sigpending(): time.sleep(0.001)
+        os.register_at_fork(before=before_fork)
+        def task():
+            global forking
+            forking = True
+            try:
+                if not os.fork(): os._exit(0)
+                time.sleep(20)
+            except BaseException as exc:
+                line = exc.__traceback__.tb_lineno - sys._getframe().f_code.co_firstlineno
+                with open({str(log)!r}, "w") as log: print(type(exc).__name__, line, file=log)
+        if __name__ == "__main__":
+            with billiard.get_context({method!r}).Pool(1) as pool:
+                pool.apply_async(task, soft_timeout={limit_s}).wait()
+        """) == ""  # fmt: skip
+    assert log.read_text() == f"{error} 4\n"  # at the fork itself
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_killed_programs_forked_child_keeps_no_worker(program, tmp_path, method):
     log = tmp_path / "pids"
     program(f"""

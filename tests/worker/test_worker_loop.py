@@ -1,5 +1,6 @@
 """The worker's real loop against a scripted parent over a socket pair."""
 
+import functools
 import os
 import pickle
 import select
@@ -8,8 +9,8 @@ import socket
 import struct
 import sys
 import time
+import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +20,6 @@ from billiard._wire.exit_status import EX_RECYCLE
 from billiard._wire.far_end import FarEnd
 from billiard._worker.loop import Loop
 from billiard._worker.settings import WorkerSettings
-from billiard._worker.signals import SoftLimit
 from billiard.exceptions import PayloadError, SoftTimeLimitExceeded
 
 
@@ -426,19 +426,146 @@ def test_a_claim_of_terabytes_does_not_kill_the_machine(start):
     assert parent.wait() is not None
 
 
-def test_a_soft_limit_that_comes_while_it_is_asked_for_comes_again(monkeypatch):
-    """The parent may answer before the hook has returned, in which it would be swallowed once more."""
-    cells = memoryview(bytearray(8 * 16)).cast("Q")
-    cells[scoreboards.SOFT_NUMBER] = 5
-    cells[scoreboards.SOFT_COUNT] = 1
-    limit = SoftLimit(cells, rearm=lambda number: signal.raise_signal(signal.SIGUSR1))
-    before = signal.getsignal(signal.SIGUSR1)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+class Ends:
+    """Calls `act` in its `__del__`."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def __del__(self):
+        self.act()
+
+
+def in_del(strike):
+    ends = Ends(strike)
+    del ends
+
+
+def in_a_weakrefs_callback(strike):
+    ends = Ends(int)
+    watching = weakref.ref(ends, lambda _: strike())
+    del ends
+    del watching
+
+
+def in_a_del_within_a_del(strike):
+    """What is raised again is dropped again."""
+
+    def outer():
+        in_del(strike)
+        time.sleep(20)
+
+    in_del(outer)
+
+
+def while_a_hook_is_told(strike):
+    """See `told`."""
+
+    def fail():
+        raise ValueError(strike)
+
+    in_del(fail)
+
+
+PLACES = [in_del, in_a_weakrefs_callback, in_a_del_within_a_del, while_a_hook_is_told]
+
+
+@pytest.fixture
+def told(monkeypatch, tmp_path):
+    """What a hook of the user's is told of in the worker; it runs what it finds in a ValueError."""
+    path = tmp_path / "told"
+    path.touch()
+
+    def hook(unraisable):
+        with path.open("a") as log:
+            print(unraisable.exc_type.__name__, file=log)
+        if isinstance(unraisable.exc_value, ValueError):
+            unraisable.exc_value.args[0]()
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+    return lambda: path.read_text().split()
+
+
+def strike(signum):
+    os.kill(os.getpid(), signum)  # the handler runs before this returns
+    time.sleep(0.001)
+
+
+def leave():
+    raise  # what is being handled
+
+
+def struck(place, signum, log, then=None):
     try:
-        limit.install()
-        limit.running = 5
-        limit._unraisable(SimpleNamespace(exc_type=SoftTimeLimitExceeded))
-        with pytest.raises(SoftTimeLimitExceeded):
-            time.sleep(10)  # until it comes
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+        place(functools.partial(strike, signum))
+        time.sleep(20)
+    except BaseException as exc:
+        log.write_text(type(exc).__name__)
+        return then() if then is not None else type(exc)
+    return "nothing came"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_sigterm_where_python_drops_it_is_raised_again(start, tmp_path, told, place):
+    """The task would go on, be killed half a second later without its `finally`, and its end be printed."""
+    parent = start()
+    parent.send(call(1, struck, place, signal.SIGTERM, tmp_path / "log", leave))
+    assert parent.wait() == 128 + signal.SIGTERM
+    assert (tmp_path / "log").read_text() == "SystemExit"
+    assert told() == ["ValueError"] * (place is while_a_hook_is_told)
+
+
+class Delayed:
+    """A place that is not taken before the limit is on the board."""
+
+    def __init__(self, place, begun, aimed):
+        self.place, self.begun, self.aimed = place, begun, aimed
+
+    def __call__(self, strike):
+        self.begun.touch()
+        wait_until(self.aimed.exists)
+        self.place(strike)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_soft_limit_where_python_drops_it_is_raised_again(start, tmp_path, told, place):
+    parent = start()
+    begun, aimed = tmp_path / "begun", tmp_path / "aimed"
+    parent.send(call(1, struck, Delayed(place, begun, aimed), signal.SIGUSR1, tmp_path / "log"))
+    wait_until(begun.exists)
+    parent.scoreboard.aim(1, 0)  # and no signal: it strikes itself
+    aimed.touch()
+    assert parent.results(1) == [(1, SoftTimeLimitExceeded)]
+    assert told() == ["ValueError"] * (place is while_a_hook_is_told)
+    parent.send(call(2, add, 1, 2))
+    assert parent.results(1) == [(2, 3)]
+
+
+def test_a_sigterm_that_is_raised_again_and_swallowed_ends_the_worker_after_the_call(start, tmp_path, told):
+    parent = start()
+    parent.send(call(1, struck, in_del, signal.SIGTERM, tmp_path / "log"), call(2, add, 1, 2))
+    assert parent.results(1) == [(1, SystemExit)]
+    assert parent.wait() == 128 + signal.SIGTERM
+
+
+def test_the_second_sigterm_kills_though_the_first_was_raised_twice(start, tmp_path, told):
+    parent = start()
+    parent.send(call(1, struck, in_del, signal.SIGTERM, tmp_path / "log", functools.partial(time.sleep, 20)))
+    wait_until(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text())
+    os.kill(parent.pid, signal.SIGTERM)
+    assert parent.wait() == -signal.SIGTERM
+
+
+def raises_in_del(exc):
+    def fail():
+        raise exc
+
+    in_del(fail)
+
+
+def test_what_a_task_drops_itself_is_for_the_users_hook(start, told):
+    parent = start()
+    for number, exc in enumerate([KeyError(), SystemExit(128 + signal.SIGTERM), SoftTimeLimitExceeded()], 1):
+        parent.send(call(number, raises_in_del, exc))
+    assert parent.results(3) == [(1, None), (2, None), (3, None)]
+    assert told() == ["KeyError", "SystemExit", "SoftTimeLimitExceeded"]

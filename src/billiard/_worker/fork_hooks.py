@@ -8,7 +8,9 @@ outlive the worker: the lifeline is that one's.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -30,14 +32,28 @@ class ForkHooks:
         self._lifeline_fd = lifeline_fd
         self._masks: dict[int, Any] = {}  # by thread
         self._in_worker = True  # of what a child forks in turn nothing is the worker's, and the numbers may be somebody else's
-        os.register_at_fork(before=self._before, after_in_parent=self._after, after_in_child=self._after_in_child)
+        self._again: list[int] = []  # the signal whose handler is to run once more, when there is one
+        os.register_at_fork(before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child)
+        # Python drops what is raised in a hook, so a handler that runs there, for what was blocked, raises nothing. It runs
+        # again in the task, as soon as that has its fork: this hook marks the signal as arrived, for each element of the list,
+        # and is no Python code, in which the handler would run at once. (A thread that signals later, as for `__del__`, makes
+        # Python 3.12 warn that the process has threads; and what strikes while it prints that is lost.)
+        os.register_at_fork(after_in_parent=functools.partial(self._again.sort, key=_thread.interrupt_main))
 
+    @signals.dropping
     def _before(self) -> None:
         # One that reached the child while it still has our handlers would be lost: CPython forgets what is pending there.
         if self._in_worker:
-            self._masks[threading.get_ident()] = signals.change_mask(signals.BLOCK, _OURS)
+            # Noted first: where a handler of the task's raises out of the second call they are blocked, and would stay so.
+            self._masks[threading.get_ident()] = signals.change_mask(signals.BLOCK, ())
+            signals.change_mask(signals.BLOCK, _OURS)
 
-    def _after(self) -> None:
+    @signals.dropping
+    def _after_in_parent(self) -> None:
+        self._unblock()
+        self._again[:] = (signals.SOFT_SIGNAL,) if self.loop is not None and self.loop.is_interrupted() else ()
+
+    def _unblock(self) -> None:
         mask = self._masks.pop(threading.get_ident(), None)
         if mask is not None:
             signals.change_mask(signals.SET_MASK, mask)
@@ -55,7 +71,7 @@ class ForkHooks:
                 _occupy(fd)
         with contextlib.suppress(OSError):  # as above
             os.close(self._lifeline_fd)
-        self._after()
+        self._unblock()
 
 
 def _occupy(fd: int) -> None:

@@ -53,7 +53,7 @@ class Loop:
         self._unloaded: dict[int, bytes] = {}
         self._honoured = 0  # the last recall that a RESUME ended
         self.termination = Termination(self._look_after_each_call)
-        self._soft = SoftLimit(scoreboard.cells, self._ask_again)
+        self._soft = SoftLimit(scoreboard.cells, self.termination)
         self._memory_limit_kb = settings.max_memory_kb
         self._growth = PeakGrowth(settings.memory_in_total) if settings.max_memory_kb is not None else None
         self._retire: int | None = None  # told to leave, with this status, while a call waited for its verdict
@@ -65,7 +65,16 @@ class Loop:
         self.termination.install()
         self._soft.install()
         self._write(frames.frame(frames.READY, 0, 0))
-        return self._serve(_receive(self._far_end.sock))
+        try:
+            return self._serve(_receive(self._far_end.sock))
+        finally:
+            # It leaves: raised from now on it would only keep exit hooks from running. A store, since in a call of ours the
+            # signal could still strike.
+            self.termination.dropped = False
+
+    def is_interrupted(self) -> bool:
+        """Whether a signal was held back that has to strike yet."""
+        return self._soft.is_due()
 
     def _look_after_each_call(self) -> None:
         self._may_leave = True
@@ -77,9 +86,6 @@ class Loop:
         self._cells.release()  # or the rest of a chunk would be noted on the worker's scoreboard, and run twice
         self.termination.uninstall()
         self._soft.uninstall()
-
-    def _ask_again(self, number: int) -> None:
-        self._write(frames.about(frames.REARM, number))
 
     def _serve(self, stream: Iterator[_Frame]) -> int:
         # everything the loop touches per call is a local: this function is half of what a tiny task costs

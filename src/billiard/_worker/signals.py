@@ -4,18 +4,22 @@
     SIGTTIN, SIGTTOU  ignored: a worker leads a process group in the background, where reading the terminal
                       would stop it for ever
     SIGTERM           leaves by SystemExit, so that ``finally`` blocks and exit hooks run
-    SIGUSR1           the soft limit: raises SoftTimeLimitExceeded in the call it is meant for, and in no other
+    SIGUSR1           the soft limit: raises SoftTimeLimitExceeded in the call it is meant for, and in no other; and from
+                      the worker itself: raises once more what Python has dropped (see `SoftLimit`)
 
 SIGTERM and SIGUSR1 are installed after the initializer, since initializers (Celery's does) reset them.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
+from types import CodeType, FrameType, TracebackType
 
 from .._typing import Any, Final
 from .._wire.scoreboard import ANY_ITEM, ITEM, SOFT_COUNT, SOFT_ITEM, SOFT_NUMBER
@@ -23,7 +27,9 @@ from ..exceptions import SoftTimeLimitExceeded
 
 SOFT_SIGNAL: Final = signal.SIGUSR1
 _TAKEN: Final = (signal.SIGTERM, SOFT_SIGNAL, signal.SIGCHLD)
-_RETURNED_S: Final = 0.002  # within which the interpreter is back from a hook
+_AGAIN_S: Final = 0.002  # from one signal to the next, at first, until what was dropped is raised
+_AGAIN_AT_MOST_S: Final = 0.05
+_DROPPING: Final[set[CodeType]] = set()
 DEFAULT: Final = int(signal.SIG_DFL)
 IGNORE: Final = int(signal.SIG_IGN)
 
@@ -62,12 +68,26 @@ def _ignore_terminal() -> None:
         set_handler(signum, IGNORE)
 
 
+def dropping(hook: Callable[..., None]) -> Callable[..., None]:
+    """Decorates what Python calls without passing on what is raised there. A handler of ours raises nothing in there; the hook
+    itself has to see to it, as the last thing it does, that what `SoftLimit.is_due` is raised later."""
+    _DROPPING.add(hook.__code__)
+    return hook
+
+
+def _would_drop(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code not in _DROPPING:
+        frame = frame.f_back
+    return frame is not None
+
+
 class Termination:
     """SIGTERM, turned into SystemExit once; the second one kills."""
 
     def __init__(self, asked: Callable[[], None]) -> None:
         """`asked` is called in the signal's handler, before it raises."""
         self.requested = False
+        self.dropped = False  # raised, or held back, where Python drops exceptions: it is to be raised once more
         self._asked = asked
 
     def install(self) -> None:
@@ -75,11 +95,19 @@ class Termination:
         if get_handler(signal.SIGTERM) == DEFAULT:
             set_handler(signal.SIGTERM, self._handle)
 
-    def _handle(self, signum: int, frame: object) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
         self._asked()
         signal.signal(signum, signal.SIG_DFL)
-        raise SystemExit(128 + signum)
+        self.dropped = True
+        if not _would_drop(frame):
+            self.raise_again()
+
+    def raise_again(self) -> None:
+        """Raise what was dropped. No SIGTERM is sent for it: a second one kills, as it must when it is the sender's."""
+        if self.dropped:
+            self.dropped = False
+            raise SystemExit(128 + signal.SIGTERM)
 
     def uninstall(self) -> None:
         """Give SIGTERM its default back."""
@@ -99,14 +127,19 @@ class Termination:
 
 
 class SoftLimit:
-    """The aim of the soft-limit signal: it hits `running`, and the item of it that the scoreboard names, or nothing."""
+    """The aim of the soft-limit signal: it hits `running`, and the item of it that the scoreboard names, or nothing.
 
-    def __init__(self, cells: memoryview, rearm: Callable[[int], None]) -> None:
+    What is raised inside a ``__del__`` or a weakref's callback is dropped there: the task would run on for ever, through its
+    limit or a SIGTERM. So a thread, which is there for that long only, sends the soft-limit signal until its handler has
+    raised the same where it counts: one signal may come while our hook still runs, or just before a system call, which it then
+    does not interrupt. One too many finds nothing to raise.
+    """
+
+    def __init__(self, cells: memoryview, termination: Termination) -> None:
         self.running = 0  # the call on which the signal may act now; 0: none
         self._cells = cells
         self._raised = 0  # of the aims on the scoreboard, the last that was raised
-        self._rearm = rearm
-        self._asking = self._came = False  # for the signal once more; it came while we asked
+        self._termination = termination
 
     def install(self) -> None:
         set_handler(SOFT_SIGNAL, self._handle)
@@ -117,34 +150,55 @@ class SoftLimit:
         """Give the signal its default back."""
         set_handler(SOFT_SIGNAL, DEFAULT)
 
-    def _handle(self, signum: int, frame: object) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if _would_drop(frame):
+            return
+        self._termination.raise_again()
+        if aim := self._aim():
+            self._raised = aim
+            raise SoftTimeLimitExceeded()
+
+    def _aim(self) -> int:
+        """The aim that is to be raised now, or 0."""
         cells, running = self._cells, self.running
         aim = cells[SOFT_COUNT]
         if running and aim != self._raised and cells[SOFT_NUMBER] == running and cells[SOFT_ITEM] in (cells[ITEM], ANY_ITEM):
-            if self._asking:
-                self._came = True  # raised in there it would be swallowed as well
-                return
-            self._raised = aim
-            raise SoftTimeLimitExceeded()
+            return aim
+        return 0
 
     def came_early(self) -> None:
         """The signal for the call that begins now was sent when the scoreboard already named it: where it found nobody running
         it did nothing, and it will not be sent again."""
         self._handle(SOFT_SIGNAL, None)
 
+    def is_due(self) -> bool:
+        """Whether the signal would raise something now."""
+        # a task's own handler must not hear of it, and the default one would kill
+        ours = get_handler(SOFT_SIGNAL) == self._handle
+        return ours and (self._aim() != 0 or self._termination.dropped)  # this order: nothing can come after the last look
+
+    @dropping
     def _unraisable(self, unraisable: Any) -> None:
-        # raised inside a __del__ or a weakref callback the exception ends here, and the task would run on for ever:
-        # ask the parent to send the signal again
-        swallowed = unraisable.exc_type is SoftTimeLimitExceeded
-        if swallowed and self.running and threading.current_thread() is threading.main_thread():
+        ours = unraisable.exc_type if _raised_here(unraisable.exc_traceback) else None
+        if ours is SystemExit:
+            self._termination.dropped = True
+        elif ours is SoftTimeLimitExceeded:
             self._raised = 0
-            self._asking, self._came = True, False
-            self._rearm(self.running)
-            if self._came:
-                # the parent was faster than we are: again, as soon as we have returned
-                again = threading.Timer(_RETURNED_S, os.kill, (os.getpid(), SOFT_SIGNAL))
-                again.daemon = True
-                again.start()
-            self._asking = False
-            return
-        self._outer_hook(unraisable)
+        else:
+            self._outer_hook(unraisable)
+        if threading.current_thread() is threading.main_thread() and self.is_due():
+            _thread.start_new_thread(self._signal_until_raised, (threading.get_ident(),))
+
+    def _signal_until_raised(self, main: int) -> None:
+        pause_s = _AGAIN_S
+        while self.is_due():
+            signal.pthread_kill(main, SOFT_SIGNAL)
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, _AGAIN_AT_MOST_S)
+
+
+def _raised_here(traceback: TracebackType | None) -> bool:
+    """Whether a handler of ours has raised it: a task may raise the same by itself, which is for it to see."""
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_globals is globals()
