@@ -123,7 +123,6 @@ FAULTS = [
     Fault("preemption", "            self._dispatch.settle(job, None)\n            del worker", "            del worker"),
     Fault("preemption", "        if not worker.inflight:\n            self.kill_now", "        if False:\n            self.kill_now"),
     Fault("preemption", "        if not worker.inflight:\n            self.kill_now", "        if True:\n            self.kill_now"),
-    Fault("preemption", "if worker.soft_sent[0] == number and number in worker.inflight:", "if False:"),
     # worker_set
     Fault("worker_set", "missing = self.size - self._active()", "missing = self.size - len(self.workers)"),
     Fault("worker_set", "        if missing > 0 and now < self.respawn_at:\n            missing = 0\n            self.dirty = True", "        if missing > 0 and now < self.respawn_at:\n            missing = 0"),

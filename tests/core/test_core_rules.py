@@ -1065,8 +1065,6 @@ class TestLimits:
         assert (core_preemption.SOFT, slow, 1.0) in bench.core.preemption.notifications
         bench.run_timers(2.0)
         assert not bench.orders(core_preemption.INTERRUPT)
-        bench.core.preemption.rearm(bench.worker, 1)
-        assert bench.orders(core_preemption.INTERRUPT)
         assert bench.deadline == pytest.approx(3.0)
 
     def test_a_shorter_limit_behind_a_longer_one(self):

@@ -40,7 +40,6 @@ from billiard._wire.frames import (
     ERROR,
     LEAVING,
     READY,
-    REARM,
     RESULT,
     RESUME,
     RETIRE,
@@ -421,7 +420,7 @@ class Process:
         if job.swallows_soft:
             job.swallows_soft = False
             self.soft_raised = 0
-            self.send(REARM, 0, 0, (self.soft_running, 0))
+            self.soft_pending = True  # the worker signals itself
             return False
         return True
 
@@ -701,8 +700,6 @@ class Driver:
                 core.preemption.notifications.append((core_preemption.ACCEPTED, job, (worker.pid, value / 1e9)))
         elif kind == SKIPPED:
             core.preemption.skipped(worker, number)
-        elif kind == REARM:
-            core.preemption.rearm(worker, number)
         elif kind == LEAVING:
             core.worker_set.leaving(worker, number)
             core.worker_set.emptied(worker)

@@ -108,14 +108,14 @@ def is_possible(kind: int, tag: int, number: int, size: int, given: int, in_pipe
     """Whether a worker that was given the calls below `given` sends such a header."""
     frames = Modules.frames
     beside, what = kind > frames.KIND, kind & frames.KIND
-    if beside and kind not in (0x42, 0x43, 0x48, 0xC2):
+    if beside and kind not in (0x42, 0x43, 0x47, 0xC2):
         return False
     if what in (frames.RESULT, frames.ERROR):
         rightly = 1 <= number < given
     elif what == frames.FAILED:
         rightly = number == tag == 0 and given == 1
     else:
-        rightly = 1 <= what <= 9 and number == tag == 0 and size in range(17)
+        rightly = 1 <= what <= 8 and number == tag == 0 and size in range(17)
     return rightly and (beside or size <= in_pipe)
 
 
@@ -249,7 +249,7 @@ def one_input(data: bytes) -> None:
 def seeds() -> list[bytes]:
     """Streams of every kind of frame, whole, cut and across a tiny buffer's end."""
     frames = Modules.frames
-    about = b"".join(frames.about(kind, 7, 9) for kind in range(4, 10))
+    about = b"".join(frames.about(kind, 7, 9) for kind in range(4, 9))
     results = b"".join(frames.frame(frames.RESULT, i, i + 1, bytes([i]) * (i * 9)) for i in range(8))
     parts, _ = frames.pack_large(b"pickle", [memoryview(b"a" * 20), memoryview(b"b" * 33)])
     large = frames.frame(frames.RESULT | frames.LARGE, 0, 3, b"".join(parts))

@@ -185,11 +185,6 @@ class Preemption:
         excused_s = sum(until - max(since, started) for since, until in self._suspensions if until > started)
         return max(0.0, now - started - excused_s)  # a call that waits for its verdict starts in the far future
 
-    def rearm(self, worker: Worker, number: int) -> None:
-        """The worker says that the soft limit of call `number` was swallowed."""
-        if worker.soft_sent[0] == number and number in worker.inflight:
-            self.orders.append((INTERRUPT, worker, number))
-
     # -- recall
 
     def recall(self, worker: Worker, number: int, now: float) -> None:

@@ -109,8 +109,6 @@ class Channels:
             pass  # dealt with before the results
         elif kind == frames.SKIPPED:
             core.preemption.skipped(worker, number)
-        elif kind == frames.REARM:
-            core.preemption.rearm(worker, number)
         elif kind == frames.LEAVING:
             core.worker_set.leaving(worker, number)
             core.worker_set.emptied(worker)

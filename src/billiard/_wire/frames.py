@@ -52,10 +52,9 @@ RESULT: Final = 2  # body: the value, see billiard._wire.pickling.read
 ERROR: Final = 3  # body: see billiard._wire.errors
 ACCEPTED: Final = 4  # the call was taken; body: about(number, monotonic nanoseconds)
 SKIPPED: Final = 5  # body: about(the first call that a recall kept from running)
-REARM: Final = 6  # a soft limit was swallowed (``__del__``): send the signal again; body: about(number)
-LEAVING: Final = 7  # the worker leaves on its own; body: about(the last call it ran)
-FAILED: Final = 8  # the initializer raised; body: an error body
-DROPPED: Final = 9  # a call was dropped on a VERDICT; body: about(number)
+LEAVING: Final = 6  # the worker leaves on its own; body: about(the last call it ran)
+FAILED: Final = 7  # the initializer raised; body: an error body
+DROPPED: Final = 8  # a call was dropped on a VERDICT; body: about(number)
 LAST_KIND: Final = DROPPED
 
 ACK: Final = 0  # what an owner of a pool answers for a VERDICT (`send_ack`), by the numbers that billiard 4 has published
