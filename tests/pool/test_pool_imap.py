@@ -5,6 +5,7 @@ import contextlib
 import functools
 import gc
 import itertools
+import mmap
 import os
 import signal
 import sys
@@ -46,6 +47,26 @@ def test_reads_a_bounded_number_ahead(pool, how, chunksize):
     first = list(itertools.islice(results, 100))
     assert len(set(first)) == 100
     assert items.given <= 100 + 512 * 2 * chunksize
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("options", "func", "life"),
+    [({"maxtasksperchild": 1}, t.square, 1), ({"maxtasksperchild": 7}, t.square, 7), ({"max_memory_per_child": 999}, None, 1)],
+    ids=["one call", "seven calls", "memory"],
+)
+def test_reads_no_further_ahead_than_two_lives_of_a_worker(make_pool, how, options, func, life):
+    """What a call costs is then mostly its worker's start: 512 of them for each were half a minute with spawn."""
+    pool, items = make_pool(2, **options), Counted()
+    results = getattr(pool, how)(func or two_megabytes, items)
+    for taken in range(1, 51):
+        results.next(WITHIN_S)
+        assert items.given - taken <= 2 * max(2 * life, 4)
+
+
+def two_megabytes(x):
+    with mmap.mmap(-1, 2 << 20) as fresh:  # what is allocated may be memory that the worker has from this process, and no gain
+        fresh.write(bytes(2 << 20))
 
 
 @BOTH

@@ -298,6 +298,11 @@ class IMapIterator:
     def _bound(self) -> int:
         run_s = self._pool._engine.core.dispatch.run_time_s(self._group._function_id)
         ahead = AHEAD_MIN if run_s is None else int(AHEAD_S / (run_s + 1e-6))
+        if self._pool._recycles and ahead > AHEAD_MIN:
+            # A worker's start may cost more than all that it does: no more ahead than it and its replacement are known to do in
+            # their lives. Else brief calls, one to a worker, are 512 starts for each, and what comes next waits behind them.
+            workers = list(self._pool._engine.core.worker_set.workers.values())
+            ahead = min(ahead, 2 * max((worker.current for worker in workers), default=0))
         return min(max(ahead, AHEAD_MIN), AHEAD_MAX) * self._pool._processes
 
     def _advance(self, bound: int) -> None:

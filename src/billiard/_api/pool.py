@@ -134,6 +134,7 @@ class Pool(Submitting, Notifying):
         self.max_restarts, self.max_restart_freq = max_restarts, max_restart_freq
         self.threads, self.putlocks, self.allow_restart, self.synack = bool(threads), putlocks, allow_restart, bool(synack)
         self._maxtasksperchild, self._max_memory_per_child = quota, max_memory_per_child
+        self._recycles = quota is not None or memory_kb is not None
         self._claiming = {}
         self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
         self._down_with_status = takes_pid_and_exitcode(on_process_down)
