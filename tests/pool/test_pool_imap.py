@@ -19,6 +19,7 @@ import pytest
 
 from billiard import TimeoutError, WorkerLostError
 from billiard._api.imap import IMapIterator
+from billiard.exceptions import PayloadError, TaskError
 from pool_helpers import WITHIN_S, wait_until
 
 BOTH = pytest.mark.parametrize("how", ["imap", "imap_unordered"])
@@ -216,6 +217,38 @@ def test_the_iteration_goes_on_behind_an_item_that_does_not_pickle(pool, how, ch
     assert [str(exc) for exc in errors] == ["I will not travel"]
     assert "item 1 of the iterable" in errors[0].__notes__[0]
     assert errors[0].__traceback__ is not None
+
+
+@BOTH
+@pytest.mark.parametrize("chunksize", [1, 2])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(("of", "becomes"), [("result", PayloadError), ("error", TaskError)])
+def test_the_iteration_comes_to_its_end_whatever_rebuilding_raises(pool, how, chunksize, kind, of, becomes):
+    items = [0, 1, (of, kind), (of, kind), 4, 5]
+    results, got, raised, ended = getattr(pool, how)(t.leave_reader, items, chunksize), [], [], False
+    while not ended:
+        assert len(raised) <= 4, "one item again and again"
+        try:
+            got.append(results.next(WITHIN_S))
+        except StopIteration:
+            ended = True
+        except BaseException as exc:
+            raised.append(type(exc))
+    failed = 2 // chunksize
+    assert sorted(got) == [0, 1, 4, 5]
+    assert raised.count(becomes) == failed
+    assert raised.count(KeyboardInterrupt) == (failed if kind is KeyboardInterrupt else 0)  # each may have been a Ctrl-C
+    assert len(raised) <= 2 * failed
+
+
+@BOTH
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_a_ctrl_c_while_a_result_is_rebuilt_loses_nothing(pool, how, chunksize, monkeypatch):
+    monkeypatch.setattr(t.IsInterrupted, "come", False)
+    results = getattr(pool, how)(t.make, ["IsInterrupted"] * 4, chunksize)
+    with pytest.raises(KeyboardInterrupt):
+        results.next(WITHIN_S)
+    assert [*results] == ["read"] * 4
 
 
 def test_an_error_goes_when_it_has_been_dealt_with(pool):

@@ -242,8 +242,8 @@ class IMapIterator:
                 body = chunk.body
                 try:
                     value = _read(body)
-                except pickling.UNREADABLE as exc:
-                    pickling.confirm_error(exc, _read, body)
+                except BaseException as exc:
+                    outcome.own_error(chunk, exc, _read, body)
                 else:
                     if not chunk.fetched:  # else by another thread, or in a signal's handler
                         chunk.fetched = True
