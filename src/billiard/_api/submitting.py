@@ -43,7 +43,7 @@ class Submitting:
     putlocks: bool
     synack: bool
     threads: bool
-    _lazy_maps: weakref.WeakSet[IMapIterator]
+    _lazy_maps: dict[int, weakref.ref[IMapIterator]]  # those that still read, by their number
     _untaken: set[IMapIterator]
 
     def _check_running(self) -> None:
