@@ -268,6 +268,50 @@ def _refuse():
     raise RuntimeError("I will not be rebuilt")
 
 
+class LeavesReader:
+    """Raises in whoever unpickles it what would end a program."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __reduce__(self):
+        return _leave, (self.kind,)
+
+
+class LeavesReaderError(Exception):
+    __init__, __reduce__ = LeavesReader.__init__, LeavesReader.__reduce__
+
+
+def _leave(kind):
+    raise kind("from a payload")
+
+
+def leave_reader(kind):
+    """A result that does so, an error that does, or any other value as it is."""
+    if not isinstance(kind, tuple):
+        return kind
+    how, kind = kind
+    if how == "result":
+        return LeavesReader(kind)
+    raise LeavesReaderError(kind)
+
+
+class IsInterrupted:
+    """Ctrl-C comes while it is unpickled, the first time."""
+
+    come = False
+
+    def __reduce__(self):
+        return _be_interrupted, ()
+
+
+def _be_interrupted():
+    if not IsInterrupted.come:
+        IsInterrupted.come = True
+        signal.raise_signal(signal.SIGINT)
+    return "read"
+
+
 class KillsReader:
     """Kills the process that unpickles it, unless that is the one that made it."""
 

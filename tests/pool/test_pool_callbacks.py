@@ -13,6 +13,7 @@ import billiard
 from billiard import TimeLimitExceeded
 from billiard._supervisor.callback_runner import CallbackRunner
 from billiard.einfo import ExceptionInfo
+from billiard.exceptions import PayloadError, TaskError
 from pool_helpers import WITHIN_S, wait_until
 
 
@@ -68,6 +69,17 @@ def test_a_raising_callback_harms_nobody(pool, error):
     pool.apply_async(t.add, (1, 2), callback=told.append)
     wait_until(lambda: told)
     assert pool.apply(t.add, (2, 2)) == 4
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(("how", "becomes"), [("result", PayloadError), ("error", TaskError)])
+def test_a_callback_is_told_of_a_payload_that_wants_to_leave(pool, kind, how, becomes):
+    """No Ctrl-C can come in the thread for callbacks: it is the payload's error."""
+    told = []
+    pool.apply_async(t.leave_reader, ((how, kind),), callback=told.append, error_callback=told.append)
+    pool.map_async(t.leave_reader, [1, (how, kind)], 1, callback=told.append, error_callback=told.append)
+    wait_until(lambda: len(told) == 2)
+    assert [(type(einfo.exception), type(einfo.exception.__cause__)) for einfo in told] == [(becomes, kind)] * 2
 
 
 def test_callbacks_propagate_leaves_the_turn(make_pool):

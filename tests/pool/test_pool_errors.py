@@ -5,6 +5,7 @@ import pickle
 import re
 import signal
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pool_tasks as t
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from billiard import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import PayloadError, TaskError, Terminated
 from billiard.pool import MaybeEncodingError
-from pool_helpers import is_running, wait_until
+from pool_helpers import WITHIN_S, is_running, wait_until
 
 
 def caught(result):
@@ -113,6 +114,21 @@ def test_payloads(pool):
 
 def test_a_map_names_the_item_that_did_not_rebuild(pool):
     assert type(caught(pool.map_async(t.make, ["WontUnpickle"], 1))) is PayloadError
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(("how", "becomes"), [("result", PayloadError), ("error", TaskError)])
+def test_what_a_payload_raises_as_it_is_rebuilt_is_its_own_error(pool, kind, how, becomes):
+    """In the main thread a KeyboardInterrupt may be a Ctrl-C, and is told as one, once."""
+    in_a_thread = ThreadPoolExecutor(1).submit(caught, pool.apply_async(t.leave_reader, ((how, kind),))).result(WITHIN_S)
+    single, several = pool.apply_async(t.leave_reader, ((how, kind),)), pool.map_async(t.leave_reader, [1, (how, kind)], 1)
+    if kind is KeyboardInterrupt:
+        for result in (single, several):
+            with pytest.raises(KeyboardInterrupt, match="from a payload"):
+                result.get(WITHIN_S)
+    for error in (in_a_thread, caught(single), caught(several)):
+        assert type(error) is becomes
+        assert type(error.__cause__) is kind
 
 
 @pytest.mark.parametrize("how", [t.raise_interrupt, t.quit_politely])

@@ -11,14 +11,19 @@ between them and the `return`.
 
 Who takes results and then lets go of the iterator wants no more of them: at that moment the rest of the input is given up.
 Whoever never took one wanted the calls, as in multiprocessing, and they are made, by `join` at the latest.
+
+What a handler raises in a finalizer written in Python reaches nobody: the interpreter swallows it. So an iterator that is
+exhausted, as nearly all are, has none left when it dies.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import signal
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -32,6 +37,7 @@ from .map_results import Chunk, rest_until
 from .results import job_counter
 
 if TYPE_CHECKING:
+    from .._supervisor.engine import Engine
     from .submitting import Submitting
 
 _read: Final = pickling.read
@@ -142,12 +148,10 @@ class Group(Waitable):
     garbage collection after its user has let go of it, and until then its input would be read on, or not.
     """
 
-    def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, unordered: bool) -> None:
-        """`forget`: number of a function that travels for this iteration alone, or 0."""
+    def __init__(self, pool: Submitting, func: Any, function_id: int, unordered: bool) -> None:
         self._pool = pool
         self._func = func
         self._function_id = function_id
-        self._forget = forget
         self._job = next(job_counter)
         self.told_of_chunks = unordered  # else they are waited for one by one
         self.queue: deque[Chunk] = deque()  # given and not fetched; of unordered results, those that have ended
@@ -162,10 +166,24 @@ class Group(Waitable):
         if self._wakers:  # else a call for each item, for nothing
             self.wake_all()
 
+
+class ForgettingGroup(Group):
+    """Its function travels for this iteration alone."""
+
     def __del__(self) -> None:
         # every chunk under way holds us: there is none
-        if self._forget:
-            self._pool._packer.forget(self._forget)
+        self._pool._packer.forget(self._function_id)
+
+
+def let_end(engine: Engine, lazy_maps: dict[int, weakref.ref[IMapIterator]], job: int, _: object = None) -> None:
+    """The pool need not wait for the input of lazy map `job` any more: it has been read, or who took the results let go of it.
+
+    Repeatable; what tells of the iterator's death goes last, and then of its own accord.
+    """
+    engine.core.worker_set.reading.discard(job)
+    if engine.pool_state:
+        engine.wake()
+    lazy_maps.pop(job, None)
 
 
 class IMapIterator:
@@ -174,13 +192,12 @@ class IMapIterator:
     Several threads may call `next`: each result goes to one of them.
     """
 
-    _begun = False
     _unordered = False
 
     def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
-        """`forget`: see `Group`."""
+        """`forget`: number of a function that travels for this iteration alone, or 0."""
         self._pool = pool
-        self._group = Group(pool, func, function_id, forget, self._unordered)
+        self._group = (ForgettingGroup if forget else Group)(pool, func, function_id, self._unordered)
         self._job = self._group._job
         self._input = items
         self._input_ended = False
@@ -193,10 +210,10 @@ class IMapIterator:
 
     def begin(self) -> None:
         """Submit the first chunks. Until the input has been read to its end the pool does not end, unless it is terminated."""
-        self._begun = True
-        self._pool._lazy_maps.add(self)
+        engine, lazy_maps, job = self._pool._engine, self._pool._lazy_maps, self._job
+        lazy_maps[job] = weakref.ref(self, functools.partial(let_end, engine, lazy_maps, job))
         self._pool._untaken.add(self)
-        self._pool._engine.core.worker_set.reading.add(self._job)
+        engine.core.worker_set.reading.add(job)
         self._advance(self._bound())
         if not self._input_ended:
             self._low = _ALL  # the first `next` comes to `_go_on`
@@ -242,8 +259,8 @@ class IMapIterator:
                 body = chunk.body
                 try:
                     value = _read(body)
-                except pickling.UNREADABLE as exc:
-                    pickling.confirm_error(exc, _read, body)
+                except BaseException as exc:
+                    outcome.own_error(chunk, exc, _read, body)
                 else:
                     if not chunk.fetched:  # else by another thread, or in a signal's handler
                         chunk.fetched = True
@@ -298,6 +315,11 @@ class IMapIterator:
     def _bound(self) -> int:
         run_s = self._pool._engine.core.dispatch.run_time_s(self._group._function_id)
         ahead = AHEAD_MIN if run_s is None else int(AHEAD_S / (run_s + 1e-6))
+        if self._pool._recycles and ahead > AHEAD_MIN:
+            # A worker's start may cost more than all that it does: no more ahead than it and its replacement are known to do in
+            # their lives. Else brief calls, one to a worker, are 512 starts for each, and what comes next waits behind them.
+            workers = list(self._pool._engine.core.worker_set.workers.values())
+            ahead = min(ahead, 2 * max((worker.current for worker in workers), default=0))
         return min(max(ahead, AHEAD_MIN), AHEAD_MAX) * self._pool._processes
 
     def _advance(self, bound: int) -> None:
@@ -339,19 +361,11 @@ class IMapIterator:
             items.drop()
 
     def _let_end(self) -> None:
-        """The pool need not wait for this input any more."""
-        engine = self._pool._engine
         self._pool._untaken.discard(self)
-        engine.core.worker_set.reading.discard(self._job)
-        if engine.pool_state:
-            engine.wake()
+        let_end(self._pool._engine, self._pool._lazy_maps, self._job)
 
     def _enqueue(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
-
-    def __del__(self) -> None:
-        if self._begun:
-            self._let_end()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._job} pending:{self._input.given - self._fetched}>"

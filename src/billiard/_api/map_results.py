@@ -157,8 +157,8 @@ class MapResult(ResultHandle):
                 try:
                     values.append(_read(chunk.body))
                     continue
-                except pickling.UNREADABLE as exc:
-                    pickling.confirm_error(exc, _read, chunk.body)
+                except BaseException as exc:
+                    outcome.own_error(chunk, exc, _read, chunk.body)
             if not chunk.resolve():
                 self.body, self.state = chunk.body, outcome.FAILURE
                 break

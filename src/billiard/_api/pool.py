@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import util
 
@@ -28,7 +27,7 @@ from .._worker.settings import WorkerSettings
 from ..exceptions import SoftTimeLimitExceeded
 from . import job_errors, validate
 from .end_delay import EndDelay
-from .imap import IMapIterator
+from .imap import IMapIterator, let_end
 from .notifying import Notifying, takes_pid_and_exitcode, weak_notify
 from .packing import Packer
 from .slots import Slots
@@ -134,11 +133,12 @@ class Pool(Submitting, Notifying):
         self.max_restarts, self.max_restart_freq = max_restarts, max_restart_freq
         self.threads, self.putlocks, self.allow_restart, self.synack = bool(threads), putlocks, allow_restart, bool(synack)
         self._maxtasksperchild, self._max_memory_per_child = quota, max_memory_per_child
+        self._recycles = quota is not None or memory_kb is not None
         self._claiming = {}
         self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
         self._down_with_status = takes_pid_and_exitcode(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
-        self._lazy_maps: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
+        self._lazy_maps = {}
         self._untaken: set[IMapIterator] = set()  # of these, whose results nobody has begun to take: kept until `join`
         settings = WorkerSettings(
             initializer, tuple(validate.items("initargs", initargs)), on_process_exit,
@@ -244,8 +244,12 @@ class Pool(Submitting, Notifying):
             return
         self._end_delay.stop()
         if engine.pool_state is PoolState.CLOSE:
-            for results in list(self._lazy_maps):
-                results.read_on()  # what was begun is worked off, also if nobody takes the results meanwhile
+            for job, ref in list(self._lazy_maps.items()):
+                results = ref()
+                if results is not None:
+                    results.read_on()  # what was begun is worked off, also if nobody takes the results meanwhile
+                else:
+                    let_end(engine, self._lazy_maps, job)  # a signal's handler had raised as it began to tell of its end
         engine.wait(engine.end)
         engine.release()  # also of one that is closed: its callbacks may run yet, or an exception cut this short
         self._finalizer.cancel()

@@ -61,6 +61,8 @@ def callbacks_of(success: Any = None, error: Any = None, accept: Any = None, tim
 class Awaited(Waitable, Job):
     """A job whose end somebody may wait for. What tells of it runs under the engine's lock: repeatable, and no user code."""
 
+    doubted = False  # see `outcome.own_error`
+
     def watch(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when it has ended; at once if it has."""
         self.watched = True

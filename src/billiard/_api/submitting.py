@@ -33,6 +33,7 @@ class Submitting:
     _function_ids: dict[int, int]
     _has_defaults: bool  # whether a call has options even if it was given none
     _is_celerys: bool
+    _recycles: bool  # whether a worker's life may end though nothing is wrong with it
     _putlock: Any
     _claiming: dict[int, None]  # threads that are about to submit a call that needs a slot
     soft_timeout: float | None
@@ -42,7 +43,7 @@ class Submitting:
     putlocks: bool
     synack: bool
     threads: bool
-    _lazy_maps: weakref.WeakSet[IMapIterator]
+    _lazy_maps: dict[int, weakref.ref[IMapIterator]]  # those that still read, by their number
     _untaken: set[IMapIterator]
 
     def _check_running(self) -> None:

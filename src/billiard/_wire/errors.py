@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import pickle
 import reprlib
+from collections.abc import Callable
 
 from .._typing import Any
 from ..einfo import ExceptionInfo
 from ..exceptions import TaskError
-from .pickling import PROTOCOL, UNREADABLE, MainSnapshot, confirm_error, dumps_whole, loads
+from .pickling import PROTOCOL, MainSnapshot, confirm_error, dumps_whole, loads
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 1000
@@ -46,8 +47,9 @@ def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
     return pickle.dumps((blob, type(exc).__name__, safe_repr(exc.args), text), PROTOCOL)
 
 
-def decode(body: bytes) -> ExceptionInfo:
-    """Rebuild the `ExceptionInfo`, or one about a `TaskError` that stands in for what could not be rebuilt."""
+def decode(body: bytes, own_error: Callable[..., BaseException] = confirm_error) -> ExceptionInfo:
+    """Rebuild the `ExceptionInfo`, or one about a `TaskError` that stands in for what could not be rebuilt, which `own_error`
+    confirms."""
     blob, type_name, args_repr, text = loads(body)
     reason: BaseException | None = None
     if blob:
@@ -55,8 +57,8 @@ def decode(body: bytes) -> ExceptionInfo:
             info = loads(blob)
             if isinstance(info, ExceptionInfo) and isinstance(info.exception, BaseException):
                 return info
-        except UNREADABLE as exc:
-            reason = confirm_error(exc, loads, blob)
+        except BaseException as exc:
+            reason = own_error(exc, loads, blob)
     return parent_made(TaskError(type_name, args_repr, text), cause=reason, text=text)
 
 

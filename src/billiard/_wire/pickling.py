@@ -57,7 +57,8 @@ _reducers: dict[type, Callable[..., Any]] = ForkingPickler._extra_reducers  # ty
 _looked_at = 0  # how many of them `_application_has_reducers` has seen
 _foreign = False
 
-#: What rebuilding a payload may raise, and then is its own error: it must not be able to end who reads it.
+#: What rebuilding a payload may raise, and then is its own error: it must not be able to end who reads it. Of anything else,
+#: KeyboardInterrupt above all, this is less certain: see `own_error` in billiard._api.outcome.
 UNREADABLE: Final = (Exception, SystemExit, GeneratorExit)
 
 Pickled = tuple[bytes, list[memoryview] | None]
@@ -134,7 +135,7 @@ def confirm_error(exc: BaseException, again: Callable[..., Any], *args: Any) -> 
     """
     try:
         again(*args)
-    except UNREADABLE as own:
+    except (*UNREADABLE, type(exc)) as own:
         if type(own) is type(exc):
             return own.with_traceback(own.__traceback__ and own.__traceback__.tb_next)  # this frame would pin the arguments
     try:
