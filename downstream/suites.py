@@ -113,7 +113,9 @@ def run_live(environment: Environment, cache: Path, extra: list[str]) -> int:
     folder = logs / f"{time.time_ns()}"
     status = 0
     if not extra:
-        status = run_pytest(environment, tests / "task_pool", ["-o", "python_files=test_*.py"])
+        # their helpers are in tests/, which pytest itself puts on the path only where it sees the conftest.py there
+        own = ["-o", "python_files=test_*.py", "-o", f"pythonpath={tests}"]
+        status = run_pytest(environment, tests / "task_pool", own)
     return run_pytest(environment, tests / "celery", ["--basetemp", str(folder), *extra]) or status
 
 
