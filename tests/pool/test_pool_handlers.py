@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pool_tasks as t
 import pytest
@@ -578,16 +579,21 @@ def test_a_pool_is_abandoned_though_another_thread_is_in_a_turn():
     """Or its workers stay, and where multiprocessing made them the interpreter waits for them at its exit."""
     pool = Pool(1, threads=False)
     pids = [handle.pid for handle in pool._pool]
-    holds, lets_go = threading.Event(), threading.Event()
+    lock, holds, is_asked_for = pool._engine._lock, threading.Event(), threading.Event()
 
     def turn():
-        with pool._engine._lock:
+        with lock:
             holds.set()
-            lets_go.wait(0.2)
+            is_asked_for.wait(WITHIN_S)
+
+    def acquire(*how):
+        is_asked_for.set()
+        return lock.acquire(*how)
 
     thread = threading.Thread(target=turn)
     thread.start()
     holds.wait(WITHIN_S)
+    pool._engine._lock = SimpleNamespace(acquire=acquire, release=lock.release)
     pool._engine.abandon()
     thread.join()
     assert pool._engine.closed

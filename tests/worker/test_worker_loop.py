@@ -21,6 +21,7 @@ from billiard._wire.far_end import FarEnd
 from billiard._worker.loop import Loop
 from billiard._worker.settings import WorkerSettings
 from billiard.exceptions import PayloadError, SoftTimeLimitExceeded
+from pool_helpers import wait_until
 
 
 class Parent:
@@ -128,14 +129,6 @@ def add(a, b):
 def nap(seconds):
     time.sleep(seconds)
     return "slept"
-
-
-def wait_until(true):
-    """For what no event tells: ask again and again, until a deadline."""
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.001)
 
 
 def snooze(seconds, begun=None):
@@ -296,7 +289,7 @@ def test_large_bodies_both_ways(start):
 def test_a_recall_is_honoured_and_ended(start):
     parent = start()
     parent.send(function(1, nap), known(1, 1, 0.3))
-    wait_until(lambda: parent.scoreboard.read().current == 1)
+    wait_until(lambda: parent.scoreboard.read().current == 1, 10)
     parent.scoreboard.recall(2)
     parent.send(known(2, 1, 0), known(3, 1, 0))
     assert parent.results(1) == [(1, "slept")]
@@ -347,7 +340,7 @@ def aim_and_signal(parent, number, item=0):
 def test_a_soft_limit_hits_its_call(start, tmp_path):
     parent = start()
     parent.send(call(1, snooze, 10, tmp_path / "begun"))
-    wait_until((tmp_path / "begun").exists)
+    wait_until((tmp_path / "begun").exists, 10)
     aim_and_signal(parent, 1)
     kind, _, number, body = parent.read()
     assert (kind, number) == (frames.ERROR, 1)
@@ -372,7 +365,7 @@ def test_a_soft_limit_for_another_call_hits_nobody(start, aimed_at, tmp_path):
     parent.send(call(1, add, 1, 1))
     parent.results(1)
     parent.send(call(2, snooze, 0.3, tmp_path / "begun"))
-    wait_until((tmp_path / "begun").exists)
+    wait_until((tmp_path / "begun").exists, 10)
     aim_and_signal(parent, aimed_at)
     assert parent.results(1) == [(2, "slept")]
 
@@ -388,7 +381,7 @@ def test_a_thousand_soft_signals_on_an_idle_worker(start):
 def test_sigterm_leaves_by_system_exit(start):
     parent = start()
     parent.send(call(1, snooze, 10))
-    wait_until(lambda: parent.scoreboard.read().current == 1)
+    wait_until(lambda: parent.scoreboard.read().current == 1, 10)
     os.kill(parent.pid, signal.SIGTERM)
     assert parent.wait() == 128 + signal.SIGTERM
 
@@ -412,7 +405,7 @@ def test_it_waits_without_waking(start):
     def switches():
         return sum(int(line.split()[1]) for line in status.read_text().splitlines() if "ctxt_switches" in line)
 
-    wait_until(lambda: "State:\tS" in status.read_text())
+    wait_until(lambda: "State:\tS" in status.read_text(), 10)
     before = switches()
     time.sleep(0.5)  # what is measured: time in which nothing happens
     assert switches() == before
@@ -523,7 +516,7 @@ class Delayed:
 
     def __call__(self, strike):
         self.begun.touch()
-        wait_until(self.aimed.exists)
+        wait_until(self.aimed.exists, 10)
         self.place(strike)
 
 
@@ -532,7 +525,7 @@ def test_a_soft_limit_where_python_drops_it_is_raised_again(start, tmp_path, tol
     parent = start()
     begun, aimed = tmp_path / "begun", tmp_path / "aimed"
     parent.send(call(1, struck, Delayed(place, begun, aimed), signal.SIGUSR1, tmp_path / "log"))
-    wait_until(begun.exists)
+    wait_until(begun.exists, 10)
     parent.scoreboard.aim(1, 0)  # and no signal: it strikes itself
     aimed.touch()
     assert parent.results(1) == [(1, SoftTimeLimitExceeded)]
@@ -551,7 +544,7 @@ def test_a_sigterm_that_is_raised_again_and_swallowed_ends_the_worker_after_the_
 def test_the_second_sigterm_kills_though_the_first_was_raised_twice(start, tmp_path, told):
     parent = start()
     parent.send(call(1, struck, in_del, signal.SIGTERM, tmp_path / "log", functools.partial(time.sleep, 20)))
-    wait_until(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text())
+    wait_until(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text(), 10)
     os.kill(parent.pid, signal.SIGTERM)
     assert parent.wait() == -signal.SIGTERM
 

@@ -35,7 +35,7 @@ def refuse_green_fork() -> None:
 
 
 def _in_child() -> None:
-    for remembered in list(_engines.values()) if _engines else ():
+    for remembered in list(_engines.values()):
         engine = remembered()
         if engine is not None:
             engine.close_in_forked_child()

@@ -51,7 +51,7 @@ class ForkHooks:
     @signals.dropping
     def _after_in_parent(self) -> None:
         self._unblock()
-        self._again[:] = (signals.SOFT_SIGNAL,) if self.loop is not None and self.loop.is_interrupted() else ()
+        self._again[:] = (signals.SOFT_SIGNAL,) if self.loop is not None and self.loop.is_signal_due() else ()
 
     def _unblock(self) -> None:
         mask = self._masks.pop(threading.get_ident(), None)

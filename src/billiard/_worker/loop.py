@@ -72,7 +72,7 @@ class Loop:
             # signal could still strike.
             self.termination.dropped = False
 
-    def is_interrupted(self) -> bool:
+    def is_signal_due(self) -> bool:
         """Whether a signal was held back that has to strike yet."""
         return self._soft.is_due()
 
