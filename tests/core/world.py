@@ -467,7 +467,7 @@ class WorkerLink:
 
 
 class Driver:
-    """The engine's turn (`billiard._supervisor.engine`), in its order, cut short wherever the enemy likes."""
+    """The engine's turn (`billiard._supervisor.turning`), in its order, cut short wherever the enemy likes."""
 
     def __init__(self, world: World, core: Core) -> None:
         self.world = world

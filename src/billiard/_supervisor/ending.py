@@ -13,18 +13,13 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable
 
 from .._core.core import Core
 from .._core.state import Cause, Fate
 from .._typing import Any, Final
-from .callback_runner import CallbackRunner
-from .channels import Channels
-from .driver import Driver, Waitable
-from .poll_set import PollSet
-from .processes import Processes
+from .driver import Waitable
+from .turning import Turning
 
 _TURN_WAIT_S: Final = 1.0
 
@@ -44,29 +39,14 @@ class _End(Waitable):
         )
 
 
-class Ending:
-    """The parts of one engine, and how they end."""
+class Ending(Turning):
+    """How the parts of one engine end."""
 
-    driver: Driver
-    callback_runner: CallbackRunner
-
-    def __init__(self, core: Core) -> None:
-        self.core = core
-        self.poll_set = PollSet()
-        self.channels = Channels(core, self.poll_set)
-        self.processes = Processes(core, self.poll_set, self.channels)
+    def __init__(self, core: Core, notify: Callable[[str, Any, Any], None], threaded: bool, name: str) -> None:
+        super().__init__(core, notify, threaded, name)
         self.end = _End(core)
         self.closed = False
-        self.terminate_wanted = False
         self._pid = os.getpid()
-        self._all_killed = False  # all workers were
-        # It knows its owner: a signal handler may have interrupted that very thread, and would wait for itself.
-        lock: Any = threading.RLock()
-        self._lock = lock
-        #: Whether this thread is in the middle of the pool's work: then we are in a signal handler (or a `__del__`), and that
-        #: work goes on only when the handler returns. Nothing can be changed or waited for until then.
-        self.interrupted: Callable[[], bool] = lock._is_owned
-        self.wake = self.poll_set.wake
 
     def close_later(self) -> None:
         """Take no more jobs; end when there are none. Callable from anywhere, a signal handler included."""
@@ -78,31 +58,6 @@ class Ending:
         self.terminate_wanted = True
         self.wake()
         self.driver.wake_supervisor()
-
-    def _begin_termination(self, now: float) -> None:
-        self.core.worker_set.terminate()
-        self._kill_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
-        self.terminate_wanted = False
-
-    def _end_broken(self, now: float) -> None:
-        """It cannot keep workers alive: those it has go too. Repeatable."""
-        if not self._all_killed:
-            self._kill_all(signal.SIGKILL, Cause.RESTARTS, now)
-
-    def _kill_all(self, signum: int, cause: Cause, now: float) -> None:
-        for worker in list(self.core.worker_set.workers.values()):
-            if worker.link is None:
-                self.core.worker_set.exited(worker, None, now)
-            elif not worker.link.exited:
-                self.core.preemption.kill_now(worker, signum, cause, now)
-        self._all_killed = True  # not before: cut short, it would never be repeated, and the pool never end
-        self._carry_out_kills()
-
-    def _carry_out_kills(self) -> None:
-        orders = self.core.preemption.orders
-        while orders:
-            self.processes.obey(*orders[0], time.monotonic())
-            orders.popleft()
 
     def release(self, patience_s: float | None = None) -> None:
         """All workers are gone: end threads, template and descriptors. Repeatable. Waits for a callback that runs, for
@@ -127,12 +82,6 @@ class Ending:
             self.core.worker_set.fail_backlog(Fate(Cause.POOL_TERMINATED))
             self._notify_settled()
         self.callback_runner.stop(patience_s)
-
-    def _notify_settled(self) -> None:
-        settled = self.core.dispatch.settled
-        while settled:
-            settled[0].notify_settled()  # type: ignore[attr-defined]  # of the API's jobs, see Target
-            settled.popleft()
 
     def in_forked_copy(self) -> bool:
         """Whether this process is not the pool's, but was forked off it."""

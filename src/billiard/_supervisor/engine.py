@@ -6,14 +6,11 @@
        |                  exits   <- template's control socket, or a pidfd
        +-> waiters are woken, callbacks go to the callback runner
 
-A turn may be cut short by an exception between any two bytecodes (Ctrl-C, a raising SIGALRM handler). Nothing is lost
-then, because every step leaves its cause in place until it has been dealt with: frames are applied before they are
-consumed, events before they are dropped, orders before they are popped; and each may be applied twice. `_unfinished` says
-that such a rest exists, and the next turn then looks at everything instead of at what the poll reports.
-
 Its parts: `core` (the rules), `poll_set`, `channels`, `processes`, `waiting` (when to sleep), `driver` (who turns),
-`callback_runner` (user code). None of them knows the engine, but for what the driver calls `Drivable`. How all of them end
-stands in `ending`, which this extends.
+`callback_runner` (user code). None of them knows the engine, but for what the driver calls `Drivable`.
+
+In here: who takes the lock, when, and who looks again after letting it go. What is then done under it stands in `turning`, how
+all of it ends in `ending`, which extends that and is extended here.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from .._core.core import Core
@@ -32,12 +28,11 @@ from .._core.worker_set import PoolState
 from .._typing import Any, Final
 from .._wire import frames
 from . import log
-from .callback_runner import CallbackRunner
 from .driver import Driver, Target
 from .ending import Ending
 from .fork_safety import remember
 from .launching import Launcher
-from .poll_set import IN, OUT, PollSet
+from .poll_set import PollSet
 from .waiting import Waiting
 from .worker_link import WorkerLink
 
@@ -53,16 +48,11 @@ class Engine(Ending):
         self, core: Core, make_launcher: Callable[[PollSet], Launcher], notify: Callable[[str, Any, Any], None], threaded: bool,
         name: str,
     ) -> None:  # fmt: skip
-        super().__init__(core)
+        super().__init__(core, notify, threaded, name)
         self.waiting = Waiting(core, self.poll_set, self._lock)
         self.awake = self.waiting.awake
-        self.callback_runner = CallbackRunner(threaded, f"{name}-callbacks")
-        self.threaded = threaded
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
-        self._notify = notify
         self._since_look = 0
-        self._unfinished = False  # a turn was cut short: look at everything, and at once
-        self._postponed: deque[Callable[[], None]] = deque()  # changes that a signal handler wanted in the midst of a turn
         if threaded:
             log.prepare()
         self.driver = Driver(self, self.poll_set.waiting_callers, f"{name}-supervisor")
@@ -265,74 +255,6 @@ class Engine(Ending):
         """This thread may have interrupted itself as the leader, which looked at its target before something was done here, and
         is about to poll for what will never come."""
         if self.driver.is_leader:
-            self.wake()
-
-    def _process(self, events: list[tuple[int, int]], now: float) -> None:
-        """One turn's work, with the lock held."""
-        poll_set, by_fd = self.poll_set, self.poll_set.by_fd
-        everything = self._unfinished
-        self._unfinished = True
-        self.core.dispatch.turned(now)
-        if everything:
-            self.core.worker_set.mark_dirty()
-            events = [(fd, IN | OUT) for fd in list(by_fd)]
-        for fd, mask in events:
-            worker = by_fd.get(fd)
-            if worker is not None:
-                self.channels.on_channel(worker, mask)
-            elif fd == poll_set.wake_fd:
-                poll_set.woken()
-            else:
-                self.processes.on_launcher(fd, now)
-        if self.processes.exits:
-            for worker in list(self.processes.exits):
-                self.processes.reap(worker, now)
-        deadline = self.core.timers.next()
-        if deadline is not None and deadline <= now:
-            self._run_timers(now)
-        if self.terminate_wanted:
-            self._begin_termination(now)
-        while self._postponed:
-            self._postponed.popleft()()
-        self._carry_out(now)
-        self._unfinished = False
-
-    def _run_timers(self, now: float) -> None:
-        for worker, kind in self.core.timers.due(now):
-            # a call that finished in time must not be struck because its result has not been read
-            if worker.link is not None and not worker.link.channel.closed_by_peer:
-                self.channels.drain(worker)
-            self.core.on_timer(worker, kind, now)
-
-    def _carry_out(self, now: float) -> None:
-        core = self.core
-        core.decide(now)
-        worker_orders, kill_orders = core.worker_set.orders, core.preemption.orders
-        notifications = core.preemption.notifications
-        while worker_orders or kill_orders:
-            # the kills first: a template that forks the replacement hears of the death only when it has
-            orders = kill_orders or worker_orders
-            self.processes.obey(*orders[0], now)
-            orders.popleft()
-        if core.dispatch.unwritten:
-            self.channels.write_all()
-        if core.worker_set.pool_state is PoolState.BROKEN:
-            self._end_broken(now)
-        while notifications:
-            self._notify(*notifications[0])
-            notifications.popleft()
-        self._notify_settled()
-        unneeded = self.channels.functions.unneeded
-        while unneeded:
-            self.channels.forget_function(unneeded[0])
-            unneeded.popleft()
-        if self.callback_runner.pending:
-            self.callback_runner.release()
-            if self.callback_runner.pending and self.threaded:
-                self.wake()  # its thread could not be made
-        if core.worker_set.pool_state and self.end.state:
-            self.end.wake_all()
-        if self.driver.led_elsewhere:
             self.wake()
 
     # -- waiting, changing
