@@ -38,7 +38,7 @@ from .results import job_counter
 
 if TYPE_CHECKING:
     from .._supervisor.engine import Engine
-    from .submitting import Submitting
+    from .map_submitting import MapSubmitting
 
 _read: Final = pickling.read
 AHEAD_S: Final = 0.020  # so much work is kept under way for each worker
@@ -148,7 +148,7 @@ class Group(Waitable):
     garbage collection after its user has let go of it, and until then its input would be read on, or not.
     """
 
-    def __init__(self, pool: Submitting, func: Any, function_id: int, unordered: bool) -> None:
+    def __init__(self, pool: MapSubmitting, func: Any, function_id: int, unordered: bool) -> None:
         self._pool = pool
         self._func = func
         self._function_id = function_id
@@ -194,7 +194,7 @@ class IMapIterator:
 
     _unordered = False
 
-    def __init__(self, pool: Submitting, func: Any, function_id: int, forget: int, items: Input) -> None:
+    def __init__(self, pool: MapSubmitting, func: Any, function_id: int, forget: int, items: Input) -> None:
         """`forget`: number of a function that travels for this iteration alone, or 0."""
         self._pool = pool
         self._group = (ForgettingGroup if forget else Group)(pool, func, function_id, self._unordered)

@@ -27,11 +27,11 @@ from .._worker.settings import WorkerSettings
 from ..exceptions import SoftTimeLimitExceeded
 from . import job_errors, validate
 from .end_delay import EndDelay
-from .imap import IMapIterator, let_end
+from .imap import let_end
+from .map_submitting import MapSubmitting
 from .notifying import Notifying, takes_pid_and_exitcode, weak_notify
 from .packing import Packer
 from .slots import Slots
-from .submitting import Submitting
 from .worker_handle import WorkerHandle
 
 TERMINATE: Final = 2
@@ -44,7 +44,7 @@ _pool_numbers = itertools.count(1)
 _serials = itertools.count(1)  # of the workers of all pools
 
 
-class Pool(Submitting, Notifying):
+class Pool(MapSubmitting, Notifying):
     """A pool of worker processes. See the page "The pool" of the documentation.
 
     - processes: number of workers (default: the CPUs this process may use).
@@ -139,7 +139,7 @@ class Pool(Submitting, Notifying):
         self._down_with_status = takes_pid_and_exitcode(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
         self._lazy_maps = {}
-        self._untaken: set[IMapIterator] = set()  # of these, whose results nobody has begun to take: kept until `join`
+        self._untaken = set()
         settings = WorkerSettings(
             initializer, tuple(validate.items("initargs", initargs)), on_process_exit,
             memory_kb, memory_in_total=celery,
