@@ -6,8 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from billiard._core import preemption as core_preemption
-from billiard._core import worker_set as core_worker_set
+from billiard._core import outbox
 from billiard._core.core import Core
 from billiard._core.state import FATE, Cause, Job, Phase
 from billiard._core.worker_set import PoolState
@@ -51,15 +50,15 @@ class CoreMachine(RuleBasedStateMachine):
     def settle(self):
         self.core.decide(self.now)
         self.core.dispatch.unwritten.clear()
-        self.core.preemption.notifications.clear()
+        self.core.outbox.notifications.clear()
         while self.core.dispatch.settled:
             assert self.core.dispatch.settled.popleft().state
-        for queue in (self.core.worker_set.orders, self.core.preemption.orders):
+        for queue in (self.core.outbox.orders, self.core.outbox.signals):
             for order, worker, number in list(queue):
-                if order == core_preemption.KILL:
+                if order == outbox.KILL:
                     assert worker.phase is Phase.KILLED
                     self.struck.append((worker, number))
-            kept = [order for order in queue if order[0] == core_worker_set.SPAWN]
+            kept = [order for order in queue if order[0] == outbox.SPAWN]
             queue.clear()
             queue.extend(kept)
 
@@ -82,7 +81,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(target=workers)
     def spawn(self):
         self.settle()
-        orders = self.core.worker_set.orders
+        orders = self.core.outbox.orders
         while orders:
             _, worker, _ = orders.popleft()
             if worker.phase is Phase.STARTING:

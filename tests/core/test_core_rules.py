@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from billiard._core import preemption as core_preemption
-from billiard._core import worker_set as core_worker_set
+from billiard._core import outbox
 from billiard._core.core import Core
 from billiard._core.dispatch import (
     ALONE_FROM,
@@ -21,7 +20,7 @@ from billiard._core.dispatch import (
     WAKING_US,
     Dispatch,
 )
-from billiard._core.preemption import FENCE, FENCE_S, HOARD, HOARD_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
+from billiard._core.preemption import ESCALATE, FENCE, FENCE_S, HOARD, HOARD_S, LIMIT, MARK, SIGKILL, STALL_S, TERM_GRACE_S
 from billiard._core.restarts import RestartIntensity
 from billiard._core.state import FATE, NEVER_S, Cause, Job, KillRequest, Phase, Worker
 from billiard._core.timers import Timers
@@ -64,7 +63,7 @@ class Bench:
 
     def up(self, now=0.0):
         self.core.decide(now)
-        for _, worker, _ in self.orders(core_worker_set.SPAWN):
+        for _, worker, _ in self.orders(outbox.SPAWN):
             worker.scoreboard = self.scoreboards[worker] = FakeScoreboard()
             worker.pid = worker.ident
             self.core.worker_set.ready(worker)
@@ -72,7 +71,7 @@ class Bench:
 
     def orders(self, kind):
         found = []
-        for queue in (self.core.worker_set.orders, self.core.preemption.orders):
+        for queue in (self.core.outbox.orders, self.core.outbox.signals):
             kept = [order for order in queue if order[0] != kind]
             found += [order for order in queue if order[0] == kind]
             queue.clear()
@@ -506,7 +505,7 @@ class TestSeats:
         bench.submit(*jobs(5))
         worker = bench.workers[0]
         assert (worker.quota, len(worker.inflight), worker.phase) == (0, 3, Phase.RETIRING)
-        assert bench.orders(core_worker_set.RETIRE) == [(core_worker_set.RETIRE, worker, EX_RECYCLE)]
+        assert bench.orders(outbox.RETIRE) == [(outbox.RETIRE, worker, EX_RECYCLE)]
         bench.scoreboards[worker].on(1)
         bench.core.preemption.recall(worker, 2, 0.0)
         bench.fence(0.0)
@@ -531,7 +530,7 @@ class TestSeats:
         busy = bench.submit(job()).holder
         bench.core.worker_set.resize(-2)
         bench.core.decide(0.0)
-        retired = {order[1] for order in bench.orders(core_worker_set.RETIRE)}
+        retired = {order[1] for order in bench.orders(outbox.RETIRE)}
         assert len(retired) == 2
         assert busy not in retired
 
@@ -622,7 +621,7 @@ class TestDeaths:
     def test_no_process_for_now_is_tried_again_in_time(self):
         core = Core(1)
         core.decide(0.0)
-        _, worker, _ = core.worker_set.orders.popleft()
+        _, worker, _ = core.outbox.orders.popleft()
         core.not_spawned(worker, OSError(11, "no"), 5.0)
         assert 5.0 < core.next_deadline() < 6.0
 
@@ -713,7 +712,7 @@ class TestDeaths:
         for _ in range(2):
             bench.core.worker_set.exited(worker, -9, 0.0)
         assert lost.state == FATE
-        assert [notification[0] for notification in bench.core.preemption.notifications].count(core_worker_set.DOWN) == 1
+        assert [notification[0] for notification in bench.core.outbox.notifications].count(outbox.DOWN) == 1
 
 
 class TestBreakdown:
@@ -748,10 +747,10 @@ class TestBreakdown:
         waits = []
         for _ in range(FAILED_SPAWNS):
             bench.core.decide(now)
-            ((_, worker, _),) = bench.orders(core_worker_set.SPAWN)
+            ((_, worker, _),) = bench.orders(outbox.SPAWN)
             bench.core.not_spawned(worker, OSError(11, "no"), now)
             bench.core.decide(now)
-            assert not bench.orders(core_worker_set.SPAWN)  # not at once
+            assert not bench.orders(outbox.SPAWN)  # not at once
             if bench.core.worker_set.pool_state is PoolState.BROKEN:
                 break
             then = bench.deadline
@@ -833,15 +832,15 @@ class TestBreakdown:
         last = bench.submit(job())
         bench.core.worker_set.close()
         bench.core.decide(0.0)
-        assert not bench.orders(core_worker_set.RETIRE)
+        assert not bench.orders(outbox.RETIRE)
         bench.result(last.holder, 1)
         bench.core.decide(0.0)
-        assert len(bench.orders(core_worker_set.RETIRE)) == 2
+        assert len(bench.orders(outbox.RETIRE)) == 2
         for worker in bench.workers:
             bench.core.worker_set.exited(worker, 0, 0.0)
         bench.core.decide(0.0)
         assert bench.core.worker_set.over
-        assert not bench.orders(core_worker_set.SPAWN)
+        assert not bench.orders(outbox.SPAWN)
 
 
 class TestStall:
@@ -899,7 +898,7 @@ class TestStall:
         assert scoreboard.recalled == [2]
         assert worker.due[FENCE] == NEVER_S
         assert worker.due[MARK] > 1.0
-        assert not bench.orders(core_preemption.KILL)
+        assert not bench.orders(outbox.KILL)
 
     def test_a_recall_is_never_lower_than_the_last(self):
         bench = Bench()
@@ -1013,7 +1012,7 @@ class TestStall:
         bench.run_timers(now + FENCE_S)
         assert scoreboard.recalled[-1] > worker.since
         bench.fence(now + FENCE_S)
-        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 15)]
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 15)]
 
 
 class TestLimits:
@@ -1028,8 +1027,8 @@ class TestLimits:
         bench.run_timers(1.2)
         assert bench.scoreboard.recalled == [2]
         bench.fence(1.2)
-        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, SIGKILL)]
-        assert (core_preemption.HARD, late, 1.0) in bench.core.preemption.notifications
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, SIGKILL)]
+        assert (outbox.HARD, late, 1.0) in bench.core.outbox.notifications
         bench.core.worker_set.exited(worker, -9, 1.3)
         assert (late.body.cause, late.body.limit_s) == (Cause.TIME_LIMIT, 1.0)
 
@@ -1041,7 +1040,7 @@ class TestLimits:
         bench.run_timers(1.0)
         bench.result(worker, 1)
         bench.fence(1.0)
-        assert not bench.orders(core_preemption.KILL)
+        assert not bench.orders(outbox.KILL)
         assert worker.phase is Phase.UP
         assert (worker.kill_request, worker.recalled) == (None, 0)
 
@@ -1052,7 +1051,7 @@ class TestLimits:
         bench.run_timers(1.0)
         bench.scoreboard.on(1, since=1.0, item=1)
         bench.fence(1.0)
-        assert not bench.orders(core_preemption.KILL)
+        assert not bench.orders(outbox.KILL)
         assert bench.deadline <= 2.1
 
     def test_soft_then_hard(self):
@@ -1060,11 +1059,11 @@ class TestLimits:
         slow = bench.submit(job(soft_s=1.0, hard_s=3.0))
         bench.scoreboard.on(1)
         bench.run_timers(1.0)
-        assert bench.orders(core_preemption.INTERRUPT) == [(core_preemption.INTERRUPT, bench.worker, 1)]
+        assert bench.orders(outbox.INTERRUPT) == [(outbox.INTERRUPT, bench.worker, 1)]
         assert bench.scoreboard.aims == [(1, 0)]
-        assert (core_preemption.SOFT, slow, 1.0) in bench.core.preemption.notifications
+        assert (outbox.SOFT, slow, 1.0) in bench.core.outbox.notifications
         bench.run_timers(2.0)
-        assert not bench.orders(core_preemption.INTERRUPT)
+        assert not bench.orders(outbox.INTERRUPT)
         assert bench.deadline == pytest.approx(3.0)
 
     def test_a_shorter_limit_behind_a_longer_one(self):
@@ -1119,13 +1118,13 @@ class TestTerminate:
         bench.fence(0.0)
         assert (victim.body.cause, victim.body.started) == (Cause.TERMINATED, False)
         assert (other.state, other.holder) == (0, None)
-        assert not bench.orders(core_preemption.KILL)
+        assert not bench.orders(outbox.KILL)
 
     def test_a_worker_without_a_call_is_struck_at_once(self):
         bench = Bench()
         worker = bench.worker
         bench.core.preemption.terminate_worker(worker, 15, 0.0)
-        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 15)]
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 15)]
 
     def test_a_worker_between_two_calls_is_fenced_in_first(self):
         """Until the signal has its effect it would go on with the next ones, which nobody wanted to end."""
@@ -1135,9 +1134,9 @@ class TestTerminate:
         worker = bench.worker
         bench.core.preemption.terminate_worker(worker, 15, 0.0)
         assert bench.scoreboard.recalled == [1]
-        assert not bench.orders(core_preemption.KILL)
+        assert not bench.orders(outbox.KILL)
         bench.fence(0.0)
-        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 15)]
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 15)]
 
     def test_running(self):
         bench = Bench()
@@ -1146,10 +1145,10 @@ class TestTerminate:
         bench.scoreboard.on(1)
         bench.core.preemption.terminate(victim, 15, 0.0)
         now = bench.fence(0.0)
-        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 15)]
-        assert bench.orders(core_worker_set.SPAWN)  # its replacement starts at once
-        assert core_preemption.ESCALATE in bench.run_timers(now + TERM_GRACE_S)
-        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, SIGKILL)]
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 15)]
+        assert bench.orders(outbox.SPAWN)  # its replacement starts at once
+        assert ESCALATE in bench.run_timers(now + TERM_GRACE_S)
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, SIGKILL)]
         bench.core.worker_set.exited(worker, -9, 1.0)
         assert (victim.body.cause, victim.body.started) == (Cause.TERMINATED, True)
 
@@ -1168,7 +1167,7 @@ class TestTerminate:
         bench.fence(0.0)
         assert victim not in worker.inflight.values()
         assert other.state == 0
-        assert not bench.orders(core_preemption.KILL)
+        assert not bench.orders(outbox.KILL)
 
     def test_wanted_while_another_blow_is_under_way(self):
         bench = Bench()
@@ -1182,7 +1181,7 @@ class TestTerminate:
         bench.result(worker, 2)
         scoreboard.on(3)  # it had read the scoreboard before the recall
         now = bench.fence(bench.fence(0.0))
-        assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 9)], now
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 9)], now
 
     def test_ended_already(self):
         bench = Bench()

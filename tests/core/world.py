@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import billiard._core
-from billiard._core import preemption as core_preemption
-from billiard._core import worker_set as core_worker_set
+from billiard._core import outbox
 from billiard._core.core import Core
 from billiard._core.preemption import TERM_GRACE_S
 from billiard._core.restarts import RestartIntensity
@@ -602,13 +601,12 @@ class Driver:
         core = self.core
         core.decide(now)
         self.point()
-        worker_orders, kill_orders = core.worker_set.orders, core.preemption.orders
-        notifications = core.preemption.notifications
-        while worker_orders or kill_orders:
-            orders = worker_orders or kill_orders
-            self._obey(*orders[0], now)
+        orders, signals, notifications = core.outbox.orders, core.outbox.signals, core.outbox.notifications
+        while orders or signals:
+            queue = orders or signals
+            self._obey(*queue[0], now)
             self.point()
-            orders.popleft()
+            queue.popleft()
         if core.dispatch.unwritten:
             self._write_all()
         if core.worker_set.pool_state is PoolState.BROKEN and self.grace_over is None:
@@ -626,7 +624,7 @@ class Driver:
         world = self.world
         if world.log is not None:
             world.note(f"notification {kind} of {subject} {value}")
-        if kind == core_preemption.ACCEPTED and subject.accept & SYNACK_FLAG and subject not in world.verdicts:
+        if kind == outbox.ACCEPTED and subject.accept & SYNACK_FLAG and subject not in world.verdicts:
             world.verdicts[subject] = now + world.delay()
 
     def send_verdict(self, job: SimJob, run: bool) -> None:
@@ -697,7 +695,7 @@ class Driver:
         job = worker.inflight.get(number)
         if kind == ACCEPTED:
             if job is not None:
-                core.preemption.notifications.append((core_preemption.ACCEPTED, job, (worker.pid, value / 1e9)))
+                core.outbox.notifications.append((outbox.ACCEPTED, job, (worker.pid, value / 1e9)))
         elif kind == SKIPPED:
             core.preemption.skipped(worker, number)
         elif kind == LEAVING:
@@ -757,20 +755,20 @@ class Driver:
         world = self.world
         if world.log is not None:
             world.note(f"order {order} {worker} {number}")
-        if order == core_worker_set.SPAWN:
+        if order == outbox.SPAWN:
             self._spawn(worker, now)
-        elif order == core_worker_set.RETIRE:
+        elif order == outbox.RETIRE:
             if worker.link is None:
                 self.core.worker_set.exited(worker, 0, now)
             self.core.dispatch.unwritten[worker] = None
-        elif order == core_preemption.KILL:
+        elif order == outbox.KILL:
             self._kill(worker, number)
-        elif order == core_preemption.INTERRUPT and worker.pid is not None and worker.phase <= Phase.KILLED:
+        elif order == outbox.INTERRUPT and worker.pid is not None and worker.phase <= Phase.KILLED:
             process = world.by_ident[worker.ident]
             self.point()
             process.signal(SIGUSR1)
         else:
-            if order != core_preemption.INTERRUPT:
+            if order != outbox.INTERRUPT:
                 raise Violation(f"an order called {order}")
 
     def _kill(self, worker: Worker, signum: int) -> None:
@@ -850,10 +848,10 @@ class Driver:
                 self.core.worker_set.exited(worker, None, now)
             elif not worker.link.exited:
                 self.core.preemption.kill_now(worker, signum, cause, now)
-        orders = self.core.preemption.orders
-        while orders:
-            self._obey(*orders[0], now)
-            orders.popleft()
+        signals = self.core.outbox.signals
+        while signals:
+            self._obey(*signals[0], now)
+            signals.popleft()
 
 
 # -- exceptions inside the core
@@ -1157,8 +1155,8 @@ class World:
             raise Violation(f"{active} active workers in a pool of {worker_set.size}")
         if len(core.timers) > 40 + 20 * len(worker_set.workers) + 4 * len(self.jobs):
             raise Violation(f"{len(core.timers)} timers")
-        preemption, dispatch = core.preemption, core.dispatch
-        if worker_set.orders or preemption.orders or preemption.notifications or dispatch.settled or dispatch.limited:
+        due, dispatch = core.outbox, core.dispatch
+        if due.orders or due.signals or due.notifications or dispatch.settled or dispatch.limited:
             raise Violation("a turn ended with something left to do")
         for job in self.fresh:
             if job.watched and not job.notified:

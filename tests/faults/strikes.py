@@ -438,7 +438,7 @@ def _undone(engine: Any) -> str:
         "backlog": list(core.dispatch.backlog),
         "unwritten": list(core.dispatch.unwritten),
         "settled": list(core.dispatch.settled),
-        "orders": [*core.worker_set.orders, *core.preemption.orders],
+        "orders": [*core.outbox.orders, *core.outbox.signals],
         "exits": list(engine.processes.exits),
         "not idle": [worker for worker in workers if worker not in core.dispatch.idle],
         "too few": len(workers) != core.worker_set.size and workers,

@@ -9,8 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 
-from .._core import preemption as core_preemption
-from .._core import worker_set as core_worker_set
+from .._core import outbox
 from .._core.state import FATE, Cause, Worker
 from .._supervisor import log
 from .._supervisor.callback_runner import call_hook
@@ -41,17 +40,17 @@ class Notifying:
 
     def _notify(self, kind: str, subject: Any, value: Any) -> None:
         run_later = self._engine.callback_runner.add
-        if kind == core_preemption.ACCEPTED:
+        if kind == outbox.ACCEPTED:
             if self.synack and not self._hears_of_start(subject):
                 self._answer(subject)  # now: a callback that is slow, or waits for another call, must not keep it from starting
             run_later(subject.accept, *value)
-        elif kind == core_preemption.SOFT:
+        elif kind == outbox.SOFT:
             run_later(subject.handle_timeout, True)
-        elif kind == core_preemption.HARD:
+        elif kind == outbox.HARD:
             run_later(subject.handle_timeout, False)
-        elif kind == core_worker_set.UP and self.on_process_up is not None and subject.pid is not None:
+        elif kind == outbox.UP and self.on_process_up is not None and subject.pid is not None:
             run_later(self._tell_up, self._handle(subject))
-        elif kind == core_worker_set.DOWN:
+        elif kind == outbox.DOWN:
             handle = self._handle(subject)
             self._handles.pop(subject.ident, None)
             if self._is_celerys:

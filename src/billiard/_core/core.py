@@ -1,7 +1,7 @@
 """The whole of the rules behind one facade: what a driver calls, and in which order.
 
 A driver's turn: tell the core what happened (`results`, `ready`, `exited`, ...), let it decide
-(`on_timer` for each deadline that is due, then `decide`), carry out its orders, write what it gave out, notify
+(`on_timer` for each deadline that is due, then `decide`), carry out its orders (see `outbox`), write what it gave out, notify
 of what settled. Each of these may be repeated; what is pending stays in a queue until it was done.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from .._typing import Final
 from .._wire.exit_status import EX_RECYCLE
 from .dispatch import MAX_WINDOW, Dispatch
+from .outbox import Outbox
 from .preemption import Preemption
 from .restarts import RestartIntensity
 from .state import NEVER_S, Worker
@@ -32,8 +33,9 @@ class Core:
         """`max_window`: calls that a worker may hold at once."""
         self.timers = Timers()
         self.dispatch = Dispatch(max_window)
-        self.preemption = Preemption(self.dispatch, self.timers)
-        self.worker_set = WorkerSet(size, self.dispatch, self.preemption, max_tasks_per_child, restarts)
+        self.outbox = Outbox()
+        self.preemption = Preemption(self.dispatch, self.timers, self.outbox)
+        self.worker_set = WorkerSet(size, self.dispatch, self.preemption, self.outbox, max_tasks_per_child, restarts)
         self._pool = Worker(0, -1, None)  # owns the deadlines that are no worker's
 
     def on_timer(self, worker: Worker, kind: str, now: float) -> None:

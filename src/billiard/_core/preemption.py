@@ -21,8 +21,9 @@ from collections import deque
 from collections.abc import Callable
 from math import nextafter
 
-from .._typing import Any, Final
+from .._typing import Final
 from .dispatch import ALONE_FROM, Dispatch
+from .outbox import HARD, INTERRUPT, KILL, SOFT, Outbox
 from .state import FATE, NEVER_S, Cause, Job, KillRequest, Phase, Progress, Worker
 from .timers import Timers
 
@@ -41,12 +42,6 @@ MARK: Final = "mark"
 FENCE: Final = "fence"
 ESCALATE: Final = "escalate"
 
-KILL: Final = "kill"  # orders to the driver
-INTERRUPT: Final = "interrupt"
-ACCEPTED: Final = "accepted"  # notifications to the pool's owner
-SOFT: Final = "soft"
-HARD: Final = "hard"
-
 
 def _nothing() -> None: ...
 
@@ -54,13 +49,12 @@ def _nothing() -> None: ...
 class Preemption:
     """Recalls, limits and terminations of one pool's workers."""
 
-    def __init__(self, dispatch: Dispatch, timers: Timers) -> None:
+    def __init__(self, dispatch: Dispatch, timers: Timers, outbox: Outbox) -> None:
         self._dispatch = dispatch
         self._timers = timers
-        self.orders: deque[tuple[str, Worker, int]] = deque()
+        self._outbox = outbox
         self._suspensions: deque[tuple[float, float]] = deque(maxlen=256)  # from, until
         self.on_kill: Callable[[], None] = _nothing  # told when a worker is killed: it needs a replacement
-        self.notifications: deque[tuple[str, Any, Any]] = deque()
 
     # -- arming
 
@@ -93,7 +87,7 @@ class Preemption:
         if kind == MARK:
             self._timers.set(worker, FENCE, now + FENCE_S)
         elif kind == ESCALATE:
-            self.orders.append((KILL, worker, SIGKILL))
+            self._outbox.signals.append((KILL, worker, SIGKILL))
         else:
             check = {LIMIT: self._check_limits, STALL: self._check_stall, HOARD: self._check_hoard, FENCE: self._fenced}[kind]
             check(worker, worker.scoreboard.read(), now)
@@ -157,8 +151,8 @@ class Preemption:
             if worker.scoreboard is not None:
                 worker.scoreboard.aim(*aim)
             # no call from here on: ordered, told and noted, or all of it once more
-            self.orders += ((INTERRUPT, worker, progress.current),)
-            self.notifications += ((SOFT, job, job.soft_s),)
+            self._outbox.signals += ((INTERRUPT, worker, progress.current),)
+            self._outbox.notifications += ((SOFT, job, job.soft_s),)
             worker.soft_sent = aim
         pending = [limit_s for limit_s in (job.hard_s, job.soft_s if worker.soft_sent != aim else None) if limit_s is not None]
         rest_s = max(min(pending) - run_s, 0.0005) if pending else NEVER_S
@@ -274,8 +268,8 @@ class Preemption:
         job = worker.inflight.get(request.number)
         # no call from here on: ordered, told and noted, or all of it once more
         if job is not None and request.cause is Cause.TIME_LIMIT:
-            self.notifications += ((HARD, job, request.limit_s),)
-        self.orders += ((KILL, worker, request.signum),)
+            self._outbox.notifications += ((HARD, job, request.limit_s),)
+        self._outbox.signals += ((KILL, worker, request.signum),)
         request.sent = True
         worker.phase = Phase.KILLED
 
@@ -294,7 +288,7 @@ class Preemption:
         if worker is None or worker.scoreboard is None:
             return False
         worker.scoreboard.aim(job.number)  # the one that runs now may be over when the signal comes
-        self.orders.append((INTERRUPT, worker, job.number))
+        self._outbox.signals.append((INTERRUPT, worker, job.number))
         return True
 
     def terminate(self, job: Job, signum: int, now: float) -> None:

@@ -16,6 +16,7 @@ from itertools import count
 from .._typing import Any, Final
 from .._wire.exit_status import EX_OK, spends_restart
 from .dispatch import Dispatch
+from .outbox import DOWN, RETIRE, SPAWN, UP, Outbox
 from .preemption import Preemption
 from .restarts import RestartIntensity
 from .state import Cause, Fate, Job, Phase, Worker
@@ -26,10 +27,6 @@ _KILLED_FROM_OUTSIDE: Final = (-9, -15)
 #: eat the pool for ever.
 MAX_DEATHS_AT_RECEIPT: Final = 3
 FAILED_SPAWNS: Final = 12  # ... and after so many forks in a row that failed, when no worker is left
-SPAWN: Final = "spawn"  # orders; KILL and INTERRUPT are in billiard._core.preemption
-RETIRE: Final = "retire"
-UP: Final = "up"  # notifications
-DOWN: Final = "down"
 
 
 class PoolState(enum.IntEnum):
@@ -49,6 +46,7 @@ class WorkerSet:
         size: int,
         dispatch: Dispatch,
         preemption: Preemption,
+        outbox: Outbox,
         max_tasks_per_child: int | None = None,
         restarts: RestartIntensity | None = None,
     ) -> None:
@@ -56,12 +54,12 @@ class WorkerSet:
         self.pool_state = PoolState.RUN
         self.broken_by: Fate | None = None
         self.workers: dict[int, Worker] = {}  # by ident; all that are not GONE
-        self.orders: deque[tuple[str, Worker, int]] = deque()
         self.dirty = True  # something changed since `reconcile` last found everything as it should be: call it
         self.reading: set[int] = set()  # lazy maps by their number, whose input has more to give: the pool does not end before
         self.worker_died = False  # whether any has without being told to (see `Pool.did_start_ok`)
         self._dispatch = dispatch
         self._preemption = preemption
+        self._outbox = outbox
         self._quota = max_tasks_per_child
         self._restarts = restarts
         self._idents = count(1)
@@ -109,7 +107,7 @@ class WorkerSet:
         for _ in range(missing):
             worker = Worker(next(self._idents), self._free_index(), self._quota)
             self.workers[worker.ident] = worker
-            self.orders.append((SPAWN, worker, 0))
+            self._outbox.orders.append((SPAWN, worker, 0))
         for _ in range(-missing):
             self._let_one_go()
         self._seat()
@@ -153,7 +151,7 @@ class WorkerSet:
             worker.phase = Phase.UP
             self._failed_starts, self._failed_spawns = 0.0, 0
         if not worker.told_up:
-            self._preemption.notifications += ((UP, worker, None),)
+            self._outbox.notifications += ((UP, worker, None),)
             worker.told_up = True
         if worker.phase is Phase.UP and worker not in self._unseated:
             self._unseated.append(worker)
@@ -176,7 +174,7 @@ class WorkerSet:
             self.dirty = True
             idle, open_ = self._dispatch.idle, self._dispatch.open
             # no call from here on: what is RETIRING was told so and is given nothing, and what is UP is
-            self.orders += ((RETIRE, worker, status),)
+            self._outbox.orders += ((RETIRE, worker, status),)
             if worker in idle:
                 del idle[worker]
             if worker in open_:
@@ -219,7 +217,7 @@ class WorkerSet:
         # whoever is told of its end was told of it before, also of one that never was ready
         up = () if worker.told_up else ((UP, worker, None),)
         # no call from here on: seat and phase go together, what is GONE is not among the workers, and it is told once
-        self._preemption.notifications += (*up, (DOWN, worker, status))
+        self._outbox.notifications += (*up, (DOWN, worker, status))
         worker.seated, worker.phase = False, Phase.GONE
         if worker.ident in self.workers:
             del self.workers[worker.ident]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 
-from .._core import preemption
+from .._core import outbox, preemption
 from .._core.core import Core
 from .._core.state import Cause, Phase, Worker
 from .._typing import Any, Final
@@ -121,7 +121,7 @@ class Channels:
         number, started_ns = frames.read_about(body)
         job = worker.inflight.get(number)
         if job is not None:
-            self._core.preemption.notifications.append((preemption.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
+            self._core.outbox.notifications.append((outbox.ACCEPTED, job, (worker.pid, started_ns / 1e9)))
 
     def _distrust(self, worker: Worker, exc: FrameError) -> None:
         """What it sends is no frame, or too large for us: kill it, and let its call fail."""

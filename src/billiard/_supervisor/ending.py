@@ -34,9 +34,7 @@ class _End(Waitable):
     @property
     def state(self) -> int:  # type: ignore[override]  # read only
         core = self._core
-        return int(
-            core.worker_set.over and not (core.dispatch.backlog or core.dispatch.settled or core.preemption.notifications)
-        )
+        return int(core.worker_set.over and not (core.dispatch.backlog or core.dispatch.settled or core.outbox.notifications))
 
 
 class Ending(Turning):

@@ -145,7 +145,7 @@ class Engine(Ending):
                 try:
                     if held and held[0]:
                         self._lock.release()
-                    if dispatch.unwritten or self.core.worker_set.orders or self.waiting.overslept():
+                    if dispatch.unwritten or self.core.outbox.orders or self.waiting.overslept():
                         # orders: a worker was given its last call, and its replacement is to start now
                         self.wake()
                 except BaseException:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-from .._core import preemption, worker_set
+from .._core import outbox
 from .._core.core import Core
 from .._core.state import Phase, Worker
 from .._core.worker_set import PoolState
@@ -37,15 +37,15 @@ class Processes:
 
     def obey(self, order: str, worker: Worker, number: int, now: float) -> None:
         """Carry out one order of the core. Repeatable."""
-        if order == worker_set.SPAWN:
+        if order == outbox.SPAWN:
             self._spawn(worker, now)
-        elif order == worker_set.RETIRE:
+        elif order == outbox.RETIRE:
             if worker.link is None:
                 self._core.worker_set.exited(worker, 0, now)  # never spawned
             self._core.dispatch.unwritten[worker] = None
-        elif order == preemption.KILL:
+        elif order == outbox.KILL:
             self.kill(worker, number)
-        elif order == preemption.INTERRUPT and worker.pid is not None and worker.phase <= Phase.KILLED:
+        elif order == outbox.INTERRUPT and worker.pid is not None and worker.phase <= Phase.KILLED:
             # without a pid it holds no call: its READY does not count before its pid is known
             send_signal(worker.pid, signal.SIGUSR1, group=False)
 

@@ -97,13 +97,12 @@ class Turning:
         """Let the core decide, and do all that follows from it."""
         core = self.core
         core.decide(now)
-        worker_orders, kill_orders = core.worker_set.orders, core.preemption.orders
-        notifications = core.preemption.notifications
-        while worker_orders or kill_orders:
-            # the kills first: a template that forks the replacement hears of the death only when it has
-            orders = kill_orders or worker_orders
-            self.processes.obey(*orders[0], now)
-            orders.popleft()
+        orders, signals, notifications = core.outbox.orders, core.outbox.signals, core.outbox.notifications
+        while orders or signals:
+            # the signals first: a template that forks the replacement hears of the death only when it has
+            queue = signals or orders
+            self.processes.obey(*queue[0], now)
+            queue.popleft()
         if core.dispatch.unwritten:
             self.channels.write_all()
         if core.worker_set.pool_state is PoolState.BROKEN:
@@ -151,10 +150,7 @@ class Turning:
             elif not worker.link.exited:
                 self.core.preemption.kill_now(worker, signum, cause, now)
         self._all_killed = True  # not before: cut short, it would never be repeated, and the pool never end
-        self._carry_out_kills()
-
-    def _carry_out_kills(self) -> None:
-        orders = self.core.preemption.orders
-        while orders:
-            self.processes.obey(*orders[0], time.monotonic())
-            orders.popleft()
+        signals = self.core.outbox.signals
+        while signals:
+            self.processes.obey(*signals[0], time.monotonic())
+            signals.popleft()
