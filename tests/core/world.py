@@ -603,7 +603,7 @@ class Driver:
         self.point()
         orders, signals, notifications = core.outbox.orders, core.outbox.signals, core.outbox.notifications
         while orders or signals:
-            queue = orders or signals
+            queue = signals or orders
             self._obey(*queue[0], now)
             self.point()
             queue.popleft()
