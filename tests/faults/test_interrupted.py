@@ -20,9 +20,9 @@ from billiard import WorkerLostError
 from billiard._api.results import ResultHandle
 from billiard._core.core import Core
 from billiard._supervisor.channels import Channels
-from billiard._supervisor.driver import Waitable
 from billiard._supervisor.engine import Engine
 from billiard._supervisor.poll_set import IN, OUT, PollSet
+from billiard._supervisor.target import Waitable
 from billiard._wire.channel import Channel
 from pool_helpers import wait_until
 

@@ -28,12 +28,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from .._core.worker_set import PoolState
-from .._supervisor.driver import Waitable, moment_in
+from .._supervisor.target import Waitable, moment_in, rest_until
 from .._typing import TYPE_CHECKING, Any, Final
 from .._wire import errors, frames, pickling
 from ..exceptions import TimeoutError
 from . import outcome
-from .map_results import Chunk, rest_until
+from .map_results import Chunk
 from .results import job_counter
 
 if TYPE_CHECKING:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 
 from .._core.state import FATE, PENDING, share_keys
-from .._supervisor.driver import moment_in
+from .._supervisor.target import moment_in, rest_until
 from .._typing import Any, Final
 from .._wire import frames, pickling
 from . import outcome
@@ -194,8 +193,3 @@ class MapResult(ResultHandle):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._job} chunks left:{max(len(self._chunks) - self._open, 0)} ready:{self.ready()}>"
-
-
-def rest_until(deadline: float | None) -> float | None:
-    """The seconds that are left, none if it has passed."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

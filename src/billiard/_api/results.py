@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from .._core.state import Job, share_keys
 from .._supervisor.callback_runner import log_callback_error
-from .._supervisor.driver import Waitable
+from .._supervisor.target import Waitable
 from .._typing import TYPE_CHECKING, Any, Final
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError

@@ -18,7 +18,6 @@ handler that interrupted the holder itself.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from collections.abc import Callable
 from .._typing import Any, Final, Protocol
 from . import log
 from .poll_set import LONGEST_S
+from .target import Target, moment_in
 
 CALLERS_GONE_S: Final = 0.020  # after the last caller left, the supervisor thread drives
 MOST_NAPS: Final = 10  # after one caller: on a clock that a test has stopped, CALLERS_GONE_S would never be over
@@ -33,45 +33,6 @@ LOOK_AFTER_S: Final = 0.1  # how often it looks whether the caller that drives s
 BESIDE_S: Final = 0.010  # ... and sees to it itself, once that one was found not to; so late it is with a deadline at most
 LOOK_INSIDE_S: Final = 0.020  # how often a wait inside another one looks at its target: nobody wakes it
 _FOREVER: Final = -1.0
-
-
-class Target(Protocol):
-    """Something to wait for."""
-
-    @property
-    def state(self) -> int: ...
-
-    def watch(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called when `state` is no longer 0; at once if it is so already."""
-
-    def unwatch(self, wake: Callable[[], None]) -> None:
-        """`wake` need not be called any more."""
-
-
-class Waitable:
-    """A `Target` that knows who waits for it. The room for that is made with the first: most calls are never waited for."""
-
-    state: int
-    _wakers: dict[Callable[[], None], None] | None = None
-
-    def watch(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called when `state` is no longer 0; at once if it is so already."""
-        # no call between the look and the store, so no other thread either: two of them, and one waker would be lost
-        if self._wakers is None:
-            self._wakers = {}
-        self._wakers[wake] = None
-        if self.state:
-            wake()
-
-    def unwatch(self, wake: Callable[[], None]) -> None:
-        """Who asked for `wake` waits no more. Kept, it would be one for each look of a caller who looks again and again."""
-        if self._wakers is not None:
-            self._wakers.pop(wake, None)
-
-    def wake_all(self) -> None:
-        """Wake who waits. Under the engine's lock; repeatable."""
-        for wake in tuple(self._wakers or ()):
-            wake()
 
 
 class Drivable(Protocol):
@@ -317,20 +278,6 @@ class Driver:
             wake()
             thread.join()
             self.thread = None
-
-
-def moment_in(timeout: float) -> float:
-    """The moment `timeout` seconds from now. Raises TypeError when that is no number."""
-    try:
-        moment = time.monotonic() + timeout
-    except TypeError:
-        kind = type(timeout).__name__
-        raise TypeError(f"timeout must be a number of seconds or None, not {kind}: {timeout!r}") from None
-    except OverflowError:  # an int that no float holds
-        return math.inf
-    if moment != moment:
-        raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
-    return moment
 
 
 def _release(lock: Any) -> None:

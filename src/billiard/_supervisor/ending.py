@@ -18,7 +18,7 @@ from collections.abc import Callable
 from .._core.core import Core
 from .._core.state import Cause, Fate
 from .._typing import Any, Final
-from .driver import Waitable
+from .target import Waitable
 from .turning import Turning
 
 _TURN_WAIT_S: Final = 1.0

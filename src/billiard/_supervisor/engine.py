@@ -28,11 +28,12 @@ from .._core.worker_set import PoolState
 from .._typing import Any, Final
 from .._wire import frames
 from . import log
-from .driver import Driver, Target
+from .driver import Driver
 from .ending import Ending
 from .fork_safety import remember
 from .launching import Launcher
 from .poll_set import PollSet
+from .target import Target
 from .waiting import Waiting
 from .worker_link import WorkerLink
 

@@ -24,9 +24,10 @@ from .._core.worker_set import PoolState
 from .._typing import Any
 from .callback_runner import CallbackRunner
 from .channels import Channels
-from .driver import Driver, Waitable
+from .driver import Driver
 from .poll_set import IN, OUT, PollSet
 from .processes import Processes
+from .target import Waitable
 
 
 class Turning:
