@@ -48,7 +48,7 @@ class Modules:
 
     frames: ModuleType
     channel: ModuleType
-    loop: ModuleType
+    stream: ModuleType
 
 
 class ScriptedSocket:
@@ -193,14 +193,14 @@ def read_as_parent(pipe: bytes, beside: bytes, pieces: list[int], tiny: bool) ->
 
 
 def read_as_worker(stream: bytes, pieces: list[int], tiny: bool) -> None:
-    Modules.loop._BUFFER_SIZE = TINY_BUFFER if tiny else 1 << 16
+    Modules.stream._BUFFER_SIZE = TINY_BUFFER if tiny else 1 << 16
     frames, got = Modules.frames, []
     expected = plain_reading(stream)
     at = sum(frames.HEADER_SIZE + len(body) for _, _, _, body in expected)
     if len(stream) - at >= frames.HEADER_SIZE and frames.HEADER.unpack_from(stream, at)[3] > 1 << 20:
         stream = stream[:at]  # it trusts its parent, and takes the memory that the parent's header says
     try:
-        for kind, tag, number, body in Modules.loop._receive(ScriptedSocket(stream, pieces, blocking=True)):
+        for kind, tag, number, body in Modules.stream.receive(ScriptedSocket(stream, pieces, blocking=True)):
             got.append((kind, tag, number, bytes(body)))
     except SystemExit:
         pass  # the stream ended in the middle of a large frame
@@ -277,15 +277,15 @@ def seeds() -> list[bytes]:
 def load(instrument: Any) -> None:
     with instrument:
         from billiard._wire import channel, frames
-        from billiard._worker import loop
-    Modules.frames, Modules.channel, Modules.loop = frames, channel, loop
+        from billiard._worker import stream
+    Modules.frames, Modules.channel, Modules.stream = frames, channel, stream
 
 
 def fuzz_here(words: list[str]) -> None:
     """In the fuzzer's process, which ends in here."""
     import atheris
 
-    load(atheris.instrument_imports(include=["billiard._wire.frames", "billiard._wire.channel", "billiard._worker.loop"]))
+    load(atheris.instrument_imports(include=["billiard._wire.frames", "billiard._wire.channel", "billiard._worker.stream"]))
     atheris.Setup([sys.argv[0], *words], one_input)
     atheris.Fuzz()
 

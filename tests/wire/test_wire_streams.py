@@ -23,8 +23,8 @@ PIECES = st.lists(st.integers(0, 255), max_size=15)
 @pytest.fixture(autouse=True)
 def real_sizes(monkeypatch):
     """The fuzzer changes them; afterwards they are what they were."""
-    channel, loop = fuzz.Modules.channel, fuzz.Modules.loop
-    for module, name in ((channel, "_BUFFER_SIZE"), (channel, "_TRUSTED_SIZE"), (channel, "IN_PIPE"), (loop, "_BUFFER_SIZE")):
+    channel, stream = fuzz.Modules.channel, fuzz.Modules.stream
+    for module, name in ((channel, "_BUFFER_SIZE"), (channel, "_TRUSTED_SIZE"), (channel, "IN_PIPE"), (stream, "_BUFFER_SIZE")):
         monkeypatch.setattr(module, name, getattr(module, name))
 
 

@@ -8,11 +8,9 @@ core preempts between every two of them.
 from __future__ import annotations
 
 import marshal
-import mmap
 import os
 import pickle
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,23 +18,20 @@ from multiprocessing import util
 from types import TracebackType
 
 from .._typing import Any, NoReturn
-from .._wire import errors, frames, malloc, pickling
+from .._wire import errors, frames, pickling
 from .._wire.exit_status import EX_FAILURE, EX_OK, EX_RECYCLE
 from .._wire.far_end import ATOMIC_BODY, FarEnd
-from .._wire.frames import HEADER, HEADER_SIZE, LARGE
+from .._wire.frames import HEADER, LARGE
 from .._wire.scoreboard import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Scoreboard
-from .._wire.spin import SpinWait
 from .._wire.unsendable import MaybeEncodingError, Shown
 from ..exceptions import PayloadError, SoftTimeLimitExceeded, TaskError
 from .memory import PeakGrowth
 from .settings import WorkerSettings
 from .signals import SoftLimit, Termination
+from .stream import Frame, receive
 
-_BUFFER_SIZE = 1 << 17
 _MAX_TAG = 0xFFFFFFFF
 _NOT_YET = 1 << 63  # a time that never comes
-
-_Frame = tuple[int, int, int, Any]
 
 
 class Loop:
@@ -66,7 +61,7 @@ class Loop:
         self._soft.install()
         self._write(frames.frame(frames.READY, 0, 0))
         try:
-            return self._serve(_receive(self._far_end.sock))
+            return self._serve(receive(self._far_end.sock))
         finally:
             # It leaves: raised from now on it would only keep exit hooks from running. A store, since in a call of ours the
             # signal could still strike.
@@ -87,7 +82,7 @@ class Loop:
         self.termination.uninstall()
         self._soft.uninstall()
 
-    def _serve(self, stream: Iterator[_Frame]) -> int:
+    def _serve(self, stream: Iterator[Frame]) -> int:
         # everything the loop touches per call is a local: this function is half of what a tiny task costs
         cells, soft, clock, loads = self._cells, self._soft, time.monotonic_ns, pickle.loads
         functions, honoured = self._functions, self._honoured
@@ -222,7 +217,7 @@ class Loop:
             stand_in = TaskError(type(exc).__name__, "(they could not be shown)", "(it could not be shown)\n")
             return errors.encode(stand_in, self._snapshot)
 
-    def _accept(self, kind: int, number: int, started_ns: int, stream: Iterator[_Frame]) -> bool:
+    def _accept(self, kind: int, number: int, started_ns: int, stream: Iterator[Frame]) -> bool:
         """Say that this call was taken; with SYNACK wait for the verdict. Whether to run it."""
         if kind & frames.SYNACK:
             self._cells[STARTED] = _NOT_YET  # the wait is not running time
@@ -319,77 +314,3 @@ def _unread(exc: BaseException, snapshot: pickling.MainSnapshot) -> BaseExceptio
     exc.with_traceback(_from_the_task_on(exc.__traceback__))
     error._sent_cause = errors.encode(exc, snapshot)  # by itself, so that a cause that does not pickle is not the error's end
     return error
-
-
-def _receive(sock: socket.socket) -> Iterator[_Frame]:
-    """The frames of a blocking stream. A body without LARGE may be a view that is valid until the next frame is taken."""
-    memory = mmap.mmap(-1, _BUFFER_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # costs only the pages that are used
-    view = memoryview(memory)
-    unpack, recv_into, spin = HEADER.unpack_from, sock.recv_into, SpinWait()
-    at = end = 0
-    while True:
-        if end - at >= HEADER_SIZE:
-            kind, tag, number, size = unpack(memory, at)
-            stop = at + HEADER_SIZE + size
-            if stop <= end:
-                body = view[at + HEADER_SIZE : stop]
-                if kind & LARGE:
-                    # its buffers become the task's arrays without a copy, and a task may keep them for ever
-                    body = memoryview(bytearray(body))
-                yield kind, tag, number, body
-                del body  # this frame must not pin the last large call while it waits
-                at = stop
-                continue
-            if HEADER_SIZE + size > _BUFFER_SIZE:
-                body = _receive_large(sock, size, view[at + HEADER_SIZE : end])
-                at = end = 0
-                yield kind, tag, number, body
-                del body  # as above
-                continue
-        if at == end:
-            at = end = 0
-        elif at:
-            memory[: end - at] = memory[at:end]
-            at, end = 0, end - at
-        got = _wait_for(recv_into, view[end:] if end else view, spin)
-        if not got:
-            return
-        end += got
-
-
-def _wait_for(recv_into: Callable[..., int], room: memoryview, spin: SpinWait) -> int:
-    """Receive some bytes into `room`, however long it takes."""
-    if seconds := spin.seconds():
-        until = 0.0
-        while True:
-            try:
-                got = recv_into(room, 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                now = time.monotonic()
-                if not until:
-                    until = now + seconds
-                elif now > until:
-                    break
-            else:
-                if until:
-                    spin.found()
-                return got
-        spin.in_vain()
-    began = time.monotonic()
-    got = recv_into(room)
-    spin.slept(time.monotonic() - began)
-    return got
-
-
-def _receive_large(sock: socket.socket, size: int, head: memoryview) -> memoryview:
-    memory = bytearray(size)
-    got = len(head)
-    memory[:got] = head
-    view = memoryview(memory)
-    while got < size:
-        count = sock.recv_into(view[got:])
-        if not count:
-            raise SystemExit(EX_OK)
-        got += count
-    malloc.keep_room_for(size)
-    return view
