@@ -45,7 +45,8 @@ from billiard.pool import Pool
 #: What runs under the lock, or tends it. Not what runs in the caller before the engine hears of a call, and after it is done.
 OURS = (
     "/billiard/_supervisor/", "/billiard/_core/", "/billiard/_wire/channel.py", "/billiard/_wire/scoreboard.py",
-    "/billiard/_api/results.py", "/billiard/_api/map_results.py", "/billiard/_api/imap.py", "/billiard/_api/pool.py",
+    "/billiard/_api/results.py", "/billiard/_api/map_results.py", "/billiard/_api/imap.py", "/billiard/_api/imap_input.py",
+    "/billiard/_api/pool.py",
 )  # fmt: skip
 RESOLVED_S = 4.0  # a call that is not told its end until then hangs
 HUNG_S = 15.0

@@ -1,8 +1,8 @@
 """Lazy maps: `imap` and `imap_unordered`.
 
-The input is advanced only in a thread that calls `next`, and only as far as a bounded number of items
-(inputs under way and results not fetched together) allows. So endless inputs are fine, a slow consumer slows the
-producer down, and an input that raises raises in the caller.
+The input is advanced in no thread of ours: `imap` takes the first chunks, `next` those that follow, `join` the rest; but for
+`join` only as far as a bounded number of items (inputs under way and results not fetched together) allows. So endless inputs
+are fine, a slow consumer slows the producer down, and an input that raises raises in the caller.
 
 A signal's handler may raise at the end of any call, when a function is entered and where a loop turns; there, too, another
 thread may come between. Nothing is lost: items of the input lie in an attribute until they are in a chunk, that until it is
@@ -19,20 +19,18 @@ exhausted, as nearly all are, has none left when it dies.
 from __future__ import annotations
 
 import functools
-import itertools
-import signal
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
 
 from .._core.worker_set import PoolState
 from .._supervisor.target import Waitable, moment_in, rest_until
 from .._typing import TYPE_CHECKING, Any, Final
-from .._wire import errors, frames, pickling
+from .._wire import frames, pickling
 from ..exceptions import TimeoutError
 from . import outcome
+from .imap_input import Input
 from .map_results import Chunk
 from .results import job_counter
 
@@ -47,82 +45,6 @@ AHEAD_MAX: Final = 512
 _ALL: Final = sys.maxsize  # chunks: what is left of the input, however much it is
 
 
-class Input:
-    """The items of an `imap`, as chunks. In one thread at a time; after an exception it goes on where it was.
-
-    Hence no generator, which an exception of a signal's handler would end, and the iteration with it.
-    """
-
-    def __init__(self, items: Iterator[Any], size: int, make: Callable[[Group, Any, int], Chunk]) -> None:
-        """`make(group, items, index of the first)` a chunk of up to `size` items."""
-        self._items = items
-        self._size = size
-        self._make = make
-        self._taken: Any = []  # items that are in no chunk that was dropped
-        self._chunk: Chunk | None = None  # the one that was made of them
-        self._ended = False
-        self.given = 0  # chunks that were dropped
-        self.error: Exception | None = None  # what the input raised, until it is told
-
-    def peek(self, group: Group) -> Chunk | None:
-        """The next chunk, the same one until it is dropped; None at the end of the input."""
-        if self._chunk is not None:
-            return self._chunk
-        taken, size = self._taken, self._size
-        if not taken or len(taken) < size:
-            self._take()
-            taken = self._taken
-            if not taken:
-                return None
-        first = self.given * size
-        try:
-            chunk = self._make(group, taken, first)
-        except Exception as exc:
-            # an item that cannot be pickled is a call that has failed: the iteration goes on behind it
-            chunk = _failed(group, pickling.confirm_error(exc, self._make, group, taken, first))
-        self._chunk = chunk
-        return chunk
-
-    def end(self, error: Exception) -> None:
-        """Take no more of it: `error` says why."""
-        self._ended, self.error, self._taken, self._chunk = True, error, [], None
-
-    def drop(self) -> None:
-        """The chunk has been submitted."""
-        self._chunk, self._taken, self.given = None, [], self.given + 1
-
-    def _take(self) -> None:
-        if self._ended:
-            return
-        one = self._size == 1
-        more = None if one else itertools.islice(self._items, self._size - len(self._taken))
-        try:
-            # No call, and no loop that turns: no handler runs but in the input's own code. So what is raised here was raised
-            # there, and the items that came before it are stored.
-            if one:
-                for item in self._items:
-                    self._taken = (item,)
-                    return
-            else:
-                self._taken += more
-        except Exception as exc:
-            self._ended, self.error = True, exc  # it is told after the results of what the input gave before
-            if _raised_by_a_handler(exc):
-                self._ended, self.error = False, None  # not the input's error, and meant for now
-                raise
-            self._taken = []  # as in multiprocessing: the error stands for the chunk in which it was raised
-        else:
-            self._ended = len(self._taken) < self._size
-
-
-def _failed(group: Group, error: Exception) -> Chunk:
-    chunk = Chunk(group, frames.CALL, 0, None, 0, 0)
-    tb = error.__traceback__
-    chunk.body, chunk.state = errors.parent_made(error, error.__cause__), outcome.FAILURE
-    error.__traceback__ = tb  # it leads to the method that would not pickle
-    return chunk
-
-
 def _no_end(error: BaseException) -> BaseException:
     """What `next` raises for a call's error: its StopIteration would be taken for the end, and what is behind it be lost."""
     if isinstance(error, StopIteration):
@@ -130,17 +52,6 @@ def _no_end(error: BaseException) -> BaseException:
         told.__cause__ = error
         return told
     return error
-
-
-def _raised_by_a_handler(exc: BaseException) -> bool:
-    """Whether a signal's handler did, which interrupted the input's own code."""
-    codes = {getattr(signal.getsignal(signum), "__code__", None) for signum in signal.valid_signals()}
-    tb = exc.__traceback__
-    while tb is not None:
-        if tb.tb_frame.f_code in codes:
-            return True
-        tb = tb.tb_next
-    return False
 
 
 class Group(Waitable):
@@ -358,7 +269,7 @@ class IMapIterator:
             self._enqueue(chunk)
             if chunk.kind & frames.LARGE:
                 self._pool._own(chunk)  # the input may fill the same array anew
-            items.drop()
+            items.advance()
 
     def _let_end(self) -> None:
         self._pool._untaken.discard(self)

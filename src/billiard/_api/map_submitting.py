@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from .._typing import Any
 from .._wire import frames, pickling
 from . import validate
-from .imap import IMapIterator, IMapUnorderedIterator, Input
+from .imap import IMapIterator, IMapUnorderedIterator
+from .imap_input import Input
 from .map_results import Chunk, MapResult
 from .packing import ITEM, UNPACKED, arguments_of, plainly
 from .results import callbacks_of
