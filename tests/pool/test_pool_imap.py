@@ -18,7 +18,7 @@ import pool_tasks as t
 import pytest
 
 from billiard import TimeoutError, WorkerLostError
-from billiard._api.imap import IMapIterator, let_end
+from billiard._api.imap import AHEAD_MAX, IMapIterator, let_end
 from billiard.exceptions import PayloadError, TaskError
 from pool_helpers import WITHIN_S, wait_until
 
@@ -467,12 +467,13 @@ def test_a_handler_that_fetches_while_next_waits(make_pool, on_alarm):
 def test_a_closed_pool_goes_on_reading(make_pool, how, threads):
     """`imap`, `close`, take the results as they are needed: the pool does not end between two looks at the input."""
     pool = make_pool(2, threads=threads)
-    results = getattr(pool, how)(t.square, range(1000))
+    count = 3 * AHEAD_MAX  # more than is taken at once for two workers, however quick the calls prove
+    results = getattr(pool, how)(t.square, range(count))
     pool.close()
     first = [next(results) for _ in range(5)]
     wait_until(lambda: pool._engine.turn() or not pool._engine.core.worker_set._in_flight())
     assert not pool._engine.core.worker_set.over
-    assert sorted([*first, *results]) == [i * i for i in range(1000)]
+    assert sorted([*first, *results]) == [i * i for i in range(count)]
     pool.join()
 
 
