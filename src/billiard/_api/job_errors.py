@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-
 from .._core.restarts import RestartIntensity
 from .._core.state import Cause, Fate
 from .._typing import Any
 from .._wire import errors
-from ..common import human_status
+from ..common import SIGMAP, human_status
 from ..einfo import ExceptionInfo
 from ..exceptions import RestartFreqExceeded, Terminated, TimeLimitExceeded, WorkerLostError
 
@@ -26,10 +24,7 @@ def signal_name(status: int | None) -> str | None:
     """The name of the signal behind a negative status."""
     if status is None or status >= 0:
         return None
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
+    return SIGMAP.get(-status, f"signal {-status}")
 
 
 def how_it_ended(status: int | None) -> str:
@@ -37,13 +32,18 @@ def how_it_ended(status: int | None) -> str:
     return "exit status unknown" if status is None else human_status(status)
 
 
-def error_info(fate: Fate, func: Any, job: int | None, item: int | None = None) -> ExceptionInfo:
+def error_info(fate: Fate, func: Any, job: int, item: int | None = None) -> ExceptionInfo:
     """The `ExceptionInfo` of a job that ended without a result of its own.
 
-    `func` and `job` None: it is about a pool that has given up, and so about no call. `item`: index in the whole input of the
-    item that was running, for a chunk of a map.
+    `item`: index in the whole input of the item that was running, for a chunk of a map.
     """
     return errors.parent_made(_error(fate, func, job, item))
+
+
+def pool_error(fate: Fate) -> Exception:
+    """The error of a pool that has given up: it is about no call."""
+    broken: Exception = errors.parent_made(_error(fate, None, None, None)).exception
+    return broken
 
 
 def _error(fate: Fate, func: Any, job: int | None, item: int | None) -> Exception:

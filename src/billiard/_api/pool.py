@@ -31,7 +31,7 @@ from .imap import let_end
 from .map_submitting import MapSubmitting
 from .notifying import Notifying, takes_pid_and_exitcode, weak_notify
 from .packing import Packer
-from .slots import Slots
+from .slots import Slots, resize
 from .worker_handle import WorkerHandle
 
 TERMINATE: Final = 2
@@ -206,8 +206,7 @@ class Pool(MapSubmitting, Notifying):
     def _refusal(self) -> Exception:
         worker_set = self._engine.core.worker_set
         if worker_set.pool_state is PoolState.BROKEN and worker_set.broken_by is not None:
-            broken: Exception = job_errors.error_info(worker_set.broken_by, None, None).exception
-            return broken
+            return job_errors.pool_error(worker_set.broken_by)
         return ValueError(f"Pool not running: it was {'closed' if worker_set.pool_state is PoolState.CLOSE else 'terminated'}")
 
     def close(self) -> None:
@@ -292,26 +291,11 @@ class Pool(MapSubmitting, Notifying):
             change = max(by, self._least - worker_set.size)
             worker_set.resize(change)
             if type(self._putlock) is Slots:
-                self._resize_slots(change)
+                resize(self._putlock, change)
             else:
-                self._engine.callback_runner.add(self._resize_slots, change)
+                self._engine.callback_runner.add(resize, self._putlock, change)
 
         self._engine.change(decide)
-
-    def _resize_slots(self, by: int) -> None:
-        """As many slots more, or less, as workers; of a semaphore that cannot be resized its owner knows why it has so many."""
-        slots: Any = self._putlock
-        if by >= 0:
-            for _ in range(by if hasattr(slots, "grow") else 0):
-                slots.grow()
-        elif hasattr(slots, "shrink"):
-            # billiard's waits until one is free, perhaps for what only this thread can bring about
-            waits = isinstance(slots, threading.Semaphore)
-            for _ in range(-by):
-                if waits:
-                    threading.Thread(target=slots.shrink, name="billiard-shrink", daemon=True).start()
-                else:
-                    slots.shrink()
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         """End the call that worker `pid` is on (its handle raises Terminated) with signal `sig` (default: SIGTERM).

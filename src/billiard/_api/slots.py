@@ -1,4 +1,4 @@
-"""What bounds the calls in flight (``putlocks``), where the user brought no semaphore.
+"""What bounds the calls in flight (``putlocks``): as many slots as workers, or the semaphore that the user brought.
 
 A slot is a token in a queue written in C. An exception of a signal handler can come before or after a token moves, not in
 between; in the midst of `threading.Semaphore` it leaves a lock taken, and nobody gets a slot any more.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 from collections import deque
+
+from .._typing import Any
 
 
 class Slots:
@@ -73,3 +76,18 @@ class Slot:
     def __del__(self) -> None:
         if hasattr(self, "_held"):  # else an exception came before
             self.release()
+
+
+def resize(slots: Any, by: int) -> None:
+    """As many slots more, or less, as workers; of a semaphore that cannot be resized its owner knows why it has so many."""
+    if by >= 0:
+        for _ in range(by if hasattr(slots, "grow") else 0):
+            slots.grow()
+    elif hasattr(slots, "shrink"):
+        # billiard's waits until one is free, perhaps for what only this thread can bring about
+        waits = isinstance(slots, threading.Semaphore)
+        for _ in range(-by):
+            if waits:
+                threading.Thread(target=slots.shrink, name="billiard-shrink", daemon=True).start()
+            else:
+                slots.shrink()

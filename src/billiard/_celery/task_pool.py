@@ -103,8 +103,7 @@ class CeleryPool(Pool):
         """No worker can be kept alive: end Celery's worker too, instead of failing every task there is."""
         broken_by = self._engine.core.worker_set.broken_by
         if broken_by is not None:
-            exception = job_errors.error_info(broken_by, None, None).exception
-            raise exception
+            raise job_errors.pool_error(broken_by)
 
     # -- tasks
 
