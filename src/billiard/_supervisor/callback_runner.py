@@ -55,10 +55,10 @@ class CallbackRunner:
         self.pending: deque[QueuedCallback] = deque()
 
     def add(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call it later: at `release`, or in `run_here`."""
+        """Call it later: after `hand_over`, or in `run_here`."""
         self.pending.append(_Call(function, args))
 
-    def release(self) -> None:
+    def hand_over(self) -> None:
         """Let the thread run what was added. One hand-over a turn, however many results it brought. Under the pool's lock."""
         if not self._threaded:
             return
@@ -120,7 +120,7 @@ class CallbackRunner:
         """Run what is left, then end the thread, waiting `patience_s` seconds for it (None: as long as it takes); from that
         thread itself, only say so."""
         if self.pending:
-            self.release()
+            self.hand_over()
         thread = self.thread
         if thread is not None:
             self._queue.put(None)

@@ -21,7 +21,7 @@ from .._typing import Any, Final
 from .target import Waitable
 from .turning import Turning
 
-_TURN_WAIT_S: Final = 1.0
+_TURN_WAIT_S: Final = 1.0  # for another thread's turn, when all is given up
 
 
 class _End(Waitable):

@@ -37,7 +37,7 @@ from .target import Target
 from .waiting import Waiting
 from .worker_link import WorkerLink
 
-OWN_WAIT_S: Final = 0.05
+OWN_WAIT_S: Final = 0.05  # for a thread that may be writing with buffers whose owner wants them back
 LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
 
 
@@ -51,7 +51,7 @@ class Engine(Ending):
     ) -> None:  # fmt: skip
         super().__init__(core, notify, threaded, name)
         self.waiting = Waiting(core, self.poll_set, self._lock)
-        self.awake = self.waiting.awake
+        self.notice_suspension = self.waiting.notice_suspension
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
         self._since_look = 0
         if threaded:
@@ -180,6 +180,7 @@ class Engine(Ending):
         self.kick()  # whoever was turned away meanwhile
 
     def _quick_turn(self) -> None:
+        """A turn, unless somebody is at one; whoever drives runs the callbacks."""
         held: list[bool] = []  # see billiard._supervisor
         if self.interrupted():
             return

@@ -117,7 +117,7 @@ class Turning:
             self.channels.forget_function(unneeded[0])
             unneeded.popleft()
         if self.callback_runner.pending:
-            self.callback_runner.release()
+            self.callback_runner.hand_over()
             if self.callback_runner.pending and self.threaded:
                 self.wake()  # its thread could not be made
         if core.worker_set.pool_state and self.end.state:

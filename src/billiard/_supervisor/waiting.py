@@ -136,10 +136,10 @@ class Waiting:
         cpu_s = time.process_time()
         events = self._poll_set.poll(timeout)
         if not events:
-            self.awake(now + timeout, cpu_s)
+            self.notice_suspension(now + timeout, cpu_s)
         return events
 
-    def awake(self, due: float, cpu_s: float) -> None:
+    def notice_suspension(self, due: float, cpu_s: float) -> None:
         """This thread was to wake at `due`. If it is late, this process has not computed (`cpu_s`: its processor time before),
         and no other thread of ours was awake, then the machine, or we and our workers, stood still: nobody could run."""
         now = time.monotonic()
