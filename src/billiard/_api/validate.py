@@ -130,12 +130,12 @@ def chunksize(value: Any) -> int:
     return integer("chunksize", value, 1)
 
 
-def arguments(index: int, item: Any) -> None:
-    """An item of a `starmap`, which is unpacked."""
+def arguments(at: int, item: Any) -> None:
+    """Item number `at` of a `starmap`, which is unpacked."""
     try:
         iter(item)
     except TypeError:
-        raise TypeError(f"item {index} of starmap's iterable is not a sequence of arguments: {item!r}") from None
+        raise TypeError(f"item {at} of starmap's iterable is not a sequence of arguments: {item!r}") from None
 
 
 def exception_classes(name: str, value: Any) -> tuple[type[BaseException], ...]:

@@ -53,7 +53,12 @@ class Cause(Enum):
 
 
 class Fate(NamedTuple):
-    """What became of a job that has no result. `status`: exit code, or -signum; `item`: index in a chunk of a map."""
+    """What became of a job that has no result.
+
+    `status`: the worker's exit code, or -signum. `run_s`: for how long it had been running. `item`: index in a chunk of a map.
+    `detail`: of UNSTARTABLE what the initializer raised (an error's body) or the OSError of the fork, if either is known; of
+    RESTARTS the `RestartIntensity` that was exceeded.
+    """
 
     cause: Cause
     worker: Worker | None = None
@@ -181,7 +186,7 @@ class Worker:
         self.phase = Phase.STARTING
         self.pid: int | None = None
         self.name = ""  # of its process; whoever starts that gives it, with a number among the workers of all pools
-        self.serial = 0
+        self.serial = 0  # that number, once it is drawn: the order to start it may be repeated
         self.status: int | None = None  # exit code or -signum, once known
         self.inflight: dict[int, Job] = {}
         self.next_number = 1

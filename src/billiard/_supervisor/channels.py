@@ -14,7 +14,7 @@ from .._core.core import Core
 from .._core.state import Cause, Phase, Worker
 from .._typing import Any, Final
 from .._wire import frames
-from .._wire.channel import FrameError
+from .._wire.frames import FrameError
 from . import log
 from .function_table import FunctionTable
 from .poll_set import IN, OUT, PollSet

@@ -14,6 +14,7 @@ from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._wire.scoreboard import Scoreboard
 
+# what became known; numbers that the template's own messages (SPAWN, REAP) do not have
 ALL_LOST: Final = 0  # the launcher itself died, and all its workers with it
 STARTED: Final = 3  # with the worker's ident and its pid
 EXITED: Final = 4  # ident, exit status or -signum; None: nobody knows

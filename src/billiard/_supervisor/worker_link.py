@@ -7,7 +7,8 @@ from collections.abc import Collection
 from .._core.state import Phase, Worker
 from .._typing import Any
 from .._wire import frames
-from .._wire.channel import FarEnd, open_channel
+from .._wire.channel import open_channel
+from .._wire.far_end import FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE
 from .._wire.scoreboard import Scoreboard
 from .function_table import FunctionTable
@@ -49,18 +50,18 @@ class WorkerLink:
             far_end.close()
             raise
         self.written = 1
-        self.known: set[int] = set()
+        self.known: set[int] = set()  # functions that it was sent
         self.control: tuple[bytes, ...] = ()  # frames to go before the next call
         self.retired = False  # RETIRE is written
-        self.registered = False
+        self.registered = False  # in the poll set
         self.watched = 0  # what its socket is polled for, besides what comes through the pipe
         self.exited = False
         self.exit_status: int | None = None
         self.reaped_elsewhere = False  # not by us: its pid may be a stranger's
         self.failure: bytes | None = None  # what the worker said of its initializer
-        self.kill_on_start = 0
-        self.pidfd = -1
-        self.ready_early = False
+        self.kill_on_start = 0  # the signal to send when its pid is known
+        self.pidfd = -1  # for those who ask for a sentinel
+        self.ready_early = False  # it said so before its pid was known
 
     def started(self) -> None:
         """The worker has its ends now; ours of them go, or its death would leave the channel open."""

@@ -385,6 +385,3 @@ class Channel:
 
     def __del__(self) -> None:
         close_all(self._fds)
-
-
-__all__ = ["Channel", "FarEnd", "Frame", "FrameError", "open_channel"]
