@@ -20,14 +20,14 @@ def name_of(func: Any) -> str:
     return f"{module}.{name}" if module else str(name)
 
 
-def signal_name(status: int | None) -> str | None:
+def _signal_name(status: int | None) -> str | None:
     """The name of the signal behind a negative status."""
     if status is None or status >= 0:
         return None
     return SIGMAP.get(-status, f"signal {-status}")
 
 
-def how_it_ended(status: int | None) -> str:
+def _how_it_ended(status: int | None) -> str:
     """An exit status in words."""
     return "exit status unknown" if status is None else human_status(status)
 
@@ -54,14 +54,14 @@ def _error(fate: Fate, func: Any, job: int | None, item: int | None) -> Exceptio
         "job": job,
         "pid": pid,
         "exitcode": fate.status,
-        "signal_name": signal_name(fate.status),
+        "signal_name": _signal_name(fate.status),
         "runtime_s": fate.run_s,
         "started": None if func is None else fate.started,
     }
     which = f"{function}, job {job}" + (f", item {item}" if item is not None else "") if function is not None else "the pool"
     worker = f"worker {pid}"
     after = f" after {fate.run_s:.3f}s" if fate.run_s is not None else ""
-    ended = how_it_ended(fate.status)
+    ended = _how_it_ended(fate.status)
     if fate.cause is Cause.TIME_LIMIT:
         over = TimeLimitExceeded(fate.limit_s, **details)  # its only argument is the limit, as billiard's
         over.add_note(f"{which}: over its time limit of {fate.limit_s}s in {worker}")
@@ -89,12 +89,10 @@ def _why(fate: Fate) -> str:
     if fate.detail is not None:
         return str(fate.detail)
     # which of the two it was nobody knows, and whether the pool has an initializer is not told here
-    return f"{how_it_ended(fate.status)} before it was ready, while it started or in its initializer"
+    return f"{_how_it_ended(fate.status)} before it was ready, while it started or in its initializer"
 
 
-def _too_many(restarts: Any) -> str:
+def _too_many(restarts: RestartIntensity) -> str:
     """The bound that was broken, by the names of the pool's arguments."""
-    if not isinstance(restarts, RestartIntensity):
-        return "too many workers died"
     bounds = f"max_restarts={restarts.max_restarts} within max_restart_freq={restarts.period_s:g} seconds"
     return f"more workers died than {bounds} allow"

@@ -140,7 +140,7 @@ class Preemption:
         job = worker.inflight.get(progress.current)
         if job is None or job.least_s == NEVER_S:
             # between two calls, or on one without limits: the earliest that anything can be over is a full limit away
-            self.reset_limit_timer(worker, now)
+            self._reset_limit_timer(worker, now)
             return
         run_s = self.run_time(progress, now)
         if job.hard_s is not None and run_s >= job.hard_s:
@@ -160,7 +160,7 @@ class Preemption:
         behind_s = min(other.least_s for other in worker.inflight.values())
         self._set_limit_timer(worker, min(rest_s, behind_s), now)
 
-    def reset_limit_timer(self, worker: Worker, now: float) -> None:
+    def _reset_limit_timer(self, worker: Worker, now: float) -> None:
         """Look at the limits of what `worker` holds when the least of them can be over at the earliest."""
         self._set_limit_timer(worker, min((job.least_s for job in worker.inflight.values()), default=NEVER_S), now)
 
@@ -246,7 +246,7 @@ class Preemption:
     def _withdraw_kill(self, worker: Worker, current: int, now: float) -> None:
         # it finished in time after all, and has been kept from starting another: nothing was harmed
         worker.kill_request = None
-        self.reset_limit_timer(worker, now)
+        self._reset_limit_timer(worker, now)
         job = worker.inflight.get(current)
         if job is not None and job.terminate_signal:
             # wanted while the other kill was under way

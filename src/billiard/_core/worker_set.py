@@ -164,7 +164,7 @@ class WorkerSet:
         worker.phase = Phase.GONE
         self.workers.pop(worker.ident, None)
         if self._failed_spawns >= FAILED_SPAWNS and not self._active():
-            self.break_down(Fate(Cause.UNSTARTABLE, detail=error))
+            self._break_down(Fate(Cause.UNSTARTABLE, detail=error))
         self.respawn_at = now + min(0.02 * 2 ** min(self._failed_spawns, 6), 1.0)
         return self.respawn_at
 
@@ -231,12 +231,12 @@ class WorkerSet:
             # killed from outside says little about whether a worker can start at all
             self._failed_starts += 0.2 if status in _KILLED_FROM_OUTSIDE else 1
             if self._failed_starts >= FAILED_STARTS + self.size:
-                self.break_down(Fate(Cause.UNSTARTABLE, worker, status, detail=failure))
+                self._break_down(Fate(Cause.UNSTARTABLE, worker, status, detail=failure))
                 return
         if self._restarts is None or on_purpose or not spends_restart(status):
             return
         if not (ordered and worker.kill_request is None) and self._restarts.exceeded(now):
-            self.break_down(Fate(Cause.RESTARTS, worker, status, detail=self._restarts))
+            self._break_down(Fate(Cause.RESTARTS, worker, status, detail=self._restarts))
 
     def _settle_calls(self, worker: Worker, status: int | None, now: float) -> None:
         progress = worker.scoreboard.read() if worker.scoreboard is not None and worker.inflight else None
@@ -278,7 +278,7 @@ class WorkerSet:
 
     # -- the pool's end
 
-    def break_down(self, fate: Fate) -> None:
+    def _break_down(self, fate: Fate) -> None:
         """No worker can be kept alive: fail every job, those to come too, instead of hanging."""
         if self.pool_state in (PoolState.RUN, PoolState.CLOSE):
             self.broken_by, self.pool_state, self.dirty = fate, PoolState.BROKEN, True
