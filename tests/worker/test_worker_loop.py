@@ -509,7 +509,7 @@ def test_a_sigterm_where_python_drops_it_is_raised_again(start, tmp_path, told, 
 
 
 class Delayed:
-    """A place that is not taken before the limit is on the board."""
+    """A place that is not taken before the limit is on the scoreboard."""
 
     def __init__(self, place, begun, aimed):
         self.place, self.begun, self.aimed = place, begun, aimed
