@@ -11,7 +11,7 @@ import time
 
 from .._core import outbox, preemption
 from .._core.core import Core
-from .._core.state import Cause, Phase, Worker
+from .._core.state import Cause, Job, Phase, Worker
 from .._typing import Any, Final
 from .._wire import frames
 from .._wire.frames import FrameError
@@ -160,6 +160,13 @@ class Channels:
         if wanted & IN:
             self._poll_set.unwatch(channel.fd)
         link.watched = wanted
+
+    def answer(self, job: Job, run: bool) -> None:
+        """Tell the worker that asks whether to begin `job`, if it still has it."""
+        worker = job.holder
+        if worker is not None and worker.link is not None and job.number in worker.inflight:
+            worker.link.control += (frames.frame(frames.VERDICT, int(run), job.number),)
+            self._core.dispatch.unwritten[worker] = None
 
     def unwatch_channel(self, link: WorkerLink) -> None:
         """Poll its descriptors no more; before they are closed."""

@@ -15,8 +15,6 @@ all of it ends in `ending`, which extends that and is extended here.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import threading
 import time
@@ -26,7 +24,6 @@ from .._core.core import Core
 from .._core.state import NEVER_S, Job, Worker
 from .._core.worker_set import PoolState
 from .._typing import Any, Final
-from .._wire import frames
 from . import log
 from .driver import Driver
 from .ending import Ending
@@ -35,7 +32,6 @@ from .launching import Launcher
 from .poll_set import PollSet
 from .target import Target
 from .waiting import Waiting
-from .worker_link import WorkerLink
 
 OWN_WAIT_S: Final = 0.05  # for a thread that may be writing with buffers whose owner wants them back
 LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
@@ -266,11 +262,7 @@ class Engine(Ending):
         system has no such descriptors."""
         try:
             with self._lock:  # two threads would open two of them, and a reaping beside us leave ours open
-                link: WorkerLink | None = worker.link
-                if link is not None and link.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
-                    with contextlib.suppress(ProcessLookupError):
-                        link.pidfd = os.pidfd_open(worker.pid)
-                return link.pidfd if link is not None else -1
+                return self.processes.sentinel_of(worker)
         finally:
             self._look_again()
 
@@ -318,17 +310,7 @@ class Engine(Ending):
 
     def answer(self, job: Job, run: bool) -> None:
         """Tell the worker that asks whether to begin `job` (``synack``)."""
-        worker = job.holder
-        if worker is None or worker.link is None or job.number not in worker.inflight:
-            return
-        link: WorkerLink = worker.link
-        verdict = frames.frame(frames.VERDICT, int(run), job.number)
-
-        def decide() -> None:
-            link.control += (verdict,)
-            self.core.dispatch.unwritten[worker] = None
-
-        self.change(decide)
+        self.change(lambda: self.channels.answer(job, run))
 
     def change(self, decide: Callable[[], None]) -> None:
         """Run `decide` (a change to the core) under the lock, and carry out what follows from it. From a signal handler that

@@ -6,6 +6,7 @@ worker sent is read, then what it still held is judged, then its pid is given fr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -59,6 +60,16 @@ class Processes:
             # only SIGKILL goes to the task's own children too: a catchable signal is a message for the task
             send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
         self.launcher.hear_of_end()
+
+    def sentinel_of(self, worker: Worker) -> int:
+        """See `Engine.sentinel_of`. Opened when it is first asked for, and closed when the worker is reaped."""
+        link: WorkerLink | None = worker.link
+        if link is None:
+            return -1
+        if link.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
+            with contextlib.suppress(ProcessLookupError):
+                link.pidfd = os.pidfd_open(worker.pid)
+        return link.pidfd
 
     def _spawn(self, worker: Worker, now: float) -> None:
         if worker.phase is not Phase.STARTING and worker.link is None:
