@@ -54,35 +54,7 @@ class ContextLauncher:
     def start(self, worker: Worker, far_end: FarEnd, scoreboard: Scoreboard) -> None:
         process = self._processes.get(worker.ident)
         if process is None:
-            if worker.ident in self._begun:
-                # whether there is a process that serves this channel, nobody knows: another one needs another channel
-                raise OSError(errno.EAGAIN, "starting a process was cut short")
-            worker.name = f"{self._name_prefix}-{self._serial()}"
-            # not multiprocessing's own sentinel of the parent: every child that the parent forks would hold that open
-            lifeline = self._lifelines.setdefault(worker.ident, [])
-            lifeline.extend(itertools.chain.from_iterable(map(reversed, itertools.starmap(os.pipe, [()]))))
-            fds = map(FdArgument, (far_end.fds[-1], scoreboard.fd, lifeline[-1]))
-            process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
-                target=serve_with_fds,
-                args=(far_end.sock, *fds, InMemory(self._settings), self._importable),
-                name=worker.name,
-                daemon=True,
-            )
-            process.index = worker.index
-            self._begun.add(worker.ident)
-            try:
-                process.start()
-            except OSError:
-                self._cut_lifeline(worker.ident)
-                self._begun.discard(worker.ident)
-                raise
-            except (AttributeError, TypeError, pickle.PicklingError) as exc:
-                raise TypeError(
-                    f"initializer, initargs and on_process_exit must be picklable with start method {self._method!r}: {exc}"
-                ) from exc
-            self._processes[worker.ident] = process
-            close_last(lifeline)
-            self._begun.discard(worker.ident)
+            process = self._start_process(worker, far_end, scoreboard)
         if worker.ident not in self._fds.values():
             self._fds[_pidfd(process)] = worker.ident
         for fd, ident in list(self._fds.items()):
@@ -91,6 +63,39 @@ class ContextLauncher:
         started = (STARTED, worker.ident, process.pid)
         if started not in self._early:
             self._early.append(started)
+
+    def _start_process(self, worker: Worker, far_end: FarEnd, scoreboard: Scoreboard) -> Any:
+        """A new process for `worker`, once: cut short before it is known here, a second one is refused."""
+        if worker.ident in self._begun:
+            # whether there is a process that serves this channel, nobody knows: another one needs another channel
+            raise OSError(errno.EAGAIN, "starting a process was cut short")
+        worker.name = f"{self._name_prefix}-{self._serial()}"
+        # not multiprocessing's own sentinel of the parent: every child that the parent forks would hold that open
+        lifeline = self._lifelines.setdefault(worker.ident, [])
+        lifeline.extend(itertools.chain.from_iterable(map(reversed, itertools.starmap(os.pipe, [()]))))
+        fds = map(FdArgument, (far_end.fds[-1], scoreboard.fd, lifeline[-1]))
+        process = self._context.Process(  # type: ignore[attr-defined]  # contexts differ in this one attribute
+            target=serve_with_fds,
+            args=(far_end.sock, *fds, InMemory(self._settings), self._importable),
+            name=worker.name,
+            daemon=True,
+        )
+        process.index = worker.index
+        self._begun.add(worker.ident)
+        try:
+            process.start()
+        except OSError:
+            self._cut_lifeline(worker.ident)
+            self._begun.discard(worker.ident)
+            raise
+        except (AttributeError, TypeError, pickle.PicklingError) as exc:
+            raise TypeError(
+                f"initializer, initargs and on_process_exit must be picklable with start method {self._method!r}: {exc}"
+            ) from exc
+        self._processes[worker.ident] = process
+        close_last(lifeline)
+        self._begun.discard(worker.ident)
+        return process
 
     def events(self, fd: int) -> list[Event]:
         return [*self._early, *self._exits(fd)]
