@@ -34,9 +34,9 @@ _HOMES = {
     "._api.validate": "NotWholeError",
     "._celery.wire": "ACK DEATH NACK READY TASK",
     "._celery.worker": (
-        "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT MAXMEM_USED_FMT "
-        "SIG_SOFT_TIMEOUT Worker soft_timeout_sighandler"
+        "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT MAXMEM_USED_FMT Worker"
     ),
+    "._celery.worker_signals": "SIG_SOFT_TIMEOUT soft_timeout_sighandler",
     ".common": "human_status pickle_loads reset_signals restart_state",
     ".einfo": "ExceptionInfo RemoteTraceback",
     ".exceptions": (

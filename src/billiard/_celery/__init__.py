@@ -10,6 +10,7 @@ as its base instead. The layer keeps a frozen contract, so it may look old; it m
     submitting.py  what it takes on: calls, maps                    signal_retry.py signals that strike in a __del__
     results.py   what callers hold                                  gc_freeze.py what the garbage collector passes over
     seams.py     names that others replace while it runs            log.py       its log, which is never silent
+    worker_signals.py  the child's signals
 
 Beside the legacy pool, and staying when it goes: ``task_pool*.py``, the engine as `billiard.celery:TaskPool` needs it.
 

@@ -20,7 +20,7 @@ from .._wire.exit_status import spends_restart
 from ..exceptions import TimeLimitExceeded
 from . import log, seams
 from .wire import ACK, DEATH, READY, Unreadable, failure
-from .worker import SIG_SOFT_TIMEOUT
+from .worker_signals import SIG_SOFT_TIMEOUT
 
 RUN = 0
 CLOSE = 1

@@ -1,6 +1,6 @@
-"""The child's side of a legacy pool: receive, run, reply, and leave with the right status.
+"""The child's side of a legacy pool: receive, run, reply, and leave with the right status (its signals: `worker_signals`).
 
-May: read and write its own pipes, handle signals, leave the process. May not: touch the pool, or a sibling's pipes.
+May: read and write its own pipes, leave the process, by a signal if need be. May not: touch the pool, or a sibling's pipes.
 
     after_fork -> on_loop_start -> [ receive -> ACK -> run -> READY ]* -> wait until counted -> DEATH -> gone
 
@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from types import FrameType
 
 from .. import common
 from .._typing import Any
@@ -27,10 +26,8 @@ from .._worker.memory import peak_kb
 from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded
 from . import log
-from .signal_retry import SignalRetry
 from .wire import ACK, DEATH, NACK, READY, MaybeEncodingError, OffsetSender, Sealed, failure, is_plain, salvage_head
-
-SIG_SOFT_TIMEOUT = signal.SIGUSR1
+from .worker_signals import WorkerSignals
 
 MAXMEM_USED_FMT = "child process exiting after exceeding memory limit ({0}KiB / {1}KiB)"
 
@@ -38,36 +35,15 @@ MAXMEM_USED_FMT = "child process exiting after exceeding memory limit ({0}KiB / 
 GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 300
 GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL = 0.1
 
-
-def soft_timeout_sighandler(signum: int, frame: FrameType | None) -> None:
-    """Raise the soft time limit where the process stands. A worker's own handler first asks whether a task runs."""
-    raise SoftTimeLimitExceeded()
-
-
 #: What a pipe takes in one piece, less the length in front. A larger result can be seen by the parent in parts.
 ATOMIC_BYTES = select.PIPE_BUF - 16
 
 
-class Worker:
+class Worker(WorkerSignals):
     """What a worker process runs. Picklable while it is on its way to a spawned process."""
 
-    #: The job inside its task body now, as `soft_target` counts (job + 1); None outside. The soft limit's signal may
-    #: only raise where it is set: raised anywhere else it would cost the worker, or tear a message in half.
-    _running: int | None = None
-    #: The same between acceptance and task body; a signal that comes in between is kept in `_struck` for the body.
-    _coming: int | None = None
-    _struck = False
-    #: The job that the soft limit has interrupted.
-    _interrupted: int | None = None
     #: How many results the parent must have taken in before this worker may leave (see `_ensure_messages_consumed`).
     _large_results = 0
-
-    #: From `after_fork` on.
-    _signal_retry: SignalRetry | None = None
-    _left = False
-
-    #: A number shared with the parent (see `_on_soft_signal`), set by the pool before the process starts.
-    soft_target: Any = None
 
     #: True while a large result is being sent. A worker told to go in the middle of it may send nothing more: the parent
     #: would take that for the rest of the result.
@@ -182,12 +158,7 @@ class Worker:
                 end.close()
         if self.initializer is not None:
             self.initializer(*self.initargs)
-        # After the initializer, because Celery's resets these very signals.
-        common.reset_signals(full=self.sigprotection)
-        self._signal_retry = SignalRetry(self._signal_for)
-        common.maybe_setsignal(SIG_SOFT_TIMEOUT, self._on_soft_signal)
-        common.maybe_setsignal(signal.SIGINT, signal.SIG_IGN)
-        self._signal_retry.install()
+        self._install_signals(full=self.sigprotection)  # after the initializer, because Celery's resets these very signals
 
     def on_loop_start(self, pid: int) -> None:
         """For subclasses: the worker is ready for its first job."""
@@ -270,50 +241,6 @@ class Worker:
             leave = exc if isinstance(exc, (SystemExit, KeyboardInterrupt)) else None
             return False, ExceptionInfo(), leave
         return True, value, None
-
-    def _on_soft_signal(self, signum: int, frame: FrameType | None) -> None:
-        """Raise in the task that is meant, and nowhere else.
-
-        `soft_target` names the job that the parent means (job + 1), 0 when somebody else sent the signal, who can only
-        mean the task that runs. A signal that comes after its task has ended is spent for nothing, as it should be.
-        """
-        again = self._signal_retry
-        if again is not None and again.too_early(signum, frame):
-            return
-        target = 0
-        if self.soft_target is not None:
-            target, self.soft_target.value = self.soft_target.value, 0
-        if target == 0 and again is not None and again.is_sending():
-            return
-        if self._running is not None and target in (0, self._running):
-            # Once per task, also when the exception meets a second signal on its way out.
-            self._interrupted, self._running = self._running, None
-            raise SoftTimeLimitExceeded()
-        if self._coming is not None and target in (0, self._coming):
-            self._struck = True
-
-    def _signal_for(self, exc: BaseException | None) -> int | None:
-        """The signal by which `exc`, dropped inside a ``__del__``, comes again; None: it was not raised by one of ours."""
-        if isinstance(exc, SystemExit) and common.terminate_handler_fired():
-            status = exc.code
-            # The handler that raised it has given way to the default, and would not do so a second time.
-            common.maybe_setsignal(common.TERM_SIGNAL, lambda signum, frame: self._leave_again(status, signum, frame))
-            return int(common.TERM_SIGNAL)
-        if isinstance(exc, SoftTimeLimitExceeded) and self.soft_target is not None and self._interrupted is not None:
-            self._running = self.soft_target.value = self._interrupted
-            return SIG_SOFT_TIMEOUT
-        return None
-
-    def _leave_again(self, status: Any, signum: int, frame: FrameType | None) -> None:
-        again = self._signal_retry
-        if again is not None and again.too_early(signum, frame):
-            return
-        if not self._left:
-            self._left = True
-            raise SystemExit(status)
-        if again is None or not again.is_sending():  # somebody insists
-            common.maybe_setsignal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
 
     def _reply(self, job: int, i: int | None, ok: bool, value: Any) -> bool:
         """Send a result. True if it is so large that the parent may read it in several goes."""

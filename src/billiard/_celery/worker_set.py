@@ -29,7 +29,8 @@ from ..exceptions import RestartFreqExceeded
 from . import gc_freeze, log, seams
 from .handlers import RUN
 from .reaping import Reaping
-from .worker import SIG_SOFT_TIMEOUT, Worker
+from .worker import Worker
+from .worker_signals import SIG_SOFT_TIMEOUT
 
 
 class WorkerSet(Reaping):
