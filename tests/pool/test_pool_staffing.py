@@ -307,12 +307,13 @@ def test_terminate_a_call_that_ignores_it(make_pool, tmp_path):
         result.get(10)
 
 
-def test_terminate_a_map(make_pool):
+@pytest.mark.parametrize("signum", [(), (signal.SIGKILL,)])
+def test_terminate_a_map(make_pool, signum):
     pool = make_pool(2)
     result = pool.map_async(t.nap, [30] * 6, 1)
     other = pool.apply_async(t.add, (1, 2))
     wait_until(lambda: len(result.worker_pids()) == 2)
-    result.terminate(signal.SIGKILL)
+    result.terminate(*signum)
     with pytest.raises(Terminated):
         result.get(10)
     assert other.get(10) == 3

@@ -170,8 +170,8 @@ class MapResult(ResultHandle):
         self._chunks = []
         return self.state == outcome.VALUE
 
-    def terminate(self, signum: int) -> None:
-        """End all calls of this map that have not ended, and no others."""
+    def terminate(self, signum: int = signal.SIGTERM) -> None:
+        """End all calls of this map that have not ended, and no others; with `signum` as `ApplyResult.terminate` has it."""
         for chunk in list(self._chunks):
             self._pool._engine.terminate_job(chunk, signum)
 
