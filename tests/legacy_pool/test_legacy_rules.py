@@ -456,8 +456,9 @@ class TestResultHandler:
         assert [call.args[3] for call in handler.on_job_ready.call_args_list] == [30, None]
         assert handler.on_ready_counters[7].value == 2
 
-    def test_unknown_messages_are_nothing(self, handler):
+    def test_a_message_of_an_unknown_kind_is_ignored(self, handler):
         handler.on_state_change((77, ()))
+        assert not handler.on_job_ready.called
 
 
 class TestTimeoutHandler:

@@ -38,8 +38,11 @@ LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what 
 
 
 class Engine(Ending):
-    """Runs jobs on worker processes. `notify(kind, subject, value)` is called, under the lock, for what the core
-    has to tell; whatever user code that leads to belongs on `callback_runner`."""
+    """Runs jobs on worker processes.
+
+    `notify(kind, subject, value)` is called, under the lock, for each of the core's notifications; user code that this leads to
+    belongs on `callback_runner`. `threaded`: have a supervisor thread, and one for callbacks. `name`: of these threads.
+    """
 
     def __init__(
         self, core: Core, make_launcher: Callable[[PollSet], Launcher], notify: Callable[[str, Any, Any], None], threaded: bool,
