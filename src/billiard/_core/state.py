@@ -89,6 +89,8 @@ class Job:
     terminate_signal: int = 0  # the user wants it ended
     may_follow: bool = True  # it may wait behind a brief call, though another worker has nothing to do
 
+    # These two have private names, since users hold jobs: ApplyResult is one.
+
     def _running(self) -> bool:
         """Whether a worker has begun it, and no end of it is known."""
         worker = self.holder

@@ -21,7 +21,7 @@ from .poll_set import IN, OUT, PollSet
 from .worker_link import WorkerLink
 
 LOST_CHANNEL_S: Final = 1.0  # a worker that closed its channel and lives has this long to end by itself
-_DRAIN_MAX: Final = 10_000
+_DRAIN_MAX: Final = 10_000  # reads at a time: a worker that writes faster than we read must not keep the turn for ever
 _UNSURE: Final = -1  # what a socket is polled for, while that is being changed
 
 
