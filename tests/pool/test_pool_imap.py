@@ -18,7 +18,7 @@ import pool_tasks as t
 import pytest
 
 from billiard import TimeoutError, WorkerLostError
-from billiard._api.imap import AHEAD_MAX, IMapIterator, let_end
+from billiard._api.imap import AHEAD_MAX, ForgettingGroup, IMapIterator, let_end
 from billiard.exceptions import PayloadError, TaskError
 from pool_helpers import WITHIN_S, wait_until
 
@@ -553,6 +553,11 @@ def test_who_lets_go_ends_the_reading(make_pool, how):
     finally:
         gc.enable()
     pool.join()
+
+
+def test_one_that_a_handler_kept_from_being_made_dies_in_silence():
+    """It raised as the constructor was entered; what a finalizer raises is an error here, and noise on stderr elsewhere."""
+    ForgettingGroup.__new__(ForgettingGroup)
 
 
 @BOTH

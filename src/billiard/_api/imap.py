@@ -83,7 +83,8 @@ class ForgettingGroup(Group):
 
     def __del__(self) -> None:
         # every chunk under way holds us: there is none
-        self._pool._packer.forget(self._function_id)
+        if hasattr(self, "_pool"):  # else an exception came before
+            self._pool._packer.forget(self._function_id)
 
 
 def let_end(engine: Engine, lazy_maps: dict[int, weakref.ref[IMapIterator]], job: int, _: object = None) -> None:
