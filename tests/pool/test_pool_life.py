@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pool_tasks as t
 import pytest
 
 import billiard
+from billiard._supervisor.poll_set import IN, PollSet
 from billiard.pool import Pool
 from pool_helpers import is_running, wait_until
 
@@ -352,6 +354,37 @@ def test_a_child_forked_by_others_disturbs_nothing(pool):
             os._exit(0)
     os.waitpid(child, 0)
     assert pool.apply(t.add, (1, 2)) == 3
+
+
+def test_a_forked_child_closes_what_a_thread_of_its_parent_sleeps_on(pool):
+    assert pool.apply(t.add, (1, 2)) == 3
+    wake_fd = pool._engine.poll_set.wake_fd
+    wait_until(lambda: pool._engine.waiting.sleepers, what="the supervisor's sleep")
+    child = os.fork()
+    if child == 0:
+        try:
+            os.fstat(wake_fd)
+        except OSError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0) == (child, 0)
+
+
+def test_closing_a_poll_set_wakes_whoever_sleeps_on_it():
+    """A caller in `join` slept for ever, since the supervisor, which had seen the end first, closed what was to wake it."""
+    poll_set = PollSet()
+    wake_fd, woken = poll_set.wake_fd, []
+    sleeper = threading.Thread(target=lambda: woken.append(poll_set.poll(-1.0)), daemon=True)
+    sleeper.start()
+    stat = Path(f"/proc/self/task/{sleeper.native_id}/stat")
+    in_poll = lambda: sys._current_frames()[sleeper.ident].f_code is PollSet.poll.__code__  # noqa: E731
+    wait_until(lambda: in_poll() and stat.read_text().rpartition(")")[2].split()[0] == "S", what="its sleep")
+    poll_set.close()
+    sleeper.join(10)
+    assert not sleeper.is_alive()
+    assert woken == [[(wake_fd, IN)]]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(wake_fd)
 
 
 def test_eight_threads_at_once(make_pool):

@@ -182,4 +182,4 @@ class Ending:
         launcher = getattr(self.processes, "launcher", None)
         if launcher is not None:
             launcher.close_in_forked_child()
-        self.poll_set.close()
+        self.poll_set.close_in_forked_child()
