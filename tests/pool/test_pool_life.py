@@ -387,6 +387,69 @@ def test_closing_a_poll_set_wakes_whoever_sleeps_on_it():
         os.fstat(wake_fd)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_call_that_comes_as_the_pool_ends_has_an_end_too(begun, monkeypatch):
+    """Its worker, started when everybody had seen the end, was given up with the call in flight: `get` waited for ever."""
+    pool, handles = Pool(2), []
+    engine, may_submit, pickling = pool._engine, threading.Event(), threading.Event()
+
+    class Slow:
+        def __reduce__(self):
+            pickling.set()
+            may_submit.wait(20)
+            return float, (60,)
+
+    def in_flight():
+        workers = list(engine.core.worker_set.workers.values())
+        return any(worker.current_job is not None if begun else worker.inflight for worker in workers)
+
+    stop, came = engine.driver.stop, threading.Event()
+
+    def stop_late(wake):
+        may_submit.set()
+        wait_until(lambda: came.is_set() or in_flight())
+        came.set()
+        stop(wake)
+
+    assert pool.apply(t.add, (1, 2)) == 3
+    submitter = threading.Thread(target=lambda: handles.append(pool.apply_async(t.nap, (Slow(),))))
+    submitter.start()
+    assert pickling.wait(20)
+    monkeypatch.setattr(engine.driver, "stop", stop_late)
+    pool.close()
+    pool.join()
+    submitter.join(20)
+    (handle,) = handles
+    wait_until(handle.ready)
+    with pytest.raises(billiard.WorkerLostError, match="the pool was terminated"):
+        handle.get(0)
+    pool.join()  # once more: there is nothing to wait for
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_at_exit_nobody_waits_for_a_pool_that_has_ended(script, threads):
+    """What was registered before the pool's own end runs after it. Without threads it turned for ever."""
+    code, out = run(script, f"""
+        import atexit, time
+
+        def at_exit():
+            try:
+                result.get()
+            except billiard.WorkerLostError as exc:
+                print(str(exc).rpartition(": ")[2].partition(" after")[0])
+            pool.close()
+            pool.join()
+            print("joined")
+
+        atexit.register(at_exit)
+        import billiard
+        if __name__ == "__main__":
+            pool = billiard.Pool(2, threads={threads})
+            result = pool.apply_async(time.sleep, (60,))
+        """)  # fmt: skip
+    assert (code, out) == (0, "the pool was terminated\njoined\n")
+
+
 def test_eight_threads_at_once(make_pool):
     import threading
 

@@ -31,17 +31,16 @@ _TURN_WAIT_S: Final = 1.0
 
 class _End(Waitable):
     """The end of an engine, as something to wait for: no worker is left, and nobody is to be told of anything (an exception
-    may have come between a worker's end and the telling)."""
+    may have come between a worker's end and the telling). Or everything was given up, and nothing is to come."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
 
     @property
     def state(self) -> int:  # type: ignore[override]  # read only
-        core = self._core
-        return int(
-            core.worker_set.over and not (core.dispatch.backlog or core.dispatch.settled or core.preemption.notifications)
-        )
+        core = self._ending.core
+        undone = core.dispatch.backlog or core.dispatch.settled or core.preemption.notifications
+        return int(self._ending.closed or (core.worker_set.over and not undone))
 
 
 class Ending:
@@ -49,13 +48,14 @@ class Ending:
 
     driver: Driver
     callback_runner: CallbackRunner
+    _notify: Callable[[str, Any, Any], None]
 
     def __init__(self, core: Core) -> None:
         self.core = core
         self.poll_set = PollSet()
         self.channels = Channels(core, self.poll_set)
         self.processes = Processes(core, self.poll_set, self.channels)
-        self.end = _End(core)
+        self.end = _End(self)
         self.closed = False
         self.terminate_wanted = False
         self._pid = os.getpid()
@@ -98,6 +98,16 @@ class Ending:
         self._all_killed = True  # not before: cut short, it would never be repeated, and the pool never end
         self._carry_out_kills()
 
+    def _give_up_workers(self) -> None:
+        """Nobody will hear of the workers that are left, so they and what they hold end here: one that was made for a call
+        which came when the end had been seen, or all of a pool that ends with its program. Repeatable."""
+        now = time.monotonic()
+        self.core.worker_set.terminate()
+        self._kill_all(signal.SIGKILL, Cause.POOL_TERMINATED, now)
+        for worker in list(self.core.worker_set.workers.values()):
+            self.processes.give_up(worker, now)
+        self.core.worker_set.terminate()  # once more, for what they had not begun
+
     def _carry_out_kills(self) -> None:
         orders = self.core.preemption.orders
         while orders:
@@ -112,6 +122,8 @@ class Ending:
         self.driver.stop(self.wake)
         with self._lock:
             if not self.closed:
+                if self.core.worker_set.workers:
+                    self._give_up_workers()
                 self.processes.launcher.close()
                 self.processes.reap_orphans()
                 self.closed = True
@@ -125,8 +137,15 @@ class Ending:
             return
         with self._lock:
             self.core.worker_set.fail_backlog(Fate(Cause.POOL_TERMINATED))
+            self._tell()
             self._notify_settled()
         self.callback_runner.stop(patience_s)
+
+    def _tell(self) -> None:
+        notifications = self.core.preemption.notifications
+        while notifications:
+            self._notify(*notifications[0])
+            notifications.popleft()
 
     def _notify_settled(self) -> None:
         settled = self.core.dispatch.settled
@@ -158,12 +177,8 @@ class Ending:
             if held[0]:
                 self.driver.stop_later()
                 self.driver.wake_supervisor()
-                self.wake()  # it may sleep on the poll set, whose closing would not wake it
                 self.closed = True
-                for worker in list(self.core.worker_set.workers.values()):
-                    if worker.link is not None:
-                        self.processes.kill(worker, signal.SIGKILL)
-                        worker.link.close()
+                self._give_up_workers()
                 self.processes.launcher.close()
                 self.poll_set.close()
         finally:

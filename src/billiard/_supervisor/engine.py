@@ -308,7 +308,6 @@ class Engine(Ending):
         core = self.core
         core.decide(now)
         worker_orders, kill_orders = core.worker_set.orders, core.preemption.orders
-        notifications = core.preemption.notifications
         while worker_orders or kill_orders:
             # the kills first: a template that forks the replacement hears of the death only when it has
             orders = kill_orders or worker_orders
@@ -318,9 +317,7 @@ class Engine(Ending):
             self.channels.write_all()
         if core.worker_set.pool_state is PoolState.BROKEN:
             self._end_broken(now)
-        while notifications:
-            self._notify(*notifications[0])
-            notifications.popleft()
+        self._tell()
         self._notify_settled()
         unneeded = self.channels.functions.unneeded
         while unneeded:
