@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pool_tasks as t
 import pytest
@@ -448,6 +449,30 @@ def test_at_exit_nobody_waits_for_a_pool_that_has_ended(script, threads):
             result = pool.apply_async(time.sleep, (60,))
         """)  # fmt: skip
     assert (code, out) == (0, "the pool was terminated\njoined\n")
+
+
+def test_callbacks_are_handed_over_by_one_thread_at_a_time(make_pool):
+    """Two that see the end at once handed the same ones over, and one of them then struck off what it had not."""
+    pool, told, others = make_pool(1), [], []
+    pool.close()
+    pool.join()
+    engine = pool._engine
+    put = engine.callback_runner._queue.put
+
+    def put_while_another_comes(batch):
+        if not others:
+            others.append(threading.Thread(target=engine._settle_late))
+            others[0].start()
+            others[0].join(0.2)  # it has to wait for us
+        put(batch)
+
+    engine.callback_runner._queue = SimpleNamespace(
+        put=put_while_another_comes, get=engine.callback_runner._queue.get, empty=engine.callback_runner._queue.empty
+    )
+    engine.callback_runner.add(told.append, 1)
+    engine._settle_late()
+    others[0].join(20)
+    assert told == [1]
 
 
 def test_eight_threads_at_once(make_pool):

@@ -139,6 +139,8 @@ class Ending:
             self.core.worker_set.fail_backlog(Fate(Cause.POOL_TERMINATED))
             self._tell()
             self._notify_settled()
+            if self.callback_runner.pending:
+                self.callback_runner.release()
         self.callback_runner.stop(patience_s)
 
     def _tell(self) -> None:
