@@ -17,6 +17,7 @@ import pool_tasks as t
 import pytest
 
 import billiard
+from billiard._api.map_results import MapResult
 from billiard._supervisor.poll_set import IN, PollSet
 from billiard.pool import Pool
 from pool_helpers import is_running, wait_until
@@ -492,6 +493,34 @@ def test_eight_threads_at_once(make_pool):
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
+
+
+@pytest.mark.parametrize("items", [[1, 2, 3], [1, "x", 3]], ids=["values", "error"])
+def test_two_threads_get_the_result_of_a_map(make_pool, monkeypatch, items):
+    """One that had just seen that nobody had read the chunks found none: the map's result was an empty list, for both."""
+    result = make_pool(1).map_async(t.square, items, 1)
+    result.wait(20)
+    state, others, got = MapResult.state, [], []
+
+    def get():
+        try:
+            got.append(result.get(20))
+        except TypeError as exc:
+            got.append(exc)
+
+    def state_before_another_gets(self):
+        seen = state.fget(self)
+        if sys._getframe(1).f_code is MapResult._resolve.__code__ and not others:
+            others.append(threading.Thread(target=get))
+            others[0].start()
+            others[0].join(20)
+        return seen
+
+    monkeypatch.setattr(MapResult, "state", property(state_before_another_gets, state.fset))
+    get()
+    first, second = got
+    assert first is second
+    assert isinstance(first, TypeError) if "x" in items else first == [1, 4, 9]
 
 
 def test_submitting_from_a_signal_handler(make_pool):
