@@ -523,6 +523,27 @@ def test_two_threads_get_the_result_of_a_map(make_pool, monkeypatch, items):
     assert isinstance(first, TypeError) if "x" in items else first == [1, 4, 9]
 
 
+def test_a_call_that_comes_while_a_suspension_is_noted_is_given_out(make_pool, monkeypatch):
+    """Who notes it holds the lock for that, and looked for nobody whom it had turned away."""
+    pool, handles = make_pool(2), []
+    engine, long = pool._engine, pool.apply_async(t.nap, (60,))
+    leader = threading.Thread(target=long.wait)
+    leader.start()
+    wait_until(lambda: leader.ident in engine.waiting.sleepers and engine.core.dispatch.idle)
+
+    def note(until, slept_s):
+        submitter = threading.Thread(target=lambda: handles.append(pool.apply_async(t.add, (1, 2))))
+        submitter.start()
+        submitter.join(20)
+
+    monkeypatch.setattr(engine.core.preemption, "exclude_suspension", note)
+    engine.waiting._awake_at = 0.0
+    engine.awake(time.monotonic() - 10, time.process_time())
+    assert handles[0].get(5) == 3
+    long.terminate()
+    leader.join(20)
+
+
 def test_submitting_from_a_signal_handler(make_pool):
     pool, results, numbers = make_pool(2), {}, itertools.count()
 

@@ -55,7 +55,6 @@ class Engine(Ending):
     ) -> None:  # fmt: skip
         super().__init__(core)
         self.waiting = Waiting(core, self.poll_set, self._lock)
-        self.awake = self.waiting.awake
         self.callback_runner = CallbackRunner(threaded, f"{name}-callbacks")
         self.threaded = threaded
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
@@ -247,6 +246,11 @@ class Engine(Ending):
         """A `turn` of one who may have interrupted another turn of this thread."""
         self.turn(timeout)
         self._tell_interrupted()
+
+    def awake(self, due: float, cpu_s: float) -> None:
+        """See `Waiting.awake`."""
+        self.waiting.awake(due, cpu_s)
+        self._look_again()
 
     def turn_if_due(self) -> bool:
         """A `turn`, if there is something that whoever drives should have seen to. Whether there was."""
