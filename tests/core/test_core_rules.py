@@ -1183,6 +1183,22 @@ class TestTerminate:
         now = bench.fence(bench.fence(0.0))
         assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 9)], now
 
+    def test_wanted_while_the_blow_for_the_call_before_is_not_withdrawn_yet(self):
+        """That one had ended by itself. The worker has not begun the next, which it would run to its end."""
+        bench = Bench()
+        first = bench.submit(job())
+        worker, scoreboard = bench.worker, bench.scoreboard
+        bench.core.preemption.terminate(first, 15, 0.0)
+        scoreboard.on(1)  # it had read the scoreboard before the recall
+        bench.result(worker, 1)
+        second = bench.submit(job())
+        bench.core.preemption.terminate(second, 9, 0.0)
+        now = bench.fence(0.0) + FENCE_S
+        scoreboard.on(second.number)
+        assert bench.run_timers(now) == [FENCE]
+        bench.fence(now)
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 9)]
+
     def test_ended_already(self):
         bench = Bench()
         done = bench.submit(job())

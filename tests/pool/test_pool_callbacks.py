@@ -380,12 +380,14 @@ def test_every_callback_runs_though_the_pool_ends_in_several_threads(make_pool):
 
 def test_what_is_announced_while_the_thread_ends_is_told(monkeypatch):
     """Whoever announces may see the thread at work for the last time."""
-    callback_runner = CallbackRunner(True, "test")
+    callback_runner, lock = CallbackRunner(True, "test"), threading.Lock()
     for _ in range(300):
         told = []
 
         def announce_and_stop(told=told):
-            callback_runner.add(told.append, 1)
+            with lock:
+                callback_runner.add(told.append, 1)
+                callback_runner.hand_over()
             callback_runner.stop()
 
         threads = [threading.Thread(target=announce_and_stop) for _ in range(3)]

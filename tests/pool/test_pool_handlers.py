@@ -146,6 +146,24 @@ class TestWhileItsCallerWaits:
         wait_until(lambda: len(values) == 3)
 
 
+    def test_an_outer_loop_that_was_interrupted_comes_in_time_for_a_limit_of_the_handlers_call(self, make_pool, on_alarm):
+        """It had gone to sleep without a deadline, and what told it of one was read by the handler's own wait."""
+        pool, handles = make_pool(2, threads=False), []
+        assert pool.apply(t.add, (1, 2)) == 3
+
+        def submit():
+            handles.append(pool.apply_async(t.nap, (60,), timeout=0.2))
+            assert pool.apply(t.add, (1, 2)) == 3
+
+        on_alarm(submit)
+        began = time.monotonic()
+        while not (handles and handles[0].ready()):
+            pool.turn(WITHIN_S)
+        with pytest.raises(TimeLimitExceeded):
+            handles[0].get(0)
+        assert time.monotonic() - began < WITHIN_S / 2
+
+
 class TestInTheMiddleOfItsWork:
     """The lock is held by the very frame that the handler interrupted."""
 

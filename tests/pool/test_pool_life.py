@@ -10,11 +10,15 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import pool_tasks as t
 import pytest
 
 import billiard
+from billiard._api.map_results import MapResult
+from billiard._supervisor.poll_set import IN, PollSet
 from billiard.pool import Pool
 from pool_helpers import is_running, wait_until
 
@@ -354,6 +358,124 @@ def test_a_child_forked_by_others_disturbs_nothing(pool):
     assert pool.apply(t.add, (1, 2)) == 3
 
 
+def test_a_forked_child_closes_what_a_thread_of_its_parent_sleeps_on(pool):
+    assert pool.apply(t.add, (1, 2)) == 3
+    wake_fd = pool._engine.poll_set.wake_fd
+    wait_until(lambda: pool._engine.waiting.sleepers, what="the supervisor's sleep")
+    child = os.fork()
+    if child == 0:
+        try:
+            os.fstat(wake_fd)
+        except OSError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0) == (child, 0)
+
+
+def test_closing_a_poll_set_wakes_whoever_sleeps_on_it():
+    """A caller in `join` slept for ever, since the supervisor, which had seen the end first, closed what was to wake it."""
+    poll_set = PollSet()
+    wake_fd, woken = poll_set.wake_fd, []
+    sleeper = threading.Thread(target=lambda: woken.append(poll_set.poll(-1.0)), daemon=True)
+    sleeper.start()
+    stat = Path(f"/proc/self/task/{sleeper.native_id}/stat")
+    in_poll = lambda: sys._current_frames()[sleeper.ident].f_code is PollSet.poll.__code__  # noqa: E731
+    wait_until(lambda: in_poll() and stat.read_text().rpartition(")")[2].split()[0] == "S", what="its sleep")
+    poll_set.close()
+    sleeper.join(10)
+    assert not sleeper.is_alive()
+    assert woken == [[(wake_fd, IN)]]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(wake_fd)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_call_that_comes_as_the_pool_ends_has_an_end_too(begun, monkeypatch):
+    """Its worker, started when everybody had seen the end, was given up with the call in flight: `get` waited for ever."""
+    pool, handles = Pool(2), []
+    engine, may_submit, pickling = pool._engine, threading.Event(), threading.Event()
+
+    class Slow:
+        def __reduce__(self):
+            pickling.set()
+            may_submit.wait(20)
+            return float, (60,)
+
+    def in_flight():
+        workers = list(engine.core.worker_set.workers.values())
+        return any(worker.current_job is not None if begun else worker.inflight for worker in workers)
+
+    stop, came = engine.driver.stop, threading.Event()
+
+    def stop_late(wake):
+        may_submit.set()
+        wait_until(lambda: came.is_set() or in_flight())
+        came.set()
+        stop(wake)
+
+    assert pool.apply(t.add, (1, 2)) == 3
+    submitter = threading.Thread(target=lambda: handles.append(pool.apply_async(t.nap, (Slow(),))))
+    submitter.start()
+    assert pickling.wait(20)
+    monkeypatch.setattr(engine.driver, "stop", stop_late)
+    pool.close()
+    pool.join()
+    submitter.join(20)
+    (handle,) = handles
+    wait_until(handle.ready)
+    with pytest.raises(billiard.WorkerLostError, match="the pool was terminated"):
+        handle.get(0)
+    pool.join()  # once more: there is nothing to wait for
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_at_exit_nobody_waits_for_a_pool_that_has_ended(script, threads):
+    """What was registered before the pool's own end runs after it. Without threads it turned for ever."""
+    code, out = run(script, f"""
+        import atexit, time
+
+        def at_exit():
+            try:
+                result.get()
+            except billiard.WorkerLostError as exc:
+                print(str(exc).rpartition(": ")[2].partition(" after")[0])
+            pool.close()
+            pool.join()
+            print("joined")
+
+        atexit.register(at_exit)
+        import billiard
+        if __name__ == "__main__":
+            pool = billiard.Pool(2, threads={threads})
+            result = pool.apply_async(time.sleep, (60,))
+        """)  # fmt: skip
+    assert (code, out) == (0, "the pool was terminated\njoined\n")
+
+
+def test_callbacks_are_handed_over_by_one_thread_at_a_time(make_pool):
+    """Two that see the end at once handed the same ones over, and one of them then struck off what it had not."""
+    pool, told, others = make_pool(1), [], []
+    pool.close()
+    pool.join()
+    engine = pool._engine
+    put = engine.callback_runner._queue.put
+
+    def put_while_another_comes(batch):
+        if not others:
+            others.append(threading.Thread(target=engine._settle_late))
+            others[0].start()
+            others[0].join(0.2)  # it has to wait for us
+        put(batch)
+
+    engine.callback_runner._queue = SimpleNamespace(
+        put=put_while_another_comes, get=engine.callback_runner._queue.get, empty=engine.callback_runner._queue.empty
+    )
+    engine.callback_runner.add(told.append, 1)
+    engine._settle_late()
+    others[0].join(20)
+    assert told == [1]
+
+
 def test_eight_threads_at_once(make_pool):
     import threading
 
@@ -371,6 +493,55 @@ def test_eight_threads_at_once(make_pool):
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
+
+
+@pytest.mark.parametrize("items", [[1, 2, 3], [1, "x", 3]], ids=["values", "error"])
+def test_two_threads_get_the_result_of_a_map(make_pool, monkeypatch, items):
+    """One that had just seen that nobody had read the chunks found none: the map's result was an empty list, for both."""
+    result = make_pool(1).map_async(t.square, items, 1)
+    result.wait(20)
+    state, others, got = MapResult.state, [], []
+
+    def get():
+        try:
+            got.append(result.get(20))
+        except TypeError as exc:
+            got.append(exc)
+
+    def state_before_another_gets(self):
+        seen = state.fget(self)
+        if sys._getframe(1).f_code is MapResult._resolve.__code__ and not others:
+            others.append(threading.Thread(target=get))
+            others[0].start()
+            others[0].join(20)
+        return seen
+
+    monkeypatch.setattr(MapResult, "state", property(state_before_another_gets, state.fset))
+    get()
+    first, second = got
+    assert first is second
+    assert isinstance(first, TypeError) if "x" in items else first == [1, 4, 9]
+
+
+def test_a_call_that_comes_while_a_suspension_is_noted_is_given_out(make_pool, monkeypatch):
+    """Who notes it holds the lock for that, and looked for nobody whom it had turned away."""
+    pool, handles = make_pool(2), []
+    engine, long = pool._engine, pool.apply_async(t.nap, (60,))
+    leader = threading.Thread(target=long.wait)
+    leader.start()
+    wait_until(lambda: leader.ident in engine.waiting.sleepers and engine.core.dispatch.idle)
+
+    def note(until, slept_s):
+        submitter = threading.Thread(target=lambda: handles.append(pool.apply_async(t.add, (1, 2))))
+        submitter.start()
+        submitter.join(20)
+
+    monkeypatch.setattr(engine.core.preemption, "exclude_suspension", note)
+    engine.waiting._awake_at = 0.0
+    engine.notice_suspension(time.monotonic() - 10, time.process_time())
+    assert handles[0].get(5) == 3
+    long.terminate()
+    leader.join(20)
 
 
 def test_submitting_from_a_signal_handler(make_pool):

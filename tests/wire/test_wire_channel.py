@@ -1,5 +1,6 @@
 """The parent's end of a channel: cut anywhere, slow, garbled, hostile."""
 
+import errno
 import fcntl
 import os
 import random
@@ -7,6 +8,7 @@ import socket
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -347,6 +349,30 @@ def test_own_copies_what_the_caller_may_change(ends):
         got += far_end.sock.recv(1 << 20)
         channel.flush()
     assert got[frames.HEADER_SIZE :].count(b"y") == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM])
+@pytest.mark.parametrize("parts", [[b"x" * 100], [b"x" * 100_000, b"y" * 100_000]], ids=["one", "several"])
+def test_what_the_kernel_has_no_memory_for_is_sent_later(ends, monkeypatch, code, parts):
+    """The worker waited for ever for a call that was dropped, and the call for the worker."""
+    channel, far_end = ends
+
+    def no_memory(*_):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(channel, "_send", no_memory)
+        patch.setattr(channel, "sock", SimpleNamespace(sendmsg=no_memory))
+        patch.setattr(gil_held, "send", lambda *_: -1)
+        channel.outgoing = channel.prepare(parts)
+        channel.flush()
+        assert channel.busy
+    got = b""
+    while len(got) < sum(map(len, parts)):
+        channel.flush()
+        got += far_end.sock.recv(1 << 20)
+    assert got == b"".join(parts)
+    assert not channel.busy
 
 
 def test_what_is_written_to_nobody_is_dropped(ends):

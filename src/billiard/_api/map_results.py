@@ -147,10 +147,12 @@ class MapResult(ResultHandle):
             chunk.resolve()
 
     def _resolve(self) -> bool:
+        chunks = self._chunks  # before the look at the state: another thread, which is just done, lets go of them after it
         if self.state != frames.RESULT:
             return self.state == outcome.VALUE
         values: list[Any] = []
-        for chunk in self._chunks:
+        body, found = values, outcome.VALUE
+        for chunk in chunks:
             if chunk.state == frames.RESULT and chunk.kind == frames.CALL:
                 # one plain value, the usual case with chunksize=1, at half the price; what fails is told below
                 try:
@@ -159,16 +161,16 @@ class MapResult(ResultHandle):
                 except BaseException as exc:
                     outcome.own_error(chunk, exc, _read, chunk.body)
             if not chunk.resolve():
-                self.body, self.state = chunk.body, outcome.FAILURE
+                body, found = chunk.body, outcome.FAILURE
                 break
             if chunk.is_one_item:
                 values.append(chunk.body)
             else:
                 values += chunk.body
-        else:
-            self.body, self.state = values, outcome.VALUE
+        if self._state == frames.RESULT:  # else that thread was faster, and its object is the one
+            self.body, self._state = body, found
         self._chunks = []
-        return self.state == outcome.VALUE
+        return self._state == outcome.VALUE
 
     def terminate(self, signum: int = signal.SIGTERM) -> None:
         """End all calls of this map that have not ended, and no others; with `signum` as `ApplyResult.terminate` has it."""

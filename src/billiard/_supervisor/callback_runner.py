@@ -117,10 +117,8 @@ class CallbackRunner:
         return True
 
     def stop(self, patience_s: float | None = None) -> None:
-        """Run what is left, then end the thread, waiting `patience_s` seconds for it (None: as long as it takes); from that
-        thread itself, only say so."""
-        if self.pending:
-            self.hand_over()
+        """Run what was handed over, then end the thread, waiting `patience_s` seconds for it (None: as long as it takes); from
+        that thread itself, only say so. Without a thread, run what was added."""
         thread = self.thread
         if thread is not None:
             self._queue.put(None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 from .._core.core import Core
@@ -26,15 +27,16 @@ _TURN_WAIT_S: Final = 1.0  # for another thread's turn, when all is given up
 
 class _End(Waitable):
     """The end of an engine, as something to wait for: no worker is left, and nobody is to be told of anything (an exception
-    may have come between a worker's end and the telling)."""
+    may have come between a worker's end and the telling). Or everything was given up, and nothing is to come."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
 
     @property
     def state(self) -> int:  # type: ignore[override]  # read only
-        core = self._core
-        return int(core.worker_set.over and not (core.dispatch.backlog or core.dispatch.settled or core.outbox.notifications))
+        core = self._ending.core
+        undone = core.dispatch.backlog or core.dispatch.settled or core.outbox.notifications
+        return int(self._ending.closed or (core.worker_set.over and not undone))
 
 
 class Ending(Turning):
@@ -42,7 +44,7 @@ class Ending(Turning):
 
     def __init__(self, core: Core, notify: Callable[[str, Any, Any], None], threaded: bool, name: str) -> None:
         super().__init__(core, notify, threaded, name)
-        self.end = _End(core)
+        self.end = _End(self)
         self.closed = False
         self._pid = os.getpid()
 
@@ -57,6 +59,16 @@ class Ending(Turning):
         self.wake()
         self.driver.wake_supervisor()
 
+    def _give_up_workers(self) -> None:
+        """Nobody will hear of the workers that are left, so they and what they hold end here: one that was made for a call
+        which came when the end had been seen, or all of a pool that ends with its program. Repeatable."""
+        now = time.monotonic()
+        self.core.worker_set.terminate()
+        self._kill_all(signal.SIGKILL, Cause.POOL_TERMINATED, now)
+        for worker in list(self.core.worker_set.workers.values()):
+            self.processes.give_up(worker, now)
+        self.core.worker_set.terminate()  # once more, for what they had not begun
+
     def release(self, patience_s: float | None = None) -> None:
         """All workers are gone: end threads, template and descriptors. Repeatable. Waits for a callback that runs, for
         `patience_s` seconds (None: as long as it takes)."""
@@ -65,6 +77,8 @@ class Ending(Turning):
         self.driver.stop(self.wake)
         with self._lock:
             if not self.closed:
+                if self.core.worker_set.workers:
+                    self._give_up_workers()
                 self.processes.launcher.close()
                 self.processes.reap_orphans()
                 self.closed = True
@@ -78,7 +92,10 @@ class Ending(Turning):
             return
         with self._lock:
             self.core.worker_set.fail_backlog(Fate(Cause.POOL_TERMINATED))
+            self._tell()
             self._notify_settled()
+            if self.callback_runner.pending:
+                self.callback_runner.hand_over()
         self.callback_runner.stop(patience_s)
 
     def in_forked_copy(self) -> bool:
@@ -105,12 +122,8 @@ class Ending(Turning):
             if held[0]:
                 self.driver.stop_later()
                 self.driver.wake_supervisor()
-                self.wake()  # it may sleep on the poll set, whose closing would not wake it
                 self.closed = True
-                for worker in list(self.core.worker_set.workers.values()):
-                    if worker.link is not None:
-                        self.processes.kill(worker, signal.SIGKILL)
-                        worker.link.close()
+                self._give_up_workers()
                 self.processes.launcher.close()
                 self.poll_set.close()
         finally:
@@ -129,4 +142,4 @@ class Ending(Turning):
         launcher = getattr(self.processes, "launcher", None)
         if launcher is not None:
             launcher.close_in_forked_child()
-        self.poll_set.close()
+        self.poll_set.close_in_forked_child()

@@ -50,7 +50,6 @@ class Engine(Ending):
     ) -> None:  # fmt: skip
         super().__init__(core, notify, threaded, name)
         self.waiting = Waiting(core, self.poll_set, self._lock)
-        self.notice_suspension = self.waiting.notice_suspension
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
         self._since_look = 0
         if threaded:
@@ -238,6 +237,11 @@ class Engine(Ending):
         """A `turn` of one who may have interrupted another turn of this thread."""
         self.turn(timeout)
         self._tell_interrupted()
+
+    def notice_suspension(self, due: float, cpu_s: float) -> None:
+        """See `Waiting.notice_suspension`."""
+        self.waiting.notice_suspension(due, cpu_s)
+        self._look_again()
 
     def turn_if_due(self) -> bool:
         """A `turn`, if there is something that whoever drives should have seen to. Whether there was."""

@@ -6,6 +6,7 @@ our own.
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 
@@ -30,8 +31,8 @@ class PollSet:
         #: callers that wait while another thread drives, each with the lock it sleeps on (see billiard._supervisor.driver).
         #: While there are any, system calls keep the GIL.
         self.waiting_callers: dict[object, Any] = {}
-        self.wake_fd, self._wake_write = _wake_pair()
-        self._own_fds = list({self.wake_fd, self._wake_write})
+        self._wake_up: _WakeUp | None = _WakeUp()
+        self.wake_fd = self._wake_up.read_fd
         self._poll: Any = select.epoll() if hasattr(select, "epoll") else _PlainPoll(self.wake)
         self._epoll_fds = [self._poll.fileno()] if hasattr(select, "epoll") else []  # until it is closed
         self._seen = bytearray(_EVENTS * gil_held.EPOLL_EVENT.size)
@@ -77,17 +78,20 @@ class PollSet:
     def poll(self, timeout: float) -> Events:
         """What is ready within `timeout` seconds (-1: whenever it is), letting others have the GIL meanwhile. Raises
         ValueError when the set is closed."""
+        wake_up = self._wake_up  # stays open until this thread has woken: see `close`
         events: Events = self._poll.poll(min(timeout, LONGEST_S))
+        del wake_up
         return events
 
     def wake(self) -> None:
         """Make whoever polls look again."""
-        if self.closed:
-            return  # the number may be somebody else's by now
+        wake_up = self._wake_up
+        if wake_up is None:
+            return  # closed
         try:
-            os.write(self._wake_write, b"\1\0\0\0\0\0\0\0")
+            os.write(wake_up.write_fd, b"\1\0\0\0\0\0\0\0")
         except OSError:
-            pass  # full, since a wake-up is pending already; or another thread has just closed it
+            pass  # full, since a wake-up is pending already
 
     def woken(self) -> None:
         """`wake_fd` was readable: it is not any more."""
@@ -97,12 +101,24 @@ class PollSet:
             pass
 
     def close(self) -> None:
-        """Give up every descriptor. Repeatable."""
+        """Give up every descriptor, and wake whoever polls. Repeatable.
+
+        Who sleeps in `epoll_wait` is not woken by its closing. And a wake-up is news only as long as its descriptor is open:
+        closed before the sleeper has come to look, it lets that one sleep on, for ever. So the last one who polls closes it.
+        """
+        self.wake()
         self.closed = True
         self._epoll_fds.clear()
         self._poll.close()
-        close_all(self._own_fds)
+        self._wake_up = None
         self.by_fd.clear()
+
+    def close_in_forked_child(self) -> None:
+        """The same, but wake nobody: those who poll are the parent's threads, and of ours none is left to close anything."""
+        wake_up, self._wake_up = self._wake_up, None
+        self.close()
+        if wake_up is not None:
+            wake_up.close()
 
 
 class _PlainPoll:
@@ -145,11 +161,21 @@ class _PlainPoll:
         self._closed = True
 
 
-def _wake_pair() -> tuple[int, int]:
-    if hasattr(os, "eventfd"):
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return fd, fd
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-    return read, write
+class _WakeUp:
+    """The descriptors by which whoever polls is woken; closed with the last reference."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        if hasattr(os, "eventfd"):
+            self._fds.extend(map(os.eventfd, (0,), (os.EFD_CLOEXEC | os.EFD_NONBLOCK,)))
+        else:
+            self._fds.extend(itertools.chain.from_iterable(itertools.starmap(os.pipe, [()])))
+            os.set_blocking(self._fds[0], False)
+            os.set_blocking(self._fds[-1], False)
+        self.read_fd, self.write_fd = self._fds[0], self._fds[-1]
+
+    def close(self) -> None:
+        close_all(self._fds)
+
+    def __del__(self) -> None:
+        close_all(self._fds)

@@ -172,6 +172,15 @@ class Processes:
             self._discard_reaped(worker, link)
         self.exits.pop(worker, None)
 
+    def give_up(self, worker: Worker, now: float) -> None:
+        """The pool is given up before the end of this worker is heard of, which was sent SIGKILL. Repeatable."""
+        link: WorkerLink | None = worker.link
+        if link is not None and not link.channel.closed_by_peer:
+            self._channels.drain(worker)
+        self._core.worker_set.exited(worker, -signal.SIGKILL, now)
+        if link is not None:
+            self._discard_reaped(worker, link)
+
     def _discard_reaped(self, worker: Worker, link: WorkerLink) -> None:
         if link.registered:
             self._channels.unwatch_channel(link)

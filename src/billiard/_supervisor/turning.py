@@ -98,7 +98,7 @@ class Turning:
         """Let the core decide, and do all that follows from it."""
         core = self.core
         core.decide(now)
-        orders, signals, notifications = core.outbox.orders, core.outbox.signals, core.outbox.notifications
+        orders, signals = core.outbox.orders, core.outbox.signals
         while orders or signals:
             # the signals first: a template that forks the replacement hears of the death only when it has
             queue = signals or orders
@@ -108,9 +108,7 @@ class Turning:
             self.channels.write_all()
         if core.worker_set.pool_state is PoolState.BROKEN:
             self._end_broken(now)
-        while notifications:
-            self._notify(*notifications[0])
-            notifications.popleft()
+        self._tell()
         self._notify_settled()
         unneeded = self.channels.functions.unneeded
         while unneeded:
@@ -124,6 +122,12 @@ class Turning:
             self.end.wake_all()
         if self.driver.led_elsewhere:
             self.wake()
+
+    def _tell(self) -> None:
+        notifications = self.core.outbox.notifications
+        while notifications:
+            self._notify(*notifications[0])
+            notifications.popleft()
 
     def _notify_settled(self) -> None:
         settled = self.core.dispatch.settled

@@ -93,6 +93,7 @@ class Waiting:
 
     def _slept(self, timeout: float) -> Events:
         me = threading.get_ident()
+        outer = self.sleepers.get(me)  # of a sleep that a signal's handler interrupted, and that goes on after this one
         self.sleepers[me] = NEVER_S  # before the look at the timers: whoever adds one after it will wake us
         try:
             deadline = self._core.timers.next()
@@ -100,7 +101,10 @@ class Waiting:
                 return self._slept_bounded(me, timeout, deadline)
             return self._poll_set.poll(-1.0)
         finally:
-            self.sleepers.pop(me, None)
+            if outer is None:
+                self.sleepers.pop(me, None)
+            else:
+                self.sleepers[me] = outer
             self._let_go_at = time.monotonic()
 
     def overslept(self) -> bool:

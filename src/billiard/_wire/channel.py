@@ -16,6 +16,7 @@ SIGALRM handler, the soft limit of an outer worker), and the stream must survive
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import mmap
@@ -53,6 +54,7 @@ _SMALL_PART: Final = 1 << 12  # cheaper to copy than to list
 _SOCKET_BUFFER: Final = 1 << 22  # asked for; the kernel grants at most net.core.wmem_max
 _LOOKS: Final = 16  # for a body whose header is there: its sender is at it, and polling costs more than a few looks
 _PIPE_BUFFER: Final = 1 << 17  # the tiny results of the largest window
+_NO_MEMORY: Final = frozenset((errno.ENOBUFS, errno.ENOMEM))
 _F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _HELD_UP_TO: Final = 1 << 16  # bytes whose copying takes no longer than a change of threads
 _NOW: Final = socket.MSG_DONTWAIT | NO_SIGNAL
@@ -367,9 +369,11 @@ class Channel:
                 out.sent.extend(map(self._send, (memoryview(part)[sent:] if sent else part,), (_NOW,)))
             except BlockingIOError:
                 return
-            except OSError:
-                # the far end is gone; its process will tell when and how
-                self.outgoing = None
+            except OSError as exc:
+                # The far end is gone; its process will tell when and how. Where the kernel has just no memory, that one would
+                # wait for ever for what was dropped.
+                if exc.errno not in _NO_MEMORY:
+                    self.outgoing = None
                 return
 
     def own(self) -> None:
