@@ -171,6 +171,8 @@ def _pidfd(process: Any) -> int:
     if hasattr(os, "pidfd_open"):
         try:
             return os.pidfd_open(process.pid)
-        except ProcessLookupError:
-            pass  # ended already, and the fork server has reaped it: the sentinel tells
+        except OSError:
+            # It has ended already, and the fork server has reaped it; there is no free descriptor; or the kernel has no pidfds
+            # (before 5.3), or a sandbox refuses them. Raised, it would cost a worker that has been started.
+            pass
     return int(process.sentinel)
