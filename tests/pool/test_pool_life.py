@@ -16,7 +16,7 @@ import pytest
 
 import billiard
 from billiard.pool import Pool
-from pool_helpers import is_running, wait_until
+from pool_helpers import WITHIN_S, is_running, wait_until
 
 METHODS = ("fork", "forkserver", "spawn")
 
@@ -352,6 +352,38 @@ def test_a_child_forked_by_others_disturbs_nothing(pool):
             os._exit(0)
     os.waitpid(child, 0)
     assert pool.apply(t.add, (1, 2)) == 3
+
+
+def test_a_forked_child_has_no_workers_to_end_or_to_wait_for(pool):
+    """Nor does it wait for a lock that a thread held which was not copied."""
+    running = pool.apply_async(t.nap, (0.3, "still there"))
+    wait_until(running.worker_pids)
+    workers, held, go_on = pool._pool, threading.Event(), threading.Event()
+
+    def hold():
+        with pool._engine._lock:
+            held.set()
+            go_on.wait(WITHIN_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(WITHIN_S)
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        signal.alarm(10)
+        try:
+            for ask in (workers[0].kill, workers[0].terminate, lambda: workers[0].sentinel, lambda: pool.process_sentinels):
+                try:
+                    ask()
+                except RuntimeError:
+                    refused += 1
+        finally:
+            os._exit(refused)
+    go_on.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+    assert running.get(WITHIN_S) == "still there"
 
 
 def test_eight_threads_at_once(make_pool):
