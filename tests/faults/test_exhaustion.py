@@ -336,3 +336,26 @@ def test_threads_cannot_be_started(monkeypatch, make_pool):
     with pytest.raises(RuntimeError, match="new thread"):
         Pool(2)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("refused", ["making", "watching"])
+def test_no_poll_set(monkeypatch, refused):
+    """No descriptor is left for it, or this user watches too many: an error of the constructor, and leaves nothing."""
+    real = select.epoll
+
+    class Refusing:
+        def __init__(self):
+            if refused == "making":
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self.fileno = real().fileno
+
+        def register(self, fd, mask):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    from billiard.pool import Pool
+
+    before = sorted(Path("/proc/self/fd").iterdir())
+    monkeypatch.setattr(select, "epoll", Refusing)
+    with pytest.raises(OSError, match=r"Too many open files|No space left"):
+        Pool(2)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
