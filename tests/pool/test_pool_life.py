@@ -190,8 +190,10 @@ def test_forgotten_pool_ends_though_a_callback_was_the_last_it_did():
     wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
 
 
-def test_forgotten_pool_without_a_thread_ends():
-    pool = Pool(2, threads=False)
+@pytest.mark.parametrize("method", METHODS)
+def test_forgotten_pool_without_a_thread_ends(method, lasting_helpers):
+    """And leaves no descriptor: the fixture `nothing_left` counts them."""
+    pool = Pool(2, threads=False, context=billiard.get_context(method))
     pids = set(pool.map(t.pid, range(8), 1))
     del pool
     gc.collect()

@@ -27,6 +27,7 @@ from .poll_set import PollSet
 from .spawn_arguments import FdArgument, InMemory, serve_with_fds
 
 _UNKNOWN_STATUS: Final = 255
+_KILLED_WITHIN_S: Final = 1.0
 
 
 class ContextLauncher:
@@ -146,13 +147,29 @@ class ContextLauncher:
         close_all(self._lifelines.pop(ident, []))
 
     def close(self) -> None:
+        self._cut_lifelines()
+        # what follows is of a pool that was abandoned: its workers were killed, and nobody looked at their ends
+        for process in self._processes.values():
+            if process._popen is not None:
+                process.join(_KILLED_WITHIN_S)
+        self._close_pidfds()
+        self._processes.clear()
+
+    def _cut_lifelines(self) -> None:
         for ident in list(self._lifelines):  # of a start that failed
             self._cut_lifeline(ident)
+
+    def _close_pidfds(self) -> None:
+        for fd, ident in list(self._fds.items()):
+            popen = self._processes[ident]._popen
+            del self._fds[fd]
+            if popen is None or fd != popen.sentinel:
+                os.close(fd)
 
     def close_in_forked_child(self) -> None:
         for fd in self._fds:
             os.close(fd)
-        self.close()
+        self._cut_lifelines()
         # or the child, as it exits, would terminate them as daemons of its own
         mp_process._children.difference_update(self._processes.values())  # type: ignore[attr-defined]  # not published
         if self._method == "forkserver":
