@@ -142,6 +142,24 @@ def test_no_processes_at_all_ends_in_an_error():
     assert out == "True\n"
 
 
+def test_a_fork_server_that_cannot_fork(make_pool, monkeypatch, lasting_helpers):
+    """It dies of it, before it says which process it forked. That is nobody's result, and the worker is started anew."""
+    import multiprocessing.forkserver
+
+    real, refused = multiprocessing.forkserver.read_signed, []
+
+    def refuse(fd):
+        if len(refused) < 3:
+            refused.append(fd)
+            raise EOFError("unexpected EOF")
+        return real(fd)
+
+    monkeypatch.setattr(multiprocessing.forkserver, "read_signed", refuse)
+    pool = make_pool(1, context=billiard.get_context("forkserver"), threads=False)
+    assert pool.apply_async(t.add, (1, 2)).get(10) == 3
+    assert len(refused) == 3
+
+
 def test_a_payload_for_which_a_worker_has_no_memory(make_pool):
     """It dies as it receives it, before it starts; after three workers the call is given up, and the pool lives."""
     pool = make_pool(2, limit_memory, (60 << 20,))

@@ -73,9 +73,11 @@ class ContextLauncher:
             self._begun.add(worker.ident)
             try:
                 process.start()
-            except OSError:
+            except (OSError, EOFError) as exc:
                 self._cut_lifeline(worker.ident)
                 self._begun.discard(worker.ident)
+                if isinstance(exc, EOFError):  # it could not fork, and died of that; the next start starts another
+                    raise OSError(errno.EAGAIN, "the fork server died") from exc
                 raise
             except (AttributeError, TypeError, pickle.PicklingError) as exc:
                 raise TypeError(
