@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import fault_tasks as t
@@ -72,6 +73,23 @@ def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, code):
         pool.apply(t.strike, ("SIGKILL",))
     assert pool.apply_async(t.add, (1, 2)).get(10) == 3
     wait_until(lambda: len(pool._pool) == 2 and len(refused) == 4, 10)
+
+
+def test_what_keeps_a_pool_from_starting_is_the_cause_of_its_error(make_pool, monkeypatch):
+    from billiard._supervisor import worker_link
+
+    def refuse(gil_waiters):
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(worker_link, "open_channel", refuse)
+    pool = make_pool(1)
+    handle = pool.apply_async(t.add, (1, 2))
+    for call in (lambda: handle.get(20), lambda: pool.apply(t.add, (1, 2))):
+        with pytest.raises(WorkerLostError, match="no worker could be started") as caught:
+            call()
+        cause = caught.value.__cause__
+        assert isinstance(cause, OSError)
+        assert traceback.extract_tb(cause.__traceback__)[-1].name == "refuse"
 
 
 def run(text, *, prefix=(), within_s=40, **env):
