@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import fault_tasks as t
@@ -72,6 +73,23 @@ def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, code):
         pool.apply(t.strike, ("SIGKILL",))
     assert pool.apply_async(t.add, (1, 2)).get(10) == 3
     wait_until(lambda: len(pool._pool) == 2 and len(refused) == 4, 10)
+
+
+def test_what_keeps_a_pool_from_starting_is_the_cause_of_its_error(make_pool, monkeypatch):
+    from billiard._supervisor import worker_link
+
+    def refuse(gil_waiters):
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(worker_link, "open_channel", refuse)
+    pool = make_pool(1)
+    handle = pool.apply_async(t.add, (1, 2))
+    for call in (lambda: handle.get(20), lambda: pool.apply(t.add, (1, 2))):
+        with pytest.raises(WorkerLostError, match="no worker could be started") as caught:
+            call()
+        cause = caught.value.__cause__
+        assert isinstance(cause, OSError)
+        assert traceback.extract_tb(cause.__traceback__)[-1].name == "refuse"
 
 
 def run(text, *, prefix=(), within_s=40, **env):
@@ -140,6 +158,24 @@ def test_no_processes_at_all_ends_in_an_error():
         pool.terminate(); pool.join()
         """)
     assert out == "True\n"
+
+
+def test_a_fork_server_that_cannot_fork(make_pool, monkeypatch, lasting_helpers):
+    """It dies of it, before it says which process it forked. That is nobody's result, and the worker is started anew."""
+    import multiprocessing.forkserver
+
+    real, refused = multiprocessing.forkserver.read_signed, []
+
+    def refuse(fd):
+        if len(refused) < 3:
+            refused.append(fd)
+            raise EOFError("unexpected EOF")
+        return real(fd)
+
+    monkeypatch.setattr(multiprocessing.forkserver, "read_signed", refuse)
+    pool = make_pool(1, context=billiard.get_context("forkserver"), threads=False)
+    assert pool.apply_async(t.add, (1, 2)).get(10) == 3
+    assert len(refused) == 3
 
 
 def test_a_payload_for_which_a_worker_has_no_memory(make_pool):
@@ -336,3 +372,26 @@ def test_threads_cannot_be_started(monkeypatch, make_pool):
     with pytest.raises(RuntimeError, match="new thread"):
         Pool(2)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("refused", ["making", "watching"])
+def test_no_poll_set(monkeypatch, refused):
+    """No descriptor is left for it, or this user watches too many: an error of the constructor, and leaves nothing."""
+    real = select.epoll
+
+    class Refusing:
+        def __init__(self):
+            if refused == "making":
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self.fileno = real().fileno
+
+        def register(self, fd, mask):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    from billiard.pool import Pool
+
+    before = sorted(Path("/proc/self/fd").iterdir())
+    monkeypatch.setattr(select, "epoll", Refusing)
+    with pytest.raises(OSError, match=r"Too many open files|No space left"):
+        Pool(2)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before

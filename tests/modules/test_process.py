@@ -366,7 +366,33 @@ def test_the_fork_server_imports_for_its_children():
         """
     )
     done = run_script(script)
-    assert done.stdout == "True\n['json', 'billiard._stdlib.context', 'billiard._stdlib.connection']\n", done.stderr
+    modules = ["json", "billiard._stdlib.fork_server", "billiard._stdlib.context", "billiard._stdlib.connection"]
+    assert done.stdout == f"True\n{modules}\n", done.stderr
+
+
+def test_the_fork_server_tells_of_ends_though_the_program_blocks_sigchld():
+    script = textwrap.dedent(
+        """
+        import os, signal
+        import billiard
+
+        if __name__ == "__main__":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+            context = billiard.get_context("forkserver")
+            process = context.Process(target=os._exit, args=(3,))
+            process.start()
+            process.join(10)
+            print(process.exitcode)
+            with context.Pool(1) as pool:
+                try:
+                    pool.apply(os._exit, (4,))
+                except billiard.WorkerLostError as error:
+                    print(error.exitcode)
+            print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        """
+    )
+    done = run_script(script)
+    assert done.stdout == f"3\n4\n{ {signal.SIGCHLD} }\n", done.stderr
 
 
 def test_a_fresh_interpreter_is_told_the_main_file_and_how_to_log():

@@ -1,5 +1,6 @@
 """Programs that have changed what a pool takes for granted: signals, clocks, sockets' timeouts, logging, names, locks."""
 
+import errno
 import logging
 import os
 import signal
@@ -52,6 +53,22 @@ def test_a_default_timeout_of_sockets_is_not_the_workers(make_pool, method):
         assert pool.did_start_ok()
     finally:
         socket.setdefaulttimeout(before)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EMFILE])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_pidfds_that_are_refused_are_done_without(make_pool, monkeypatch, lasting_helpers, method, code):
+    """Python knows them, but not this kernel (before 5.3), this sandbox, or this moment."""
+
+    def refuse(pid, flags=0):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    pool = make_pool(2, context=billiard.get_context(method))
+    with pytest.raises(WorkerLostError) as caught:
+        pool.apply_async(os._exit, (3,)).get(WITHIN_S)
+    assert caught.value.exitcode == 3
+    assert [pool.apply_async(t.add, (i, 1)).get(WITHIN_S) for i in range(10)] == list(range(1, 11))
 
 
 class RaisingHandler(logging.Handler):

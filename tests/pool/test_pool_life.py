@@ -20,7 +20,7 @@ import billiard
 from billiard._api.map_results import MapResult
 from billiard._supervisor.poll_set import IN, PollSet
 from billiard.pool import Pool
-from pool_helpers import is_running, wait_until
+from pool_helpers import WITHIN_S, is_running, wait_until
 
 METHODS = ("fork", "forkserver", "spawn")
 
@@ -194,8 +194,10 @@ def test_forgotten_pool_ends_though_a_callback_was_the_last_it_did():
     wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
 
 
-def test_forgotten_pool_without_a_thread_ends():
-    pool = Pool(2, threads=False)
+@pytest.mark.parametrize("method", METHODS)
+def test_forgotten_pool_without_a_thread_ends(method, lasting_helpers):
+    """And leaves no descriptor: the fixture `nothing_left` counts them."""
+    pool = Pool(2, threads=False, context=billiard.get_context(method))
     pids = set(pool.map(t.pid, range(8), 1))
     del pool
     gc.collect()
@@ -474,6 +476,38 @@ def test_callbacks_are_handed_over_by_one_thread_at_a_time(make_pool):
     engine._settle_late()
     others[0].join(20)
     assert told == [1]
+
+
+def test_a_forked_child_has_no_workers_to_end_or_to_wait_for(pool):
+    """Nor does it wait for a lock that a thread held which was not copied."""
+    running = pool.apply_async(t.nap, (0.3, "still there"))
+    wait_until(running.worker_pids)
+    workers, held, go_on = pool._pool, threading.Event(), threading.Event()
+
+    def hold():
+        with pool._engine._lock:
+            held.set()
+            go_on.wait(WITHIN_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(WITHIN_S)
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        signal.alarm(10)
+        try:
+            for ask in (workers[0].kill, workers[0].terminate, lambda: workers[0].sentinel, lambda: pool.process_sentinels):
+                try:
+                    ask()
+                except RuntimeError:
+                    refused += 1
+        finally:
+            os._exit(refused)
+    go_on.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+    assert running.get(WITHIN_S) == "still there"
 
 
 def test_eight_threads_at_once(make_pool):

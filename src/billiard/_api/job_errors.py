@@ -37,7 +37,9 @@ def error_info(fate: Fate, func: Any, job: int, item: int | None = None) -> Exce
 
     `item`: index in the whole input of the item that was running, for a chunk of a map.
     """
-    return errors.parent_made(_error(fate, func, job, item))
+    # the error of a process that could not be made, with its traceback: its text alone does not tell what was not found
+    cause = fate.detail if isinstance(fate.detail, OSError) and fate.detail.__traceback__ else None
+    return errors.parent_made(_error(fate, func, job, item), cause)
 
 
 def pool_error(fate: Fate) -> Exception:

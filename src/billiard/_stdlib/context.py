@@ -232,7 +232,7 @@ def _preload() -> None:
     server._preload_modules = [*dict.fromkeys([*server._preload_modules, *_CHILD_MODULES])]
 
 
-_CHILD_MODULES = ("billiard._stdlib.context", "billiard._stdlib.connection")
+_CHILD_MODULES = ("billiard._stdlib.fork_server", "billiard._stdlib.context", "billiard._stdlib.connection")
 
 
 class ForkContext(BaseContext, mp_context.ForkContext):

@@ -27,6 +27,7 @@ from .poll_set import PollSet
 from .spawn_arguments import FdArgument, InMemory, serve_with_fds
 
 _UNKNOWN_STATUS: Final = 255
+_KILLED_WITHIN_S: Final = 1.0
 
 
 class ContextLauncher:
@@ -84,9 +85,11 @@ class ContextLauncher:
         self._begun.add(worker.ident)
         try:
             process.start()
-        except OSError:
+        except (OSError, EOFError) as exc:
             self._cut_lifeline(worker.ident)
             self._begun.discard(worker.ident)
+            if isinstance(exc, EOFError):  # it could not fork, and died of that; the next start starts another
+                raise OSError(errno.EAGAIN, "the fork server died") from exc
             raise
         except (AttributeError, TypeError, pickle.PicklingError) as exc:
             raise TypeError(
@@ -151,13 +154,29 @@ class ContextLauncher:
         close_all(self._lifelines.pop(ident, []))
 
     def close(self) -> None:
+        self._cut_lifelines()
+        # what follows is of a pool that was abandoned: its workers were killed, and nobody looked at their ends
+        for process in self._processes.values():
+            if process._popen is not None:
+                process.join(_KILLED_WITHIN_S)
+        self._close_pidfds()
+        self._processes.clear()
+
+    def _cut_lifelines(self) -> None:
         for ident in list(self._lifelines):  # of a start that failed
             self._cut_lifeline(ident)
+
+    def _close_pidfds(self) -> None:
+        for fd, ident in list(self._fds.items()):
+            popen = self._processes[ident]._popen
+            del self._fds[fd]
+            if popen is None or fd != popen.sentinel:
+                os.close(fd)
 
     def close_in_forked_child(self) -> None:
         for fd in self._fds:
             os.close(fd)
-        self.close()
+        self._cut_lifelines()
         # or the child, as it exits, would terminate them as daemons of its own
         mp_process._children.difference_update(self._processes.values())  # type: ignore[attr-defined]  # not published
         if self._method == "forkserver":
@@ -176,6 +195,8 @@ def _pidfd(process: Any) -> int:
     if hasattr(os, "pidfd_open"):
         try:
             return os.pidfd_open(process.pid)
-        except ProcessLookupError:
-            pass  # ended already, and the fork server has reaped it: the sentinel tells
+        except OSError:
+            # It has ended already, and the fork server has reaped it; there is no free descriptor; or the kernel has no pidfds
+            # (before 5.3), or a sandbox refuses them. Raised, it would cost a worker that has been started.
+            pass
     return int(process.sentinel)

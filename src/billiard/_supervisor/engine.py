@@ -267,6 +267,7 @@ class Engine(Ending):
     def sentinel_of(self, worker: Worker) -> int:
         """A descriptor that is readable when the process of `worker` has ended; -1 when it has been seen to, and where the
         system has no such descriptors."""
+        self.refuse_in_forked_copy()  # where the lock may be held by a thread that was not copied
         try:
             with self._lock:  # two threads would open two of them, and a reaping beside us leave ours open
                 return self.processes.sentinel_of(worker)
@@ -275,6 +276,7 @@ class Engine(Ending):
 
     def signal_worker(self, worker: Worker, signum: int) -> None:
         """Send `signum` to the process of `worker`, or to nobody when it has ended."""
+        self.refuse_in_forked_copy()
         if worker.pid is not None:  # under the lock: nobody reaps it before the signal, and gives its pid to a stranger
             self.change(lambda: self.processes.kill(worker, signum))
 

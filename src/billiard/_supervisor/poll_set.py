@@ -33,11 +33,15 @@ class PollSet:
         self.waiting_callers: dict[object, Any] = {}
         self._wake_up: _WakeUp | None = _WakeUp()
         self.wake_fd = self._wake_up.read_fd
-        self._poll: Any = select.epoll() if hasattr(select, "epoll") else _PlainPoll(self.wake)
-        self._epoll_fds = [self._poll.fileno()] if hasattr(select, "epoll") else []  # until it is closed
-        self._seen = bytearray(_EVENTS * gil_held.EPOLL_EVENT.size)
-        self._seen_at = gil_held.address_of(self._seen)
-        self.watch(self.wake_fd)
+        try:
+            self._poll: Any = select.epoll() if hasattr(select, "epoll") else _PlainPoll(self.wake)
+            self._epoll_fds = [self._poll.fileno()] if hasattr(select, "epoll") else []  # until it is closed
+            self._seen = bytearray(_EVENTS * gil_held.EPOLL_EVENT.size)
+            self._seen_at = gil_held.address_of(self._seen)
+            self.watch(self.wake_fd)
+        except BaseException:
+            self._wake_up.close()  # whoever tries again, since descriptors have run out, must not make it worse
+            raise
 
     def watch(self, fd: int, worker: Worker | None = None, mask: int = IN) -> None:
         """Report `fd` when it is ready for what `mask` says, in place of what was asked for before."""
