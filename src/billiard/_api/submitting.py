@@ -194,7 +194,10 @@ class Submitting:
             validate.number("lost_worker_timeout", lost_worker_timeout)
         soft_s, hard_s = self.soft_timeout, self.timeout
         if soft_timeout is not None or timeout is not None:
-            soft_given_s, hard_given_s = validate.limits(soft_timeout, timeout, ordered=not self._is_celerys)
+            if self._is_celerys:
+                soft_given_s, hard_given_s = validate.sent_limits(soft_timeout, timeout)
+            else:
+                soft_given_s, hard_given_s = validate.limits(soft_timeout, timeout, ordered=True)
             soft_s, hard_s = soft_given_s or soft_s, hard_given_s or hard_s
         hooked = False
         if soft_s is not None or hard_s is not None:

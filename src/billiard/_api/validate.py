@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from math import ceil, inf
 from operator import index
 
+from .._supervisor import log
 from .._typing import Any, Final
 
+_AT_ONCE_S: Final = 0.001  # a limit that was over before it was given
 _SURELY_A_FLOAT: Final = 1e300  # an int below can be held by one
 
 
@@ -121,6 +123,23 @@ def limits(soft: Any, hard: Any, *, ordered: bool) -> tuple[float | None, float 
         )
     # 0 means "no limit of its own", as it always did in billiard, and infinity "none, and not the pool's either"
     return soft_s or None, hard_s or None
+
+
+def sent_limits(soft: Any, hard: Any) -> tuple[float | None, float | None]:
+    """The limits that a message of Celery's gives its task. Who sent it is not here to be told: an error would end the worker
+    that has received it, and then each other one to which the broker gives it."""
+    return _sent_limit("soft_timeout", soft), _sent_limit("timeout", hard)
+
+
+def _sent_limit(name: str, value: Any) -> float | None:
+    try:
+        return number(name, value) or None
+    except (TypeError, ValueError) as exc:
+        real = value if isinstance(value, float) else _whole(value)
+        if real is not None and real < 0:  # the time until a deadline that has passed
+            return _AT_ONCE_S
+        log.error("a task's limit is not kept: %s", exc)
+        return None
 
 
 def chunksize(value: Any) -> int:
