@@ -299,6 +299,13 @@ def test_memory_limit_is_about_what_is_resident(make_pool, hub):
     assert pid_after(eat, 100 << 20) != first
 
 
+def test_no_kilobytes_are_no_bound(make_pool, hub):
+    pool = make_pool(1, max_memory_per_child=0)
+    pids = [pool.apply_async(os.getpid, (), {}) for _ in range(2)]
+    hub.until(lambda: all(pid.ready() for pid in pids))
+    assert pids[0].get() == pids[1].get()
+
+
 def test_grow_from_none_and_back(make_pool, hub, told):
     pool = make_pool(0)
     job = pool.apply_async(add, (1, 1), {}, **told.callbacks("first"))

@@ -106,8 +106,8 @@ class Pool(Submitting, Notifying):
         sched_strategy: Any = _NOT_GIVEN,
     ) -> None:
         # Celery passes the last two. Who passes them sets the limits independently of each other, may start with no
-        # process at all, means a worker's memory and not its growth, gives a worker one task at a time (its -O fair), and
-        # wants to hear nothing of what a terminated pool has not run.
+        # process at all, means a worker's memory and not its growth (0: without bound), gives a worker one task at a time
+        # (its -O fair), and wants to hear nothing of what a terminated pool has not run.
         celery = proc_alive_timeout is not _NOT_GIVEN or sched_strategy is not _NOT_GIVEN
         if processes is None:
             processes = self.cpu_count()
@@ -119,7 +119,7 @@ class Pool(Submitting, Notifying):
         quota = validate.optional_integer("maxtasksperchild", maxtasksperchild, 1)
         restarts = validate.optional_integer("max_restarts", max_restarts, 0)
         period_s = validate.number("max_restart_freq", max_restart_freq, positive=True) or 1
-        memory_kb = validate.kilobytes("max_memory_per_child", max_memory_per_child)
+        memory_kb = validate.kilobytes("max_memory_per_child", max_memory_per_child, positive=not celery)
         validate.callables(
             initializer=initializer, on_process_up=on_process_up, on_process_down=on_process_down,
             on_timeout_set=on_timeout_set, on_timeout_cancel=on_timeout_cancel, on_process_exit=on_process_exit,

@@ -55,10 +55,10 @@ def _real(value: Any) -> float | None:
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
 
 
-def kilobytes(name: str, value: Any) -> int | None:
-    """Whole kilobytes, more than none; None if there is no bound, which is also what infinity means."""
-    kb = number(name, value, positive=True)
-    return None if kb is None or kb == inf else ceil(kb)
+def kilobytes(name: str, value: Any, *, positive: bool) -> int | None:
+    """Whole kilobytes; None if there is no bound, which is also what infinity means, and zero where that is allowed."""
+    kb = number(name, value, positive=positive)
+    return None if not kb or kb == inf else ceil(kb)
 
 
 def integer(name: str, value: Any, least: int) -> int:
