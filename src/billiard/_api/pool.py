@@ -138,6 +138,7 @@ class Pool(Submitting, Notifying):
         self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
         self._down_with_status = takes_pid_and_exitcode(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
+        self._awaited: list[WorkerHandle] = []  # whose sentinels somebody may be waiting for
         self._lazy_maps = {}
         self._untaken: set[IMapIterator] = set()  # of these, whose results nobody has begun to take: kept until `join`
         settings = WorkerSettings(
@@ -252,6 +253,7 @@ class Pool(Submitting, Notifying):
                     let_end(engine, self._lazy_maps, job)  # a signal's handler had raised as it began to tell of its end
         engine.wait(engine.end)
         engine.release()  # also of one that is closed: its callbacks may run yet, or an exception cut this short
+        self._awaited = []
         self._finalizer.cancel()
 
     def restart(self) -> None:
@@ -362,11 +364,13 @@ class Pool(Submitting, Notifying):
 
     @property
     def process_sentinels(self) -> list[int]:
-        """A descriptor for each worker that has a process, readable when that has ended."""
-        sentinels = []
-        for handle in self._pool:
+        """A descriptor for each worker that has a process, readable when that has ended. Do not close them: they are open until
+        you ask again, or join."""
+        handles, sentinels = self._pool, []
+        for handle in handles:
             with contextlib.suppress(ValueError):  # it has not started yet, or has just ended
                 sentinels.append(handle.sentinel)
+        self._awaited = handles
         return sentinels
 
     def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - the published name

@@ -39,7 +39,7 @@ from .fork_safety import remember
 from .launching import Launcher
 from .poll_set import IN, OUT, PollSet
 from .waiting import Waiting
-from .worker_link import WorkerLink
+from .worker_link import Sentinel, WorkerLink
 
 OWN_WAIT_S: Final = 0.05
 LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
@@ -337,16 +337,16 @@ class Engine(Ending):
 
     # -- waiting, changing
 
-    def sentinel_of(self, worker: Worker) -> int:
-        """A descriptor that is readable when the process of `worker` has ended; -1 when it has been seen to, and where the
-        system has no such descriptors."""
+    def sentinel_of(self, worker: Worker) -> Sentinel | None:
+        """What tells that the process of `worker` has ended; None when it has been seen to, and where the system has no such
+        descriptors."""
         try:
-            with self._lock:  # two threads would open two of them, and a reaping beside us leave ours open
+            with self._lock:  # nobody reaps it beside us, and gives its pid to a stranger
                 link: WorkerLink | None = worker.link
-                if link is not None and link.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
+                if link is not None and link.sentinel is None and worker.pid is not None and hasattr(os, "pidfd_open"):
                     with contextlib.suppress(ProcessLookupError):
-                        link.pidfd = os.pidfd_open(worker.pid)
-                return link.pidfd if link is not None else -1
+                        link.sentinel = Sentinel(worker.pid)
+                return link.sentinel if link is not None else None
         finally:
             self._look_again()
 

@@ -164,9 +164,6 @@ class Processes:
     def _discard_reaped(self, worker: Worker, link: WorkerLink) -> None:
         if link.registered:
             self._channels.unwatch_channel(link)
-        if link.pidfd >= 0:
-            pidfd, link.pidfd = link.pidfd, -1
-            os.close(pidfd)
         worker.scoreboard = None
         link.close()
         worker.link = None
