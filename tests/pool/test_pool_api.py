@@ -237,12 +237,15 @@ def test_map_result_is_an_apply_results_kin(pool):
     assert result.get() == [None, None]
 
 
-def test_accepted_and_worker_pids(pool):
-    result = pool.apply_async(t.nap, (0.5,))
+@pytest.mark.parametrize("accept_callback", [None, lambda pid, accepted_at: None])
+def test_accepted_and_worker_pids(pool, accept_callback):
+    result = pool.apply_async(t.nap, (0.5,), accept_callback=accept_callback)
     while not result.accepted():
         result.wait(0.005)
     assert result.worker_pids()[0] in {int(handle) for handle in pool._pool}
     result.get(10)
+    assert result.accepted()
+    assert result.worker_pids() == []
 
 
 def test_cpu_count(pool):

@@ -195,7 +195,7 @@ class ApplyResult(ResultHandle):
 
     def worker_pids(self) -> list[int]:
         """The pid of the worker that runs the call, in a list; empty when none does."""
-        return [self._accepted_pid] if self._accepted_pid is not None else self._running_pids()
+        return [self._accepted_pid] if self._accepted_pid is not None and not self.state else self._running_pids()
 
     def discard(self) -> None:
         """The result is not wanted: a call that has not started never will."""
