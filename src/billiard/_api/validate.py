@@ -158,7 +158,9 @@ def arguments(index: int, item: Any) -> None:
 
 
 def exception_classes(name: str, value: Any) -> tuple[type[BaseException], ...]:
-    """Classes of exceptions."""
+    """Classes of exceptions, or one of them, as an `except` clause takes it."""
+    if isinstance(value, type):
+        value = (value,)
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a tuple of exception classes, not {type(value).__name__}: {value!r}")
     classes = tuple(value)
