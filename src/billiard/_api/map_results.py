@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ from .._core.state import FATE, PENDING, share_keys
 from .._supervisor.driver import moment_in
 from .._typing import Any, Final
 from .._wire import frames, pickling
+from ..common import TERM_SIGNAL
 from . import outcome
 from .results import SHARED, Awaited, Callbacks, ResultHandle, job_counter
 
@@ -190,7 +190,7 @@ class MapResult(ResultHandle):
         """The result is not wanted: chunks that have not started never will."""
         for chunk in list(self._chunks):
             if not chunk.state and not chunk._running():
-                self._pool._engine.terminate_job(chunk, signal.SIGTERM)
+                self._pool._engine.terminate_job(chunk, TERM_SIGNAL)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._job} chunks left:{max(len(self._chunks) - self._open, 0)} ready:{self.ready()}>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from .._supervisor.template_launcher import TemplateLauncher
 from .._typing import Any, Final
 from .._wire.spin import processors
 from .._worker.settings import WorkerSettings
+from ..common import TERM_SIGNAL
 from ..exceptions import SoftTimeLimitExceeded
 from . import job_errors, validate
 from .end_delay import EndDelay
@@ -329,7 +329,7 @@ class Pool(Submitting, Notifying):
             self._end_delay.begin()
         for worker in list(self._engine.core.worker_set.workers.values()):
             if worker.pid == pid:
-                self._engine.terminate_worker(worker, signal.SIGTERM if sig is None else sig)
+                self._engine.terminate_worker(worker, TERM_SIGNAL if sig is None else sig)
 
     def maintain_pool(self) -> None:
         """Replace workers that have died. Needed only with ``threads=False``, where `turn` does it too."""

@@ -8,7 +8,6 @@ them, goes on.
 from __future__ import annotations
 
 import itertools
-import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable
 from .._supervisor.engine import Engine
 from .._typing import Any, Final
 from .._wire import frames, pickling
+from ..common import TERM_SIGNAL
 from . import validate
 from .imap import IMapIterator, IMapUnorderedIterator, Input
 from .map_results import Chunk, MapResult
@@ -247,7 +247,7 @@ class Submitting:
             self._engine.own(job)
         except MemoryError:
             # whoever is told so has no handle of it, and may change its buffers
-            self._engine.terminate_job(job, signal.SIGTERM)
+            self._engine.terminate_job(job, TERM_SIGNAL)
             raise
 
     # -- many calls

@@ -9,6 +9,7 @@ from .._core.state import Phase, Worker
 from .._supervisor.engine import Engine
 from .._supervisor.worker_link import Sentinel
 from .._typing import Any
+from ..common import TERM_SIGNAL
 
 
 @functools.total_ordering
@@ -62,7 +63,7 @@ class WorkerHandle:
 
     def terminate(self) -> None:
         """Send SIGTERM to the process. What it is running is lost."""
-        self._engine.signal_worker(self._worker, signal.SIGTERM)
+        self._engine.signal_worker(self._worker, TERM_SIGNAL)
 
     def kill(self) -> None:
         """Send SIGKILL to the process, and to what its task has started. What it is running is lost."""

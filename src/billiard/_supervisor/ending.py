@@ -20,6 +20,7 @@ from collections.abc import Callable
 from .._core.core import Core
 from .._core.state import Cause, Fate
 from .._typing import Any, Final
+from ..common import TERM_SIGNAL
 from .callback_runner import CallbackRunner
 from .channels import Channels
 from .driver import Driver, Waitable
@@ -81,7 +82,7 @@ class Ending:
 
     def _begin_termination(self, now: float) -> None:
         self.core.worker_set.terminate()
-        self._kill_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
+        self._kill_all(TERM_SIGNAL, Cause.POOL_TERMINATED, now)
         self.terminate_wanted = False
 
     def _end_broken(self, now: float) -> None:
