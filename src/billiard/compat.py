@@ -6,9 +6,9 @@ A leaf: standard library only.  Module globals are looked up when a function run
 import os
 import resource
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from multiprocessing.util import spawnv_passfds
+from multiprocessing import util
 from os import fsdecode, fsencode
 
 from ._typing import Any
@@ -74,6 +74,11 @@ def setblocking(handle: Any, blocking: bool) -> None:
 def send_offset(fd: int, buf: Any, offset: int) -> int:
     """Write the bytes of ``buf`` from ``offset`` on, as many as fit, and say how many that were."""
     return os.write(fd, memoryview(buf)[offset:])
+
+
+def spawnv_passfds(path: str | bytes, args: Sequence[str | bytes], passfds: Sequence[int]) -> int:
+    """Start the program at ``path`` with these descriptors and return its pid."""
+    return util.spawnv_passfds(os.fsencode(path), args, passfds)  # multiprocessing's takes bytes only
 
 
 def get_fdmax(default: int | None = None) -> int | None:

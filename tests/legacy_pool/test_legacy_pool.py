@@ -75,6 +75,14 @@ class TestJobs:
         blob = os.urandom(5 << 20)
         assert pool.run(tasks.double, blob) == blob + blob
 
+    def test_a_sentinel_for_each_worker(self, make_pool):
+        pool = make_pool(2)
+        sentinels = pool.process_sentinels
+        assert len(sentinels) == 2
+        assert wait(sentinels, 0) == []
+        os.kill(pool._pool[1].pid, signal.SIGKILL)
+        assert wait(sentinels, 10) == sentinels[1:]
+
     def test_something_uncallable_is_refused_at_once(self, make_pool):
         pool = make_pool()
         with pytest.raises(TypeError, match="callable"):

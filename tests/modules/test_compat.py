@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import sys
 
 import pytest
 
@@ -31,6 +32,13 @@ def test_blocking(pipe):
         compat.setblocking(handle, 1)
         assert compat.isblocking(handle) is True
     assert compat.isblocking(pipe[0]) is True
+
+
+@pytest.mark.parametrize("path", [sys.executable, os.fsencode(sys.executable)])
+def test_spawnv_passfds(pipe, path):
+    pid = compat.spawnv_passfds(path, [path, "-c", f"import os; os.write({pipe[1]}, b'here')"], [pipe[1]])
+    assert os.waitpid(pid, 0)[1] == 0
+    assert os.read(pipe[0], 100) == b"here"
 
 
 def test_send_offset(pipe):

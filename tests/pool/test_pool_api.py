@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from multiprocessing import resource_sharer
+from pathlib import Path
 
 import pool_tasks as t
 import pytest
@@ -236,12 +237,15 @@ def test_map_result_is_an_apply_results_kin(pool):
     assert result.get() == [None, None]
 
 
-def test_accepted_and_worker_pids(pool):
-    result = pool.apply_async(t.nap, (0.5,))
+@pytest.mark.parametrize("accept_callback", [None, lambda pid, accepted_at: None])
+def test_accepted_and_worker_pids(pool, accept_callback):
+    result = pool.apply_async(t.nap, (0.5,), accept_callback=accept_callback)
     while not result.accepted():
         result.wait(0.005)
     assert result.worker_pids()[0] in {int(handle) for handle in pool._pool}
     result.get(10)
+    assert result.accepted()
+    assert result.worker_pids() == []
 
 
 def test_cpu_count(pool):
@@ -271,6 +275,45 @@ def test_process_sentinels(pool):
     pool.close()
     pool.join()
     assert pool.process_sentinels == []
+
+
+def test_a_sentinel_tells_of_a_death_that_was_seen_to(pool):
+    """Whoever waits may look later than the pool, which has replaced the worker by then."""
+    pool.map(t.pid, range(4))
+    sentinels = pool.process_sentinels
+    victim = pool._pool[1]
+    sentinel = victim.sentinel
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(pool._pool) == 2 and victim.pid not in pool._pool)
+    assert pool.map(t.pid, range(4))
+    assert billiard.connection.wait(sentinels, 10) == [sentinel]
+    renewed = pool.process_sentinels
+    assert len(renewed) == 2
+    assert billiard.connection.wait(renewed, 0) == []
+
+
+def pidfds():
+    links = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(entry.readlink()))
+    return sum("pidfd" in link for link in links)
+
+
+def test_sentinels_leave_no_descriptor_behind(make_pool):
+    before = pidfds()
+    pool = make_pool(2)
+    pool.map(t.pid, range(4))
+    assert len(pool.process_sentinels) == 2
+    for _ in range(3):
+        victim = pool._pool[0].pid
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(pool._pool) == 2 and victim not in pool._pool)  # noqa: B023 - called in this turn
+        wait_until(lambda: len(pool.process_sentinels) == 2)
+    assert pidfds() == before + 2
+    pool.terminate()
+    pool.join()
+    assert pidfds() == before
 
 
 def test_did_start_ok(make_pool):

@@ -82,13 +82,14 @@ def test_a_callback_is_told_of_a_payload_that_wants_to_leave(pool, kind, how, be
     assert [(type(einfo.exception), type(einfo.exception.__cause__)) for einfo in told] == [(becomes, kind)] * 2
 
 
-def test_callbacks_propagate_leaves_the_turn(make_pool):
+@pytest.mark.parametrize("propagate", [(LookupError,), [KeyError, IndexError], LookupError])
+def test_callbacks_propagate_leaves_the_turn(make_pool, propagate):
     pool = make_pool(1, threads=False)
 
     def bad(_):
-        raise LookupError("let me out")
+        raise IndexError("let me out")
 
-    result = pool.apply_async(t.add, (1, 2), callback=bad, callbacks_propagate=(LookupError,))
+    result = pool.apply_async(t.add, (1, 2), callback=bad, callbacks_propagate=propagate)
     with pytest.raises(LookupError, match="let me out"):
         while True:
             pool.turn(1)
@@ -189,7 +190,7 @@ def test_what_cannot_be_called_is_no_callback(pool, name, given):
             pool.map_async(t.echo, [1], **{name: given})
 
 
-@pytest.mark.parametrize("given", [0, "", 5, LookupError, ["LookupError"], (LookupError, None), (int,)])
+@pytest.mark.parametrize("given", [0, "", 5, int, ["LookupError"], (LookupError, None), (int,)])
 def test_what_is_no_exception_cannot_be_propagated(pool, given):
     with pytest.raises(TypeError, match="callbacks_propagate must be a tuple"):
         pool.apply_async(t.pid, callbacks_propagate=given)

@@ -195,3 +195,55 @@ def _small_and_big():
     import numpy
 
     return numpy.arange(5_000.0), numpy.zeros(1_000_000)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_another_signal_takes_sigterms_part(script, tmp_path, method):
+    """As REMAP_SIGTERM promises those whose platform sends SIGTERM to every process of a program."""
+    process = script(f"""
+        import os, signal, subprocess, sys, time
+        os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+        import billiard
+        from billiard.exceptions import Terminated, WorkerLostError
+
+        def quiet():
+            signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # as Celery's initializer does
+
+        def survive():
+            os.kill(os.getpid(), signal.SIGTERM)
+            return "survived"
+
+        def last(path):
+            try:
+                open(path, "w").close()
+                signal.pause()
+            finally:
+                os.unlink(path)
+
+        def dispositions():
+            ask = "import signal; print(*(signal.getsignal(n) == signal.SIG_DFL for n in (signal.SIGTERM, signal.SIGQUIT)))"
+            return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout.strip()
+
+        def wait_for(path):
+            while not os.path.exists(path):
+                time.sleep(0.01)
+
+        if __name__ == "__main__":
+            with billiard.get_context({method!r}).Pool(1, initializer=quiet) as pool:
+                pid = pool.apply(os.getpid)
+                print(pool.apply(survive), pool.apply(dispositions))
+                assert pool.apply(os.getpid) == pid
+                for end in (lambda: pool.terminate_job(pool._pool[0].pid), lambda: handle.terminate()):
+                    handle = pool.apply_async(last, ("begun",))
+                    wait_for("begun")
+                    end()
+                    try: handle.get()
+                    except Terminated as error: print(error.signal_name, os.path.exists("begun"))
+                handle = pool.apply_async(last, ("begun",))
+                wait_for("begun")
+                pool.terminate()
+                try: handle.get()
+                except WorkerLostError as error: print(error.signal_name, os.path.exists("begun"))
+    """, cwd=tmp_path)  # fmt: skip
+    output = process.communicate(timeout=WITHIN_S)[0]
+    assert output == "survived True True\nSIGQUIT False\nSIGQUIT False\nSIGQUIT False\n"

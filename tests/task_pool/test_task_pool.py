@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
 from billiard.pool import CLOSE, RUN
 from pool_helpers import wait_until
 
@@ -103,6 +103,24 @@ def test_soft_limit_above_the_hard_one(make_pool, hub, told):
     pool.apply_async(sleep, (), {}, soft_timeout=30, timeout=0.2, **told.callbacks("late"))
     hub.until(lambda: "failure" in told.of("late"), within_s=5)
     assert isinstance(told.value("late", "failure").exception, TimeLimitExceeded)
+
+
+@pytest.mark.parametrize("past", [-1, -0.5, float("-inf")])
+@pytest.mark.parametrize(("name", "error"), [("timeout", TimeLimitExceeded), ("soft_timeout", SoftTimeLimitExceeded)])
+def test_a_messages_limit_that_has_passed_hits_its_task_alone(make_pool, hub, told, name, error, past):
+    pool = make_pool(1)
+    pool.apply_async(sleep, (), {}, **{name: past}, **told.callbacks("late"))
+    pool.apply_async(add, (1, 2), {}, **told.callbacks("next"))
+    hub.until(lambda: "failure" in told.of("late") and "success" in told.of("next"), within_s=10)
+    assert isinstance(told.value("late", "failure").exception, error)
+
+
+@pytest.mark.parametrize("value", ["10", [], True, float("nan"), 10**400])
+def test_a_messages_limit_that_is_none_is_logged(make_pool, hub, told, caplog, value):
+    pool = make_pool(1)
+    pool.apply_async(add, (1, 2), {}, timeout=value, **told.callbacks("odd"))
+    hub.until(lambda: "success" in told.of("odd"))
+    assert "timeout must be" in caplog.text
 
 
 def test_limits_go_on_after_a_reconnection(make_pool, hub, told, meeting):
@@ -279,6 +297,13 @@ def test_memory_limit_is_about_what_is_resident(make_pool, hub):
     first = pid_after(add, 1, 1)
     assert pid_after(eat, 1 << 20) == first
     assert pid_after(eat, 100 << 20) != first
+
+
+def test_no_kilobytes_are_no_bound(make_pool, hub):
+    pool = make_pool(1, max_memory_per_child=0)
+    pids = [pool.apply_async(os.getpid, (), {}) for _ in range(2)]
+    hub.until(lambda: all(pid.ready() for pid in pids))
+    assert pids[0].get() == pids[1].get()
 
 
 def test_grow_from_none_and_back(make_pool, hub, told):

@@ -37,15 +37,18 @@ def error_info(fate: Fate, func: Any, job: int, item: int | None = None) -> Exce
 
     `item`: index in the whole input of the item that was running, for a chunk of a map.
     """
-    # the error of a process that could not be made, with its traceback: its text alone does not tell what was not found
-    cause = fate.detail if isinstance(fate.detail, OSError) and fate.detail.__traceback__ else None
-    return errors.parent_made(_error(fate, func, job, item), cause)
+    return errors.parent_made(_error(fate, func, job, item), _cause(fate))
 
 
 def pool_error(fate: Fate) -> Exception:
     """The error of a pool that has given up: it is about no call."""
-    broken: Exception = errors.parent_made(_error(fate, None, None, None)).exception
+    broken: Exception = errors.parent_made(_error(fate, None, None, None), _cause(fate)).exception
     return broken
+
+
+def _cause(fate: Fate) -> OSError | None:
+    # why a process could not be made, with its traceback: its text alone does not tell what was not found
+    return fate.detail if isinstance(fate.detail, OSError) and fate.detail.__traceback__ else None
 
 
 def _error(fate: Fate, func: Any, job: int | None, item: int | None) -> Exception:

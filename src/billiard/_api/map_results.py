@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 
 from .._core.state import FATE, PENDING, share_keys
 from .._supervisor.target import moment_in, rest_until
 from .._typing import Any, Final
 from .._wire import frames, pickling
+from ..common import TERM_SIGNAL
 from . import outcome
 from .results import SHARED, Awaited, Callbacks, ResultHandle, job_counter
 
@@ -172,7 +172,7 @@ class MapResult(ResultHandle):
         self._chunks = []
         return self._state == outcome.VALUE
 
-    def terminate(self, signum: int = signal.SIGTERM) -> None:
+    def terminate(self, signum: int = TERM_SIGNAL) -> None:
         """End all calls of this map that have not ended, and no others; with `signum` as `ApplyResult.terminate` has it."""
         for chunk in list(self._chunks):
             self._pool._engine.terminate_job(chunk, signum)
@@ -191,7 +191,7 @@ class MapResult(ResultHandle):
         """The result is not wanted: chunks that have not started never will."""
         for chunk in list(self._chunks):
             if not chunk.state and not chunk._running():
-                self._pool._engine.terminate_job(chunk, signal.SIGTERM)
+                self._pool._engine.terminate_job(chunk, TERM_SIGNAL)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._job} chunks left:{max(len(self._chunks) - self._open, 0)} ready:{self.ready()}>"

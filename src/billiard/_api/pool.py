@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from .._supervisor.template_launcher import TemplateLauncher
 from .._typing import Any, Final
 from .._wire.spin import processors
 from .._worker.settings import WorkerSettings
+from ..common import TERM_SIGNAL
 from ..exceptions import SoftTimeLimitExceeded
 from . import job_errors, validate
 from .end_delay import EndDelay
@@ -106,8 +106,8 @@ class Pool(MapSubmitting, Notifying):
         sched_strategy: Any = _NOT_GIVEN,
     ) -> None:
         # Celery passes the last two. Who passes them sets the limits independently of each other, may start with no
-        # process at all, means a worker's memory and not its growth, gives a worker one task at a time (its -O fair), and
-        # wants to hear nothing of what a terminated pool has not run.
+        # process at all, means a worker's memory and not its growth (0: without bound), gives a worker one task at a time
+        # (its -O fair), and wants to hear nothing of what a terminated pool has not run.
         celery = proc_alive_timeout is not _NOT_GIVEN or sched_strategy is not _NOT_GIVEN
         if processes is None:
             processes = self.cpu_count()
@@ -119,7 +119,7 @@ class Pool(MapSubmitting, Notifying):
         quota = validate.optional_integer("maxtasksperchild", maxtasksperchild, 1)
         restarts = validate.optional_integer("max_restarts", max_restarts, 0)
         period_s = validate.number("max_restart_freq", max_restart_freq, positive=True) or 1
-        memory_kb = validate.kilobytes("max_memory_per_child", max_memory_per_child)
+        memory_kb = validate.kilobytes("max_memory_per_child", max_memory_per_child, positive=not celery)
         validate.callables(
             initializer=initializer, on_process_up=on_process_up, on_process_down=on_process_down,
             on_timeout_set=on_timeout_set, on_timeout_cancel=on_timeout_cancel, on_process_exit=on_process_exit,
@@ -138,6 +138,7 @@ class Pool(MapSubmitting, Notifying):
         self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
         self._down_with_status = takes_pid_and_exitcode(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
+        self._awaited: list[WorkerHandle] = []  # whose sentinels somebody may be waiting for
         self._lazy_maps = {}
         self._untaken = set()
         settings = WorkerSettings(
@@ -251,6 +252,7 @@ class Pool(MapSubmitting, Notifying):
                     let_end(engine, self._lazy_maps, job)  # a signal's handler had raised as it began to tell of its end
         engine.wait(engine.end)
         engine.release()  # also of one that is closed: its callbacks may run yet, or an exception cut this short
+        self._awaited = []
         self._finalizer.cancel()
 
     def restart(self) -> None:
@@ -311,7 +313,7 @@ class Pool(MapSubmitting, Notifying):
             self._end_delay.begin()
         for worker in list(self._engine.core.worker_set.workers.values()):
             if worker.pid == pid:
-                self._engine.terminate_worker(worker, signal.SIGTERM if sig is None else sig)
+                self._engine.terminate_worker(worker, TERM_SIGNAL if sig is None else sig)
 
     def maintain_pool(self) -> None:
         """Replace workers that have died. Needed only with ``threads=False``, where `turn` does it too."""
@@ -346,11 +348,13 @@ class Pool(MapSubmitting, Notifying):
 
     @property
     def process_sentinels(self) -> list[int]:
-        """A descriptor for each worker that has a process, readable when that has ended."""
-        sentinels = []
-        for handle in self._pool:
+        """A descriptor for each worker that has a process, readable when that has ended. Do not close them: they are open until
+        you ask again, or join."""
+        handles, sentinels = self._pool, []
+        for handle in handles:
             with contextlib.suppress(ValueError):  # it has not started yet, or has just ended
                 sentinels.append(handle.sentinel)
+        self._awaited = handles
         return sentinels
 
     def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - the published name

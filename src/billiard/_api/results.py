@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import signal
 from collections.abc import Callable
 
 from .._core.state import Job, share_keys
 from .._supervisor.callback_runner import log_callback_error
 from .._supervisor.target import Waitable
 from .._typing import TYPE_CHECKING, Any, Final
+from ..common import TERM_SIGNAL
 from ..einfo import ExceptionInfo
 from ..exceptions import TimeoutError
 from . import outcome
@@ -179,7 +179,7 @@ class ApplyResult(ResultHandle):
         self.call = call
         self.size = size
 
-    def terminate(self, signum: int = signal.SIGTERM) -> None:
+    def terminate(self, signum: int = TERM_SIGNAL) -> None:
         """End this call and no other: it never starts if it has not, it is struck with `signum` (default: SIGTERM) if it runs.
 
         `get` then raises Terminated, unless the task swallows a signal that can be caught and returns; half a second later it
@@ -195,7 +195,7 @@ class ApplyResult(ResultHandle):
 
     def worker_pids(self) -> list[int]:
         """The pid of the worker that runs the call, in a list; empty when none does."""
-        return [self._accepted_pid] if self._accepted_pid is not None else self._running_pids()
+        return [self._accepted_pid] if self._accepted_pid is not None and not self.state else self._running_pids()
 
     def discard(self) -> None:
         """The result is not wanted: a call that has not started never will."""
@@ -205,7 +205,7 @@ class ApplyResult(ResultHandle):
         """Keep the call from starting; with `synack` also when a worker has taken it but not begun. Else no effect."""
         self._cancelled = True
         if not self._running() and not self.state:
-            self._pool._engine.terminate_job(self, signal.SIGTERM)
+            self._pool._engine.terminate_job(self, TERM_SIGNAL)
 
     # -- told by the worker or the limits; where user code runs
 

@@ -7,13 +7,13 @@ them, goes on.
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterable
 
 from .._supervisor.engine import Engine
 from .._typing import Any, Final
 from .._wire import frames, pickling
+from ..common import TERM_SIGNAL
 from . import validate
 from .map_results import Chunk
 from .packing import Packer, plainly
@@ -188,7 +188,10 @@ class Submitting:
             validate.number("lost_worker_timeout", lost_worker_timeout)
         soft_s, hard_s = self.soft_timeout, self.timeout
         if soft_timeout is not None or timeout is not None:
-            soft_given_s, hard_given_s = validate.limits(soft_timeout, timeout, ordered=not self._is_celerys)
+            if self._is_celerys:
+                soft_given_s, hard_given_s = validate.sent_limits(soft_timeout, timeout)
+            else:
+                soft_given_s, hard_given_s = validate.limits(soft_timeout, timeout, ordered=True)
             soft_s, hard_s = soft_given_s or soft_s, hard_given_s or hard_s
         hooked = False
         if soft_s is not None or hard_s is not None:
@@ -238,5 +241,5 @@ class Submitting:
             self._engine.own(job)
         except MemoryError:
             # whoever is told so has no handle of it, and may change its buffers
-            self._engine.terminate_job(job, signal.SIGTERM)
+            self._engine.terminate_job(job, TERM_SIGNAL)
             raise

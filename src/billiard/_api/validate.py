@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from math import ceil, inf
 from operator import index
 
+from .._supervisor import log
 from .._typing import Any, Final
 
+_AT_ONCE_S: Final = 0.001  # a limit that was over before it was given
 _SURELY_A_FLOAT: Final = 1e300  # an int below can be held by one
 
 
@@ -53,10 +55,10 @@ def _real(value: Any) -> float | None:
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
 
 
-def kilobytes(name: str, value: Any) -> int | None:
-    """Whole kilobytes, more than none; None if there is no bound, which is also what infinity means."""
-    kb = number(name, value, positive=True)
-    return None if kb is None or kb == inf else ceil(kb)
+def kilobytes(name: str, value: Any, *, positive: bool) -> int | None:
+    """Whole kilobytes; None if there is no bound, which is also what infinity means, and zero where that is allowed."""
+    kb = number(name, value, positive=positive)
+    return None if not kb or kb == inf else ceil(kb)
 
 
 def integer(name: str, value: Any, least: int) -> int:
@@ -123,6 +125,23 @@ def limits(soft: Any, hard: Any, *, ordered: bool) -> tuple[float | None, float 
     return soft_s or None, hard_s or None
 
 
+def sent_limits(soft: Any, hard: Any) -> tuple[float | None, float | None]:
+    """The limits that a message of Celery's gives its task. Who sent it is not here to be told: an error would end the worker
+    that has received it, and then each other one to which the broker gives it."""
+    return _sent_limit("soft_timeout", soft), _sent_limit("timeout", hard)
+
+
+def _sent_limit(name: str, value: Any) -> float | None:
+    try:
+        return number(name, value) or None
+    except (TypeError, ValueError) as exc:
+        real = value if isinstance(value, float) else _whole(value)
+        if real is not None and real < 0:  # the time until a deadline that has passed
+            return _AT_ONCE_S
+        log.error("a task's limit is not kept: %s", exc)
+        return None
+
+
 def chunksize(value: Any) -> int:
     """Items in one call of an `imap`."""
     if isinstance(value, int) and value < 1:
@@ -139,7 +158,9 @@ def arguments(at: int, item: Any) -> None:
 
 
 def exception_classes(name: str, value: Any) -> tuple[type[BaseException], ...]:
-    """Classes of exceptions."""
+    """Classes of exceptions, or one of them, as an `except` clause takes it."""
+    if isinstance(value, type):
+        value = (value,)
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a tuple of exception classes, not {type(value).__name__}: {value!r}")
     classes = tuple(value)

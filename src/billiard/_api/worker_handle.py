@@ -7,7 +7,9 @@ import signal
 
 from .._core.state import Phase, Worker
 from .._supervisor.engine import Engine
+from .._supervisor.worker_link import Sentinel
 from .._typing import Any
+from ..common import TERM_SIGNAL
 
 
 @functools.total_ordering
@@ -25,6 +27,7 @@ class WorkerHandle:
         self._engine = engine
         self.index = worker.index
         self.daemon = False
+        self._sentinel: Sentinel | None = None
 
     @property
     def name(self) -> str:
@@ -48,17 +51,19 @@ class WorkerHandle:
 
     @property
     def sentinel(self) -> int:
-        """A descriptor that is readable when the process has ended. It belongs to the pool; do not close it."""
+        """A descriptor that is readable when the process has ended. Do not close it: it is open for as long as this handle is
+        kept."""
         if self._worker.pid is None:
             raise ValueError(f"{self!r} has not started")
-        descriptor = self._engine.sentinel_of(self._worker)
-        if descriptor < 0:
+        if self._sentinel is None:
+            self._sentinel = self._engine.sentinel_of(self._worker)
+        if self._sentinel is None:
             raise ValueError(f"{self!r} has ended")
-        return descriptor
+        return self._sentinel.fileno()
 
     def terminate(self) -> None:
         """Send SIGTERM to the process. What it is running is lost."""
-        self._engine.signal_worker(self._worker, signal.SIGTERM)
+        self._engine.signal_worker(self._worker, TERM_SIGNAL)
 
     def kill(self) -> None:
         """Send SIGKILL to the process, and to what its task has started. What it is running is lost."""

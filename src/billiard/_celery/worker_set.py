@@ -270,6 +270,7 @@ class WorkerSet(Reaping):
         for sentinel in self._poolctrl.values():
             sentinel.set()
 
+    @property
     def process_sentinels(self) -> list[int]:
         """One fd for each worker, readable when it has exited."""
         return [process._popen.sentinel for process in self._pool]

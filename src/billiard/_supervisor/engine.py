@@ -32,6 +32,7 @@ from .launching import Launcher
 from .poll_set import PollSet
 from .target import Target
 from .waiting import Waiting
+from .worker_link import Sentinel
 
 OWN_WAIT_S: Final = 0.05  # for a thread that may be writing with buffers whose owner wants them back
 LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
@@ -264,12 +265,12 @@ class Engine(Ending):
 
     # -- waiting, changing
 
-    def sentinel_of(self, worker: Worker) -> int:
-        """A descriptor that is readable when the process of `worker` has ended; -1 when it has been seen to, and where the
-        system has no such descriptors."""
+    def sentinel_of(self, worker: Worker) -> Sentinel | None:
+        """What tells that the process of `worker` has ended; None when it has been seen to, and where the system has no such
+        descriptors."""
         self.refuse_in_forked_copy()  # where the lock may be held by a thread that was not copied
         try:
-            with self._lock:  # two threads would open two of them, and a reaping beside us leave ours open
+            with self._lock:  # nobody reaps it beside us, and gives its pid to a stranger
                 return self.processes.sentinel_of(worker)
         finally:
             self._look_again()

@@ -19,7 +19,7 @@ from . import log
 from .channels import Channels
 from .launching import ALL_LOST, EXITED, NO_FD, NOT_STARTED, STARTED, Launcher
 from .poll_set import PollSet
-from .worker_link import WorkerLink
+from .worker_link import Sentinel, WorkerLink
 
 
 class Processes:
@@ -61,15 +61,15 @@ class Processes:
             send_signal(worker.pid, signum, group=signum == signal.SIGKILL)
         self.launcher.hear_of_end()
 
-    def sentinel_of(self, worker: Worker) -> int:
-        """See `Engine.sentinel_of`. Opened when it is first asked for, and closed when the worker is reaped."""
+    def sentinel_of(self, worker: Worker) -> Sentinel | None:
+        """See `Engine.sentinel_of`."""
         link: WorkerLink | None = worker.link
         if link is None:
-            return -1
-        if link.pidfd < 0 and worker.pid is not None and hasattr(os, "pidfd_open"):
+            return None
+        if link.sentinel is None and worker.pid is not None and hasattr(os, "pidfd_open"):
             with contextlib.suppress(ProcessLookupError):
-                link.pidfd = os.pidfd_open(worker.pid)
-        return link.pidfd
+                link.sentinel = Sentinel(worker.pid)
+        return link.sentinel
 
     def _spawn(self, worker: Worker, now: float) -> None:
         if worker.phase is not Phase.STARTING and worker.link is None:
@@ -184,9 +184,6 @@ class Processes:
     def _discard_reaped(self, worker: Worker, link: WorkerLink) -> None:
         if link.registered:
             self._channels.unwatch_channel(link)
-        if link.pidfd >= 0:
-            pidfd, link.pidfd = link.pidfd, -1
-            os.close(pidfd)
         worker.scoreboard = None
         link.close()
         worker.link = None

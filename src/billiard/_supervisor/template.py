@@ -44,6 +44,7 @@ from .._wire.scoreboard import Scoreboard
 from .._wire.spin import processors
 from .._worker import main, signals
 from .._worker.settings import WorkerSettings
+from ..common import TERM_SIGNAL
 from .launching import EXITED, NOT_STARTED, STARTED
 
 MESSAGE: Final = struct.Struct("<BQqq")  # operation, ident, two numbers
@@ -271,7 +272,7 @@ class Template:
 def _ignore_all() -> dict[int, Any]:
     """Ignore what a signal to all processes of a program (``pkill -HUP program``) would do to the template: end it, and with
     it every worker, or run the parent's handler in it. Returns what was in force, for the workers."""
-    usual = {signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1}
+    usual = {signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, TERM_SIGNAL}
     inherited = {}
     for signum in range(1, signal.NSIG):
         handler = signals.get_handler(signum)

@@ -22,6 +22,7 @@ from .._core.core import Core
 from .._core.state import Cause
 from .._core.worker_set import PoolState
 from .._typing import Any
+from ..common import TERM_SIGNAL
 from .callback_runner import CallbackRunner
 from .channels import Channels
 from .driver import Driver
@@ -140,7 +141,7 @@ class Turning:
     def _begin_termination(self, now: float) -> None:
         """Strike every worker, and settle what has no result. Repeatable."""
         self.core.worker_set.terminate()
-        self._kill_all(signal.SIGTERM, Cause.POOL_TERMINATED, now)
+        self._kill_all(TERM_SIGNAL, Cause.POOL_TERMINATED, now)
         self.terminate_wanted = False
 
     def _end_broken(self, now: float) -> None:

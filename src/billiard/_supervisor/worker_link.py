@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 
 from .._core.state import Phase, Worker
 from .._typing import Any
 from .._wire import frames
 from .._wire.channel import open_channel
+from .._wire.descriptors import close_all
 from .._wire.far_end import FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE
 from .._wire.scoreboard import Scoreboard
@@ -15,6 +17,27 @@ from .function_table import FunctionTable
 
 # below what a channel joins to one buffer; and a worker can begin with the first while the rest is written
 _WRITE_AT_ONCE = 60 << 10
+
+
+class Sentinel:
+    """A descriptor that is readable when a process has ended: open for as long as anybody who was told its number keeps this.
+
+    Closed when the worker is reaped, its number would soon be that of the replacement's. Who waits for it, and who is just
+    about to, would then wait for a process that lives: the kernel, too, looks the number up once more as it wakes them.
+    """
+
+    __slots__ = ("_fds",)
+
+    def __init__(self, pid: int) -> None:
+        """Raises ProcessLookupError when there is no such process."""
+        self._fds: list[int] = []
+        self._fds.extend(map(os.pidfd_open, (pid,)))
+
+    def fileno(self) -> int:
+        return self._fds[0]
+
+    def __del__(self) -> None:
+        close_all(self._fds)
 
 
 class WorkerLink:
@@ -29,12 +52,12 @@ class WorkerLink:
         "far_end",
         "kill_on_start",
         "known",
-        "pidfd",
         "ready_early",
         "reaped_elsewhere",
         "registered",
         "retired",
         "scoreboard",
+        "sentinel",
         "watched",
         "written",
     )
@@ -60,7 +83,7 @@ class WorkerLink:
         self.reaped_elsewhere = False  # not by us: its pid may be a stranger's
         self.failure: bytes | None = None  # what the worker said of its initializer
         self.kill_on_start = 0  # the signal to send when its pid is known
-        self.pidfd = -1  # for those who ask for a sentinel
+        self.sentinel: Sentinel | None = None  # made when somebody asks for it
         self.ready_early = False  # it said so before its pid was known
 
     def started(self) -> None:

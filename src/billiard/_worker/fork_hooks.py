@@ -17,10 +17,11 @@ import threading
 
 from .._typing import Any
 from .._wire.far_end import FarEnd
+from ..common import TERM_SIGNAL
 from . import signals
 from .loop import Loop
 
-_OURS = (int(signal.SIGTERM), int(signals.SOFT_SIGNAL))
+_OURS = (int(TERM_SIGNAL), int(signal.SIGTERM), int(signals.SOFT_SIGNAL))
 
 
 class ForkHooks:

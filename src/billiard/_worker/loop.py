@@ -10,7 +10,6 @@ from __future__ import annotations
 import marshal
 import os
 import pickle
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from .._wire.far_end import ATOMIC_BODY, FarEnd
 from .._wire.frames import HEADER, LARGE
 from .._wire.scoreboard import CURRENT, ITEM, RECALLED, SKIPPED_FROM, SOFT_NUMBER, STARTED, Scoreboard
 from .._wire.unsendable import MaybeEncodingError, Shown
+from ..common import TERM_SIGNAL
 from ..exceptions import PayloadError, SoftTimeLimitExceeded, TaskError
 from .memory import PeakGrowth
 from .settings import WorkerSettings
@@ -169,7 +169,7 @@ class Loop:
         """Whether call `number` was the last: the status to leave with. Raises SystemExit if a call has swallowed the one of
         SIGTERM: whoever sent that wants the worker gone, and the next call's error must not be taken for it."""
         if self.termination.requested:
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(128 + TERM_SIGNAL)
         if self._retire is not None:
             return self._retire
         if self._growth is not None and self._growth() > (self._memory_limit_kb or 0):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from multiprocessing import process as mp_process
@@ -15,6 +14,7 @@ from .._wire.exit_status import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
 from .._wire.scoreboard import Scoreboard
+from ..common import TERM_SIGNAL
 from . import lifeline, signals
 from .fork_hooks import ForkHooks
 from .loop import Loop
@@ -61,7 +61,7 @@ def serve(
         terminated = loop is not None and loop.termination.requested
         try:
             if settings.on_process_exit is not None:
-                settings.on_process_exit(os.getpid(), -signal.SIGTERM if terminated else status)
+                settings.on_process_exit(os.getpid(), -TERM_SIGNAL if terminated else status)
         finally:
             _leave_in_time(status, terminated)
         if terminated and loop is not None:
@@ -85,7 +85,7 @@ def _leave_at_once(status: int, terminated: bool) -> None:
         util._flush_std_streams()  # type: ignore[attr-defined]  # not published
     finally:  # a pipe that nobody reads any more must not keep us
         if terminated:
-            os.kill(os.getpid(), signal.SIGTERM)  # which has its default action again
+            os.kill(os.getpid(), TERM_SIGNAL)  # which has its default action again
         os._exit(status & 0xFF)
 
 

@@ -3,7 +3,8 @@
     SIGINT            ignored: a terminal's Ctrl-C is the parent's business
     SIGTTIN, SIGTTOU  ignored: a worker leads a process group in the background, where reading the terminal
                       would stop it for ever
-    SIGTERM           leaves by SystemExit, so that ``finally`` blocks and exit hooks run
+    SIGTERM           leaves by SystemExit, so that ``finally`` blocks and exit hooks run. With ``REMAP_SIGTERM`` the signal
+                      that this names does; SIGTERM, which some platforms send to every process of a program, does nothing
     SIGUSR1           the soft limit: raises SoftTimeLimitExceeded in the call it is meant for, and in no other; and from
                       the worker itself: raises once more what Python has dropped (see `SoftLimit`)
 
@@ -23,10 +24,12 @@ from types import CodeType, FrameType, TracebackType
 
 from .._typing import Any, Final
 from .._wire.scoreboard import ANY_ITEM, ITEM, SOFT_COUNT, SOFT_ITEM, SOFT_NUMBER
+from ..common import TERM_SIGNAL
 from ..exceptions import SoftTimeLimitExceeded
 
 SOFT_SIGNAL: Final = signal.SIGUSR1
-_TAKEN: Final = (signal.SIGTERM, SOFT_SIGNAL, signal.SIGCHLD)
+_REMAPPED: Final = TERM_SIGNAL != signal.SIGTERM
+_TAKEN: Final = (TERM_SIGNAL, signal.SIGTERM, SOFT_SIGNAL, signal.SIGCHLD)
 _AGAIN_S: Final = 0.002  # from one signal to the next, at first, until what was dropped is raised
 _AGAIN_AT_MOST_S: Final = 0.05
 _DROPPING: Final[set[CodeType]] = set()
@@ -81,8 +84,12 @@ def _would_drop(frame: FrameType | None) -> bool:
     return frame is not None
 
 
+def _spare(signum: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which the programs that a task starts would inherit."""
+
+
 class Termination:
-    """SIGTERM, turned into SystemExit once; the second one kills."""
+    """The terminating signal, turned into SystemExit once; the second one kills."""
 
     def __init__(self, asked: Callable[[], None]) -> None:
         """`asked` is called in the signal's handler, before it raises."""
@@ -91,9 +98,11 @@ class Termination:
         self._asked = asked
 
     def install(self) -> None:
-        """Take SIGTERM, unless the initializer gave it a handler of its own."""
-        if get_handler(signal.SIGTERM) == DEFAULT:
-            set_handler(signal.SIGTERM, self._handle)
+        """Take the signal, unless the initializer gave it a handler of its own. (Celery's ignores the one that is named.)"""
+        if _REMAPPED:
+            set_handler(signal.SIGTERM, _spare)
+        if _REMAPPED or get_handler(TERM_SIGNAL) == DEFAULT:
+            set_handler(TERM_SIGNAL, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
@@ -104,26 +113,27 @@ class Termination:
             self.raise_again()
 
     def raise_again(self) -> None:
-        """Raise what was dropped. No SIGTERM is sent for it: a second one kills, as it must when it is the sender's."""
+        """Raise what was dropped. No signal is sent for it: a second one kills, as it must when it is the sender's."""
         if self.dropped:
             self.dropped = False
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(128 + TERM_SIGNAL)
 
     def uninstall(self) -> None:
-        """Give SIGTERM its default back."""
-        if get_handler(signal.SIGTERM) == self._handle:
-            set_handler(signal.SIGTERM, DEFAULT)
+        """Give the signals their default back."""
+        for signum in (TERM_SIGNAL, signal.SIGTERM):
+            if get_handler(signum) in (self._handle, _spare):
+                set_handler(signum, DEFAULT)
 
     def too_late(self) -> None:
-        """The worker leaves by itself: a SIGTERM has nothing left to end, and raised in an exit hook it would be printed."""
-        if get_handler(signal.SIGTERM) == self._handle:
-            set_handler(signal.SIGTERM, IGNORE)
+        """The worker leaves by itself: the signal has nothing left to end, and raised in an exit hook it would be printed."""
+        if get_handler(TERM_SIGNAL) == self._handle:
+            set_handler(TERM_SIGNAL, IGNORE)
 
     def die_of_it(self) -> None:
-        """End as if SIGTERM had never been caught, so that the exit status says so."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-        os.kill(os.getpid(), signal.SIGTERM)
+        """End as if the signal had never been caught, so that the exit status says so."""
+        signal.signal(TERM_SIGNAL, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [TERM_SIGNAL])
+        os.kill(os.getpid(), TERM_SIGNAL)
 
 
 class SoftLimit:
