@@ -173,6 +173,19 @@ def test_with_ends_everything(method, lasting_helpers):
     assert not any(is_running(pid) for pid in pids)
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_who_has_a_worker_s_process_may_join_it_after_its_end(make_pool, method):
+    """`multiprocessing` joins all children when the program exits, while a forgotten pool is ending."""
+    pool = make_pool(1, context=billiard.get_context(method))
+    pid = pool.apply(t.pid)
+    [process] = [child for child in multiprocessing.active_children() if child.pid == pid]
+    pool.terminate()
+    pool.join()
+    process.join(0)
+    assert process.exitcode == -signal.SIGTERM
+    assert process not in multiprocessing.active_children()
+
+
 def test_forgotten_pool_ends():
     pids = set(Pool(2).map(t.pid, range(8), 1))
     gc.collect()

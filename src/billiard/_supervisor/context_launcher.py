@@ -127,18 +127,20 @@ class ContextLauncher:
 
     def reap(self, worker: Worker) -> None:
         process = self._processes.get(worker.ident)
-        popen = process._popen if process is not None else None  # None: it was closed, and what follows was cut short
+        sentinel = process.sentinel if process is not None else None
         for fd, ident in list(self._fds.items()):
             if ident == worker.ident:
                 self._poll_set.unwatch(fd)
                 del self._fds[fd]
-                if popen is None or fd != popen.sentinel:
+                if fd != sentinel:
                     os.close(fd)
-        if process is not None and popen is not None:
-            if popen.returncode is None:  # someone else has reaped it: `close` would think that it runs
+        if process is not None:
+            popen = process._popen
+            if popen.returncode is None:  # someone else has reaped it
                 popen.returncode = worker.status if worker.status is not None else _UNKNOWN_STATUS
+            # No `close`: another thread may be joining it, as multiprocessing does with all children when the program exits, and
+            # of a closed one it is told that this is an error. The sentinel goes with the last who has the process.
             process.join(timeout=0)
-            process.close()
         self._cut_lifeline(worker.ident)
         self._processes.pop(worker.ident, None)
 
