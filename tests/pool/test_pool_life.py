@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -95,6 +96,30 @@ def test_with_a_main_guard(script, method):
         if __name__ == "__main__":
             with billiard.get_context("{method}").Pool(2) as pool:
                 print(pool.map(double, range(4)), type(pool.apply(same, (Point(1),))) is Point)
+        """)  # fmt: skip
+    assert (code, out) == (0, "[0, 2, 4, 6] True\n")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["package", "directory"])
+def test_what_a_main_file_of_a_package_or_directory_defines(script, tmp_path, method, how):
+    """Of these `multiprocessing` has its children import no `__main__`."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(textwrap.dedent(f"""
+        import billiard
+        def double(x): return 2 * x
+        class Point:
+            def __init__(self, x): self.x = x
+        def same(p): return type(p) is Point and p
+        if __name__ == "__main__":
+            with billiard.get_context("{method}").Pool(2) as pool:
+                print(pool.map(double, range(4)), type(pool.apply(same, (Point(1),))) is Point)
+        """))  # fmt: skip
+    given = ["-m", "package"] if how == "package" else ["package"]
+    code, out = run(script, f"""
+        import os, sys
+        os.chdir({str(tmp_path)!r})
+        os.execv(sys.executable, [sys.executable, *{given}])
         """)  # fmt: skip
     assert (code, out) == (0, "[0, 2, 4, 6] True\n")
 
