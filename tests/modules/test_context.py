@@ -36,6 +36,16 @@ def test_set_once(default):
         billiard.get_context("nonsense")
 
 
+def test_what_freezes_a_program_replaces_freeze_support(monkeypatch):
+    """PyInstaller does, in multiprocessing; else a frozen program's spawned child on Linux runs the program once more."""
+    billiard.freeze_support()
+    called = []
+    monkeypatch.setattr(multiprocessing, "freeze_support", lambda: called.append(True))
+    billiard.freeze_support()
+    billiard.get_context("spawn").freeze_support()
+    assert called == [True, True]
+
+
 def test_independent_of_multiprocessing(default):
     before = multiprocessing.get_start_method(allow_none=True)
     billiard.set_start_method("spawn")

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pool_tasks as t
 import pytest
@@ -15,6 +16,7 @@ import billiard
 from billiard import WorkerLostError
 from billiard._supervisor import template
 from billiard._wire import pickling
+from billiard._wire.exit_status import EX_OK, EX_RECYCLE
 from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
 
@@ -129,6 +131,22 @@ def test_signals_wait_while_the_template_is_forked(make_pool, monkeypatch):
 
 def _mask():
     return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_pool_that_an_executor_s_thread_makes(make_pool):
+    """At exit an executor joins its threads, in a worker too: there the one that has made the pool is the worker."""
+    ends = []
+
+    def made_there():
+        pool = make_pool(1, maxtasksperchild=2, on_process_down=lambda pid, status: ends.append(status))
+        assert pool.map(t.square, range(4), 1) == [0, 1, 4, 9]
+        pool.close()
+        pool.join()
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(made_there).result(WITHIN_S)
+    assert ends
+    assert set(ends) <= {EX_RECYCLE, EX_OK}
 
 
 def test_no_template_is_forked_while_cloudpickle_is_imported(make_pool):

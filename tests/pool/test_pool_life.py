@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -103,6 +104,30 @@ def test_with_a_main_guard(script, method):
     assert (code, out) == (0, "[0, 2, 4, 6] True\n")
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["package", "directory"])
+def test_what_a_main_file_of_a_package_or_directory_defines(script, tmp_path, method, how):
+    """Of these `multiprocessing` has its children import no `__main__`."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(textwrap.dedent(f"""
+        import billiard
+        def double(x): return 2 * x
+        class Point:
+            def __init__(self, x): self.x = x
+        def same(p): return type(p) is Point and p
+        if __name__ == "__main__":
+            with billiard.get_context("{method}").Pool(2) as pool:
+                print(pool.map(double, range(4)), type(pool.apply(same, (Point(1),))) is Point)
+        """))  # fmt: skip
+    given = ["-m", "package"] if how == "package" else ["package"]
+    code, out = run(script, f"""
+        import os, sys
+        os.chdir({str(tmp_path)!r})
+        os.execv(sys.executable, [sys.executable, *{given}])
+        """)  # fmt: skip
+    assert (code, out) == (0, "[0, 2, 4, 6] True\n")
+
+
 def test_redefined_in_a_repl(script):
     """What is defined, or defined again, after the pool was made runs as it is now."""
     code, out = run(script, """
@@ -175,6 +200,19 @@ def test_with_ends_everything(method, lasting_helpers):
         pids = pool.map(t.pid, range(8), 1)
         pool.apply_async(t.nap, (60,))
     assert not any(is_running(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_who_has_a_worker_s_process_may_join_it_after_its_end(make_pool, method):
+    """`multiprocessing` joins all children when the program exits, while a forgotten pool is ending."""
+    pool = make_pool(1, context=billiard.get_context(method))
+    pid = pool.apply(t.pid)
+    [process] = [child for child in multiprocessing.active_children() if child.pid == pid]
+    pool.terminate()
+    pool.join()
+    process.join(0)
+    assert process.exitcode == -signal.SIGTERM
+    assert process not in multiprocessing.active_children()
 
 
 def test_forgotten_pool_ends():

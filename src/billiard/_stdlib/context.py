@@ -9,6 +9,7 @@ The default context is independent of ``multiprocessing``'s: setting one's start
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -62,6 +63,12 @@ class BaseContext(mp_context.BaseContext):
             raise ValueError(f"cannot find context for {method!r}") from None
         context._check_available()
         return context
+
+    def freeze_support(self) -> None:
+        """Be the child that a frozen program was started as, if it was; called first in its main module."""
+        # The name, at the call: PyInstaller puts its own there, without which a child on Linux would be the program once more,
+        # and start children in turn.
+        multiprocessing.freeze_support()
 
     def forking_is_enabled(self) -> bool:
         """Whether processes are started with fork."""

@@ -42,8 +42,7 @@ class ContextLauncher:
         self._name_prefix = name_prefix
         self._serial = serial
         self._poll_set = poll_set
-        main = sys.modules.get("__main__")
-        self._importable = getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+        self._importable = _main_is_imported()
         self.snapshot = MainSnapshot(self._importable)
         self._processes: dict[int, Any] = {}
         self._begun: set[int] = set()  # idents whose process was ordered, but is not in `_processes` yet
@@ -135,18 +134,20 @@ class ContextLauncher:
 
     def reap(self, worker: Worker) -> None:
         process = self._processes.get(worker.ident)
-        popen = process._popen if process is not None else None  # None: it was closed, and what follows was cut short
+        sentinel = process.sentinel if process is not None else None
         for fd, ident in list(self._fds.items()):
             if ident == worker.ident:
                 self._poll_set.unwatch(fd)
                 del self._fds[fd]
-                if popen is None or fd != popen.sentinel:
+                if fd != sentinel:
                     os.close(fd)
-        if process is not None and popen is not None:
-            if popen.returncode is None:  # someone else has reaped it: `close` would think that it runs
+        if process is not None:
+            popen = process._popen
+            if popen.returncode is None:  # someone else has reaped it
                 popen.returncode = worker.status if worker.status is not None else _UNKNOWN_STATUS
+            # No `close`: another thread may be joining it, as multiprocessing does with all children when the program exits,
+            # and of a closed one that is an error. The sentinel goes with the last who has the process.
             process.join(timeout=0)
-            process.close()
         self._cut_lifeline(worker.ident)
         self._processes.pop(worker.ident, None)
 
@@ -185,6 +186,16 @@ class ContextLauncher:
             server._forkserver_pid = server._forkserver_address = server._forkserver_alive_fd = None
         self._fds.clear()
         self._processes.clear()
+
+
+def _main_is_imported() -> bool:
+    """Whether multiprocessing has its children import this program's `__main__`: there must be a file to import, and of a
+    package, directory or archive that is run (``python -m package``) it leaves ``__main__.py`` out."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return not f".{spec.name}".endswith(".__main__")
+    return hasattr(main, "__file__")
 
 
 def _pidfd(process: Any) -> int:

@@ -117,6 +117,7 @@ class Template:
             atexit._clear()  # the same
             atexit.register(util._exit_function)  # type: ignore[attr-defined]  # not published
         pickling.after_fork()
+        _forget_executors()
 
     def _fork_workers(self) -> None:
         """Leaves by os._exit in the template, and by SystemExit in a worker."""
@@ -303,6 +304,15 @@ def _stdin_from_nowhere() -> None:
         os.close(null)
     except OSError:
         pass
+
+
+def _forget_executors() -> None:
+    """Those of `concurrent.futures` join at the interpreter's exit, and so at a worker's, all threads that they have started.
+    None of these is here but the one that has made the pool, if one has: that is us, and joining ourselves would fail."""
+    for module, name in (("thread", "_threads_queues"), ("process", "_threads_wakeups")):
+        threads = getattr(sys.modules.get(f"concurrent.futures.{module}"), name, None)
+        if threads is not None:
+            threads.clear()
 
 
 def _nothing() -> None:

@@ -68,7 +68,8 @@ class MainSnapshot:
     """`__main__`'s functions and classes as they were when the workers' image of it was taken."""
 
     def __init__(self, importable: bool = True) -> None:
-        """`importable` False: the workers have no `__main__` of ours (spawned from a REPL), nothing goes by reference."""
+        """`importable` False: the workers have no `__main__` of ours (spawned from a REPL, or from a package that is run):
+        nothing goes by reference."""
         self._names: dict[str, Any] = {}
         if importable:
             self.take()
