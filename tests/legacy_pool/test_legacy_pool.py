@@ -337,6 +337,19 @@ class TestDeaths:
             result.get()
         assert errors() == []
 
+    def test_a_job_after_one_that_outlived_its_termination_is_lost_like_any_other(self, make_pool):
+        pool = make_pool(1)
+        survivor = pool.apply_async(tasks.nap, (0.2,))
+        pid = pool.run_until_started(survivor)
+        pool.terminate_job(pid, signal.SIGINT)  # which workers ignore
+        pool.run_until(survivor.ready)
+        other = pool.apply_async(tasks.nap, (20,))
+        assert pool.run_until_started(other) == pid
+        os.kill(pid, signal.SIGKILL)
+        pool.run_until(other.ready)
+        with pytest.raises(WorkerLostError, match="SIGKILL"):
+            other.get()
+
     def test_term_is_always_told_as_such(self, make_pool):
         pool = make_pool(2)
         for _ in range(10):

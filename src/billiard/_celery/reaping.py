@@ -152,7 +152,7 @@ class Reaping:
         if job.ready():
             return
         exitcode = getattr(process, "exitcode", None)
-        if getattr(process, "_job_terminated", False):
+        if job._job in getattr(process, "_terminated_jobs", ()):
             job._set_terminated(exitcode)
         else:
             self.on_job_process_lost(job, pid, exitcode or 0)
