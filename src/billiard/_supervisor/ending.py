@@ -25,6 +25,7 @@ from .channels import Channels
 from .driver import Driver, Waitable
 from .poll_set import PollSet
 from .processes import Processes
+from .waiting import Waiting
 
 _TURN_WAIT_S: Final = 1.0
 
@@ -47,6 +48,7 @@ class _End(Waitable):
 class Ending:
     """The parts of one engine, and how they end."""
 
+    waiting: Waiting
     driver: Driver
     callback_runner: CallbackRunner
 
@@ -115,7 +117,7 @@ class Ending:
                 self.processes.launcher.close()
                 self.processes.reap_orphans()
                 self.closed = True
-            self.poll_set.close()
+            self.waiting.end()
         self._settle_late(patience_s)
 
     def _settle_late(self, patience_s: float | None = None) -> None:
@@ -158,14 +160,13 @@ class Ending:
             if held[0]:
                 self.driver.stop_later()
                 self.driver.wake_supervisor()
-                self.wake()  # it may sleep on the poll set, whose closing would not wake it
                 self.closed = True
                 for worker in list(self.core.worker_set.workers.values()):
                     if worker.link is not None:
                         self.processes.kill(worker, signal.SIGKILL)
                         worker.link.close()
                 self.processes.launcher.close()
-                self.poll_set.close()
+                self.waiting.end()
         finally:
             if held and held[0]:
                 self._lock.release()

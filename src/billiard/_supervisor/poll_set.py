@@ -96,8 +96,14 @@ class PollSet:
         except BlockingIOError:
             pass
 
+    def wake_for_good(self) -> None:
+        """Wake whoever polls, now and from now on: the set is about to be closed, by the last of them."""
+        self.wake()
+        self.closed = True  # and so nobody takes that wake-up any more
+
     def close(self) -> None:
-        """Give up every descriptor. Repeatable."""
+        """Give up every descriptor. Repeatable. Not while somebody polls: a wake-up whose descriptor is closed before the
+        kernel has let the sleeper run is none, and neither is the closing."""
         self.closed = True
         self._epoll_fds.clear()
         self._poll.close()

@@ -102,6 +102,17 @@ class Waiting:
         finally:
             self.sleepers.pop(me, None)
             self._let_go_at = time.monotonic()
+            if self._poll_set.closed:
+                with self._lock:
+                    self.end()
+
+    def end(self) -> None:
+        """Nobody has to wait any more: close the poll set, or have the last one close it who sleeps on it. Under the engine's
+        lock; repeatable."""
+        if self.sleepers.keys() <= {threading.get_ident()}:  # this thread does not, though a signal's handler may ask here
+            self._poll_set.close()
+        else:
+            self._poll_set.wake_for_good()
 
     def overslept(self) -> bool:
         """Whether all who sleep, and an outer loop, would sleep past the next deadline, so that one must be woken.
