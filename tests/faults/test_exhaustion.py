@@ -200,6 +200,41 @@ def test_a_result_for_which_a_worker_has_no_memory(make_pool):
     assert pool.apply(t.add, (1, 2)) == 3
 
 
+class TooLargeError(Exception):
+    pass
+
+
+def eat_everything():
+    hoard, at, size = [None] * (1 << 20), 0, 1 << 22
+    while True:
+        try:
+            hoard[at] = bytes(size)
+            at += 1
+        except MemoryError:
+            if size < 32:
+                raise
+            size //= 2
+
+
+def eat_and_tell():
+    try:
+        eat_everything()
+    except MemoryError as exc:
+        raise TooLargeError("it is too large") from exc
+
+
+@pytest.mark.parametrize(("func", "error"), [(eat_everything, MemoryError), (eat_and_tell, TooLargeError)])
+def test_a_task_that_takes_all_the_memory_gets_its_memory_error(make_pool, func, error):
+    """Its locals hold all there is, and the error's traceback holds them: nothing would be left to tell of it."""
+    pool = make_pool(1, limit_memory, (60 << 20,))
+    pid = pool.apply(t.identify)
+    for _ in range(3):
+        with pytest.raises(error) as caught:
+            pool.apply(func)
+        assert "in eat_everything" in str(caught.value.__cause__)
+    assert pool.apply(t.identify) == pid
+
+
 @pytest.mark.parametrize("threads", [True, False])
 def test_a_full_pipe(make_pool, threads):
     pool = make_pool(1, threads=threads)

@@ -268,6 +268,27 @@ def test_close_survives_a_death(make_pool):
     assert after.get(0) == 3
 
 
+@pytest.mark.parametrize("end", ["join", "abandon"])
+def test_a_thread_that_sleeps_as_another_one_sees_the_end_is_woken(make_pool, end):
+    """Of two that drive one sees the last worker go, and closes what the other one sleeps on: that one would sleep on, in
+    `join` for ever."""
+    pool = make_pool(1, threads=False)
+    pool.apply(t.add, (1, 2))
+    engine = pool._engine
+    pool.close()
+    # and nothing is left that would wake it in time
+    wait_until(lambda: engine.end.state and engine.next_deadline() is None, turn=lambda: engine.turn(0.1))
+    sleeper = threading.Thread(target=engine.waiting.wait_for_events, args=(-1.0,), daemon=True)
+    sleeper.start()
+    state = Path(f"/proc/self/task/{sleeper.native_id}/stat")
+    wait_until(lambda: sleeper.ident in engine.waiting.sleepers and state.read_text().rpartition(")")[2].split()[0] == "S")
+    pool.join() if end == "join" else engine.abandon()
+    sleeper.join(10)
+    assert not sleeper.is_alive()
+    with pytest.raises(ValueError, match="has no descriptor"):
+        pool.fileno()
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("threads", [True, False])
 def test_the_interpreter_exits_with_a_pool_at_work(script, method, threads):

@@ -7,11 +7,12 @@ missing), the strings are enough for a stand-in that says what it was.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import reprlib
 from collections.abc import Callable
 
-from .._typing import Any
+from .._typing import Any, Final
 from ..einfo import ExceptionInfo
 from ..exceptions import TaskError
 from .pickling import PROTOCOL, MainSnapshot, confirm_error, dumps_whole, loads
@@ -19,6 +20,7 @@ from .pickling import PROTOCOL, MainSnapshot, confirm_error, dumps_whole, loads
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 1000
 _repr.maxtuple = 20
+_LONGEST_CHAIN: Final = 100  # of causes: somebody may have made a circle of them
 
 
 def safe_repr(obj: Any) -> str:
@@ -32,6 +34,7 @@ def safe_repr(obj: Any) -> str:
 def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
     """The body for an exception that was raised in this process. Raises nothing for what the exception is, but
     what is no Exception itself: a repr that wants to leave the process."""
+    _free_memory(exc)
     try:
         import traceback  # a tenth of what the package's import takes; a pool's process has it with `logging`
 
@@ -45,6 +48,21 @@ def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
     except Exception:
         blob = b""
     return pickle.dumps((blob, type(exc).__name__, safe_repr(exc.args), text), PROTOCOL)
+
+
+def _free_memory(exc: BaseException | None) -> None:
+    """Empty the frames of a MemoryError, or of one that it comes from. They mostly hold what has taken all the memory: there is
+    none then to tell of the error, and its worker would be lost."""
+    for _ in range(_LONGEST_CHAIN):
+        if exc is None:
+            return
+        if isinstance(exc, MemoryError):
+            tb = exc.__traceback__
+            while tb is not None:
+                with contextlib.suppress(RuntimeError):  # it still runs
+                    tb.tb_frame.clear()
+                tb = tb.tb_next
+        exc = exc.__cause__ if exc.__cause__ is not None else exc.__context__
 
 
 def decode(body: bytes, own_error: Callable[..., BaseException] = confirm_error) -> ExceptionInfo:
