@@ -83,8 +83,10 @@ class PollSet:
         """What is ready within `timeout` seconds (-1: whenever it is), letting others have the GIL meanwhile. Raises
         ValueError when the set is closed."""
         wake_up = self._wake_up  # stays open until this thread has woken: see `close`
-        events: Events = self._poll.poll(min(timeout, LONGEST_S))
-        del wake_up
+        try:
+            events: Events = self._poll.poll(min(timeout, LONGEST_S))
+        finally:
+            del wake_up  # or it would stay open for as long as somebody keeps the traceback of an exception
         return events
 
     def wake(self) -> None:
