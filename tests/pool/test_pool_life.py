@@ -474,8 +474,12 @@ def test_a_call_that_comes_as_the_pool_ends_has_an_end_too(begun, monkeypatch):
         came.set()
         stop(wake)
 
+    def submit():
+        handles.append(pool.apply_async(t.nap, (Slow(),)))
+        handles[0].wait(20)  # it drives: those who end the pool do so no more
+
     assert pool.apply(t.add, (1, 2)) == 3
-    submitter = threading.Thread(target=lambda: handles.append(pool.apply_async(t.nap, (Slow(),))))
+    submitter = threading.Thread(target=submit)
     submitter.start()
     assert pickling.wait(20)
     monkeypatch.setattr(engine.driver, "stop", stop_late)

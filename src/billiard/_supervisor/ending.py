@@ -6,6 +6,8 @@
     release      all workers are gone: threads, template and descriptors go
     abandon      all at once, waiting for nothing
 
+In the last two, whatever a worker still holds ends too: nobody waits for what nobody will hear of.
+
 In a child that somebody forks (`close_in_forked_child`) what is the parent's is closed, and nothing disturbed.
 """
 

@@ -35,6 +35,7 @@ from .waiting import Waiting
 from .worker_link import Sentinel
 
 OWN_WAIT_S: Final = 0.05  # for a thread that may be writing with buffers whose owner wants them back
+_SIGNALS: Final = signal.valid_signals()  # once: asked for at each, they are nine tenths of what it costs to terminate a call
 LOOK_EVERY: Final = 64  # submissions to busy workers between two looks at what can be given out and what has come back
 
 
@@ -348,6 +349,6 @@ def _checked_signal(signum: int) -> int:
     """What the kernel would refuse has to be refused at the call: in a turn it would be everybody's error, again and again."""
     if not isinstance(signum, int) or isinstance(signum, bool):
         raise TypeError(f"signum must be a signal's number, such as signal.SIGTERM, not {signum!r}")
-    if signum not in signal.valid_signals():
+    if signum not in _SIGNALS:
         raise ValueError(f"signum must be a signal's number, such as signal.SIGTERM, not {signum}")
     return int(signum)
