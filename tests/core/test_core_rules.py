@@ -761,6 +761,24 @@ class TestBreakdown:
         assert waits == sorted(waits)
         assert waits[-1] <= 1.0
 
+    def test_one_moment_without_processes_does_not_break_a_large_pool(self):
+        """Its template died, and all that are to be started anew fail together."""
+        bench = Bench(2 * FAILED_SPAWNS)
+        for worker in bench.workers:
+            bench.core.worker_set.exited(worker, -9, 0.0)
+        waiting, now = job(), 0.0
+        bench.core.dispatch.backlog.append(waiting)
+        for _ in range(FAILED_SPAWNS - 1):
+            bench.core.decide(now)
+            ordered = bench.orders(core_worker_set.SPAWN)
+            assert len(ordered) == 2 * FAILED_SPAWNS
+            for _, worker, _ in ordered:
+                bench.core.not_spawned(worker, OSError(11, "no"), now)
+            now = bench.deadline
+            bench.run_timers(now)
+        assert bench.core.worker_set.pool_state is PoolState.RUN
+        assert not waiting.state
+
     def test_restart_intensity(self):
         bench = Bench(1, restarts=RestartIntensity(2, 10.0))
         for now in (0.0, 1.0, 2.0):

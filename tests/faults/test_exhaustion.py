@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import logging
 import os
 import resource
 import select
@@ -55,9 +56,10 @@ def test_no_descriptors_while_a_worker_is_replaced(make_pool):
 
 
 @pytest.mark.parametrize("code", [errno.ENFILE, errno.ENOMEM, errno.EMFILE, errno.EAGAIN])
-def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, code):
+def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, caplog, code):
     from billiard._supervisor import worker_link
 
+    monkeypatch.setattr(logging.getLogger("multiprocessing"), "propagate", True)
     pool = make_pool(2)
     pool.apply(t.identify)
     real, refused = worker_link.open_channel, []
@@ -73,6 +75,8 @@ def test_refused_descriptors_are_asked_for_again(make_pool, monkeypatch, code):
         pool.apply(t.strike, ("SIGKILL",))
     assert pool.apply_async(t.add, (1, 2)).get(10) == 3
     wait_until(lambda: len(pool._pool) == 2 and len(refused) == 4, 10)
+    assert caplog.text.count("a worker cannot be started") == 1
+    assert os.strerror(code) in caplog.text
 
 
 def test_what_keeps_a_pool_from_starting_is_the_cause_of_its_error(make_pool, monkeypatch):

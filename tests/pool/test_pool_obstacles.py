@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from multiprocessing import Process
@@ -17,6 +18,7 @@ from pathlib import Path
 import pool_tasks as t
 import pytest
 
+import billiard
 from billiard import SoftTimeLimitExceeded, WorkerLostError
 from billiard._wire.channel import _PIPE_BUFFER as PIPE_BUFFER
 from billiard.exceptions import PayloadError, TimeLimitExceeded
@@ -362,6 +364,32 @@ def test_a_signal_that_comes_while_a_task_forks_strikes_after_the_fork(program, 
                 pool.apply_async(task, soft_timeout={limit_s}).wait()
         """) == ""  # fmt: skip
     assert log.read_text() == f"{error} 4\n"  # at the fork itself
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_what_a_daemon_without_standard_descriptors_writes_harms_no_task(tmp_path, method):
+    """Its pool's descriptors have their numbers. A worker's channel and scoreboard must not."""
+    script, log = tmp_path / "script.py", tmp_path / "log"
+    script.write_text(textwrap.dedent(f"""
+        import contextlib, os, subprocess, billiard
+        def complain(number):
+            for fd in (1, 2):
+                os.write(fd, b"a warning of some library in C that is long enough\\n")
+            held = [os.readlink(f"/proc/self/fd/{{fd}}").partition(":")[0] for fd in range(3)]
+            return held, subprocess.run(["cat"], timeout=10).returncode, os.getpid()
+        if __name__ == "__main__":
+            with billiard.get_context({method!r}).Pool(1) as pool:
+                told = [pool.apply_async(complain, (number,)).get(10) for number in range(3)]
+            with open({str(log)!r}, "w") as log:
+                same = len({{pid for held, status, pid in told}}) == 1
+                print(same, *{{name for held, status, pid in told for name in held}} & {{"/memfd", "socket"}}, file=log)
+        """))  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(Path(billiard.__file__).parents[1])}
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, str(script)], env=env, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert log.read_text() == "True\n"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

@@ -26,7 +26,7 @@ _KILLED_FROM_OUTSIDE: Final = (-9, -15)
 #: A call at whose receipt this many workers died is the likely cause of the deaths: giving it to one more would let it
 #: eat the pool for ever.
 MAX_DEATHS_AT_RECEIPT: Final = 3
-FAILED_SPAWNS: Final = 12  # ... and after so many forks in a row that failed, when no worker is left
+FAILED_SPAWNS: Final = 12  # ... and after so many times in a row that no process could be made, when no worker is left
 
 
 class PoolState(enum.IntEnum):
@@ -160,12 +160,14 @@ class WorkerSet:
     def not_spawned(self, worker: Worker, error: OSError, now: float) -> float:
         """No process could be made (EAGAIN, EMFILE, ENOMEM). Returns when to try again: soon, then less often."""
         self.dirty = True
-        self._failed_spawns += 1
+        if now >= self.respawn_at:
+            # Not each of them: those that were ordered together meet the same moment, in which a large pool must not give up.
+            self._failed_spawns += 1
+            self.respawn_at = now + min(0.02 * 2 ** min(self._failed_spawns, 6), 1.0)
         worker.phase = Phase.GONE
         self.workers.pop(worker.ident, None)
         if self._failed_spawns >= FAILED_SPAWNS and not self._active():
             self._break_down(Fate(Cause.UNSTARTABLE, detail=error))
-        self.respawn_at = now + min(0.02 * 2 ** min(self._failed_spawns, 6), 1.0)
         return self.respawn_at
 
     def retire(self, worker: Worker, status: int) -> None:

@@ -14,12 +14,15 @@ from .._core import outbox
 from .._core.core import Core
 from .._core.state import Phase, Worker
 from .._core.worker_set import PoolState
+from .._typing import Final
 from .._wire.exit_status import spends_restart
 from . import log
 from .channels import Channels
 from .launching import ALL_LOST, EXITED, NO_FD, NOT_STARTED, STARTED, Launcher
 from .poll_set import PollSet
 from .worker_link import Sentinel, WorkerLink
+
+_WARN_AGAIN_S: Final = 60.0  # of the same shortage, which each try meets anew
 
 
 class Processes:
@@ -33,6 +36,7 @@ class Processes:
         self._channels = channels
         self.exits: dict[Worker, None] = {}  # ended, and not reaped yet
         self._orphans: list[int] = []  # pids of a dead template's workers: where we adopt them (PID 1), we have to reap them
+        self._warn_at = 0.0  # not before then, that a worker cannot be started
 
     # -- orders
 
@@ -89,7 +93,7 @@ class Processes:
         except OSError as exc:
             if link is not None:
                 self._discard_unstarted(worker, link)
-            self._core.not_spawned(worker, exc, now)
+            self._not_spawned(worker, exc, now)
             return
         self.on_launcher(NO_FD, now)
 
@@ -97,6 +101,14 @@ class Processes:
         self._channels.unwatch_channel(link)
         worker.link = worker.scoreboard = None
         link.close()
+
+    def _not_spawned(self, worker: Worker, error: OSError, now: float) -> None:
+        if now >= self._warn_at and self._core.worker_set.pool_state is PoolState.RUN:
+            self._warn_at = now + _WARN_AGAIN_S
+            # its text alone: a handler may keep what it is given, and with an error all that led to it
+            log.warning("a worker cannot be started, and the pool has fewer of them until it can: %s", str(error))
+        _let_go(error)
+        self._core.not_spawned(worker, error, now)
 
     # -- what the launcher tells
 
@@ -120,7 +132,7 @@ class Processes:
         if what == NOT_STARTED:
             if link is not None:  # else this is a repetition
                 self._discard_unstarted(worker, link)
-            self._core.not_spawned(worker, OSError(value, os.strerror(value)), now)
+            self._not_spawned(worker, OSError(value, os.strerror(value)), now)
         elif link is None:
             return
         elif what == STARTED:
@@ -187,6 +199,16 @@ class Processes:
         worker.scoreboard = None
         link.close()
         worker.link = None
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Of what the calls held that led to `error`: it may become the cause of an error that somebody keeps, and with them
+    descriptors would stay open."""
+    import traceback  # it is rarely needed, and takes a tenth of the package's import
+
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _left_a_task(worker: Worker, status: int | None) -> bool:

@@ -10,7 +10,7 @@ import socket
 from multiprocessing.reduction import DupFd, ForkingPickler
 
 from .._typing import Any
-from .._wire.descriptors import close_all, open_memory
+from .._wire.descriptors import beyond_standard, close_all, fill_standard, open_memory
 from .._wire.far_end import FarEnd
 from .._wire.pickling import PROTOCOL
 from .._worker.main import serve_spawned
@@ -60,4 +60,7 @@ def serve_with_fds(
     sock: socket.socket, pipe_fd: int, scoreboard_fd: int, lifeline_fd: int, settings: WorkerSettings, importable_main: bool
 ) -> None:  # fmt: skip
     """The target of the process. Each descriptor is its own argument, since each has to be duplicated into that process."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, beyond_standard(sock.detach()))
+    pipe_fd, scoreboard_fd, lifeline_fd = map(beyond_standard, (pipe_fd, scoreboard_fd, lifeline_fd))
+    fill_standard()
     serve_spawned(FarEnd(sock, [pipe_fd]), scoreboard_fd, lifeline_fd, settings, importable_main)

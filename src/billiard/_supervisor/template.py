@@ -36,7 +36,7 @@ from multiprocessing import util
 from .._stdlib.context import ForkProcess
 from .._typing import Any, Final, NoReturn
 from .._wire import pickling
-from .._wire.descriptors import NO_SIGNAL
+from .._wire.descriptors import NO_SIGNAL, fill_standard
 from .._wire.exit_status import EX_FAILURE
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
@@ -111,6 +111,7 @@ class Template:
         signal.set_wakeup_fd(-1)
         signals.before_initializer()
         _stdin_from_nowhere()
+        fill_standard()
         util._flush_std_streams()  # type: ignore[attr-defined]  # or each worker writes what is in our buffers again
         util._finalizer_registry.clear()  # type: ignore[attr-defined]  # the parent's, run by the parent
         if _RUNS_ATEXIT:

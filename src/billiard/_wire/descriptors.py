@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
@@ -14,6 +15,8 @@ NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 
 #: Buffers for one `sendmsg`: below IOV_MAX of every platform.
 MAX_PARTS: Final = 512
+
+_STDERR: Final = 2
 
 
 def close_all(fds: list[int]) -> None:
@@ -38,6 +41,26 @@ def open_memory(fds: list[int], name: str) -> None:
     fd, path = tempfile.mkstemp(prefix=f"{name}-")
     fds.append(fd)
     os.unlink(path)  # noqa: PTH108 - os level on purpose: nothing above the descriptor is wanted
+
+
+def beyond_standard(fd: int) -> int:
+    """`fd`, which may get another number: no standard one. A program that was started with its standard descriptors closed
+    (a daemon) has others by their numbers, and whatever writes an error message would write into them."""
+    if fd > _STDERR:
+        return fd
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+    os.close(fd)
+    return moved
+
+
+def fill_standard() -> None:
+    """Have nothing that is opened from now on get a standard descriptor's number."""
+    try:
+        while (null := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+            os.set_inheritable(null, True)  # as such ones are: for a task's programs
+        os.close(null)
+    except OSError:
+        pass
 
 
 def is_readable(fd: int) -> bool:
