@@ -279,20 +279,27 @@ class _Truncated(Traceback):
 class ExceptionInfo:
     """What ``sys.exc_info()`` knows, kept. Pass a triple to use that one instead of the error being handled."""
 
+    # On the class too, as in billiard 4: ``Mock(spec=ExceptionInfo)`` knows no attribute that only instances have.
+    #: The exception's class.
+    type: Any = None
+    #: The traceback, as a :class:`Traceback`; ``None`` where there was none.
+    tb: Any = None
+    #: The traceback, as text.
+    traceback: str = ""
+    #: True when the pool itself, and no task, is to blame.
+    internal = False
+    #: The exception: wrapped here, bare after a trip through pickle.
+    exception: Any = None
+
     def __init__(self, exc_info: tuple[Any, Any, Any] | None = None, internal: bool = False) -> None:
         from traceback import format_exception
 
         kind, exc, tb = exc_info or sys.exc_info()
-        #: The exception's class.
-        self.type: Any = kind
-        #: The traceback, as a :class:`Traceback`; ``None`` where there was none.
-        self.tb: Any = None if tb is None else Traceback(tb)
-        #: The traceback, as text.
-        self.traceback: str = "".join(format_exception(kind, exc, tb))
-        #: True when the pool itself, and no task, is to blame.
+        self.type = kind
+        self.tb = None if tb is None else Traceback(tb)
+        self.traceback = "".join(format_exception(kind, exc, tb))
         self.internal = internal
-        #: The exception: wrapped here, bare after a trip through pickle.
-        self.exception: Any = ExceptionWithTraceback(exc, self.traceback)
+        self.exception = ExceptionWithTraceback(exc, self.traceback)
 
     @property
     def exc_info(self) -> tuple[Any, Any, Any]:

@@ -6,6 +6,7 @@ import pickle
 import sys
 import traceback
 import types
+from unittest import mock
 
 import pytest
 
@@ -59,6 +60,12 @@ def test_attributes_can_be_assigned():
     info = caught()
     info.exception, info.type = ValueError("x"), ValueError
     assert trip(info).exc_info[:2] == (ValueError, info.exception) or trip(info).type is ValueError
+
+
+def test_a_mock_of_the_class_has_the_attributes():
+    stand_in = mock.Mock(spec=ExceptionInfo)
+    for name in vars(caught()):
+        assert getattr(stand_in, name) is not None
 
 
 def test_an_explicit_triple():

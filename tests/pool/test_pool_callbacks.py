@@ -240,19 +240,24 @@ def test_hooks_for_workers(make_pool):
     assert ups[2].index == victim.index
 
 
+@pytest.mark.parametrize("given", ["at once", "later", "in place of the other form"])
 @pytest.mark.parametrize(
-    "form",
+    ("form", "other"),
     [
-        lambda told: lambda pid, exitcode: told.append((int(pid), exitcode)),
-        lambda told: lambda pid, exitcode, *, more=None: told.append((int(pid), exitcode)),
-        lambda told: lambda handle: told.append((int(handle), handle.exitcode)),
-        lambda told: lambda *args: told.append((int(args[0]), args[0].exitcode)),
+        (lambda told: lambda pid, exitcode: told.append((int(pid), exitcode)), lambda handle: None),
+        (lambda told: lambda pid, exitcode, *, more=None: told.append((int(pid), exitcode)), lambda handle: None),
+        (lambda told: lambda handle: told.append((int(handle), handle.exitcode)), lambda pid, exitcode: None),
+        (lambda told: lambda *args: told.append((int(args[0]), args[0].exitcode)), lambda pid, exitcode: None),
     ],
     ids=["pid and code", "keyword only", "handle", "star"],
 )
-def test_on_process_down_in_both_forms(make_pool, form):
+def test_on_process_down_in_both_forms(make_pool, form, other, given):
     told = []
-    pool = make_pool(1, on_process_down=form(told))
+    if given == "at once":
+        pool = make_pool(1, on_process_down=form(told))
+    else:
+        pool = make_pool(1, on_process_down=None if given == "later" else other)
+        pool.on_process_down = form(told)
     pid = pool.apply(t.pid)
     pool.apply_async(t.leave, (5,)).wait(10)
     wait_until(lambda: told)

@@ -136,7 +136,6 @@ class Pool(MapSubmitting, Notifying):
         self._recycles = quota is not None or memory_kb is not None
         self._claiming = {}
         self._putlock = semaphore if semaphore is not None else Slots(max(processes, 1))
-        self._down_with_status = takes_pid_and_exitcode(on_process_down)
         self._handles: dict[int, WorkerHandle] = {}
         self._awaited: list[WorkerHandle] = []  # whose sentinels somebody may be waiting for
         self._lazy_maps = {}
@@ -157,6 +156,8 @@ class Pool(MapSubmitting, Notifying):
         super().__setattr__(name, value)
         if name in _DEFAULTS:  # also when an owner sets one later: it holds for each call, whatever that is given itself
             self._has_defaults = any(map(self.__dict__.get, _DEFAULTS))
+        elif name == "on_process_down":
+            self._down_with_status = takes_pid_and_exitcode(value)
 
     def _start(self, core: Core, settings: WorkerSettings) -> None:
         """Start the engine. Cut short, nothing of it stays: no thread could be started, or a signal's handler raised, and the
