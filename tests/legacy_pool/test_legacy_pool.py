@@ -328,6 +328,14 @@ class TestDeaths:
         with pytest.raises(ValueError, match="told"):
             pool.run(tasks.fail, "told")
 
+    @pytest.mark.parametrize(("how", "status"), [(None, 0), (SystemExit(3), 3), (ValueError("told"), 1)])
+    def test_a_child_that_a_task_forks_is_not_the_worker(self, make_pool, how, status):
+        pool = make_pool(1)
+        assert pool.run(tasks.fork_and_come_back, how) == status
+        (worker,) = pool._pool
+        assert [pool.run(os.getpid) for _ in range(3)] == [worker.pid] * 3
+        assert pids(pool) == {worker.pid}
+
     def test_a_terminated_job_says_so(self, make_pool, errors):
         pool = make_pool(1)
         result = pool.apply_async(tasks.nap, (20,))

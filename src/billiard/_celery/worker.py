@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from .. import common
 from .._typing import Any
 from .._wire.exit_status import EX_FAILURE, EX_OK, EX_RECYCLE, signal_behind
+from .._worker.loop import end_child
 from .._worker.memory import peak_kb
 from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded
@@ -222,6 +223,7 @@ class Worker(WorkerSignals):
         if isinstance(task, ExceptionInfo):
             return False, task, None
         fun, args, kwargs = task.fun, task.args, task.kwargs
+        me = os.getpid()
         try:
             # The inner block ends the region in which the soft limit may raise, and lies inside the outer one: a
             # signal that arrives on its last line still ends up in the outer except.
@@ -235,11 +237,17 @@ class Worker(WorkerSignals):
                 self._running = None
         except BaseException as exc:
             self._running = None
+            if os.getpid() != me:
+                end_child(exc)
             if common.terminate_handler_fired():
                 # Told to go in mid-task: the job is lost, not failed, whatever its clean-up made of the SystemExit.
                 raise
             leave = exc if isinstance(exc, (SystemExit, KeyboardInterrupt)) else None
             return False, ExceptionInfo(), leave
+        if os.getpid() != me:
+            # The task has forked, and its child comes back too: it would answer for the worker, say DEATH in its name, and
+            # read from the same pipe, of which each would then get pieces.
+            end_child()
         return True, value, None
 
     def _reply(self, job: int, i: int | None, ok: bool, value: Any) -> bool:

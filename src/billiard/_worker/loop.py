@@ -137,11 +137,11 @@ class Loop:
                 if self.termination.requested:
                     raise
                 if self._forked:
-                    _end_child(exc)
+                    end_child(exc)
                 exc.with_traceback(_from_the_task_on(exc.__traceback__))  # a class may refuse a plain assignment
                 reply = self._encoded(exc, unread=payload is None)
             if self._forked:
-                _end_child()
+                end_child()
             run_us = (clock() - started) // 1000
             if run_us > _MAX_TAG:
                 run_us = _MAX_TAG
@@ -283,7 +283,7 @@ class Loop:
         return results
 
 
-def _end_child(exc: BaseException | None = None) -> NoReturn:
+def end_child(exc: BaseException | None = None) -> NoReturn:
     """Leave a child that a task has forked and that comes back from it, as `multiprocessing` ends one of its own."""
     code: Any = EX_OK
     if isinstance(exc, SystemExit):
