@@ -55,7 +55,7 @@ FAULTS = [
     Fault("dispatch", "            del inflight[number]\n", "            pass\n"),
     Fault("dispatch", " or size > ALONE_FROM", ""),
     Fault("dispatch", "        if job.state == PENDING:\n            job.body, job.state = fate or", "        if True:\n            job.body, job.state = fate or"),
-    Fault("dispatch", "        self.unwritten[worker] = None\n        worker.suspect", "        worker.suspect"),
+    Fault("dispatch", "        self.unwritten[worker] = None\n        if self.suspects", "        if self.suspects"),
     Fault("dispatch", "                self.limited[worker] = job.least_s", "                pass"),
     Fault("dispatch", "            if full or worker.quota == 0:\n                self.open.pop(worker, None)", "            if full:\n                self.open.pop(worker, None)"),
     Fault("dispatch", "share = -(-len(backlog) // (len(idle) + len(open_)))", "share = len(backlog) // (len(idle) + len(open_))"),
@@ -75,7 +75,7 @@ FAULTS = [
     Fault("dispatch", "if self._picks % OLDEST_EVERY or self.last_turn - self._oldest_picked < OLDEST_EVERY_S:", "if self._picks % OLDEST_EVERY:"),
     Fault("dispatch", "if self.idle or not workers:", "if not workers:"),
     # preemption
-    Fault("preemption", "            worker.suspect = behind[0][1]\n", "            pass\n"),
+    Fault("preemption", "            self._dispatch.suspects[worker] = behind[0][1]\n", "            pass\n"),
     Fault("preemption", "FENCE_S: Final = 0.0015", "FENCE_S: Final = 0.0"),
     Fault("preemption", "STALL_S: Final = 0.010", "STALL_S: Final = 0.100"),
     Fault("preemption", "HOARD_S: Final = 0.002", "HOARD_S: Final = 0.02"),

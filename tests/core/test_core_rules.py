@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import pytest
 
@@ -612,6 +613,18 @@ class TestDeaths:
         bench.core.worker_set.exited(worker, -11, 0.1)
         assert (first.deaths, first.state) == (3, 0)  # whoever runs it now decides
 
+    def test_a_worker_that_is_given_nothing_more_does_not_keep_a_call_that_was_taken_back(self):
+        bench = Bench(2)
+        idle = list(bench.core.dispatch.idle)[-1]
+        first = bench.submit(job())
+        bench.core.preemption.take_back(idle, 0)
+        bench.core.decide(0.0)
+        bench.result(first.holder, first.number)
+        bench.core.decide(0.0)
+        ended = weakref.ref(first)
+        del first
+        assert ended() is None
+
     def test_who_was_condemned_with_nothing_to_do_is_given_nothing(self):
         bench = Bench(2)
         one, other = bench.core.dispatch.idle
@@ -770,7 +783,7 @@ class TestBreakdown:
         bench.core.dispatch.backlog.append(waiting)
         for _ in range(FAILED_SPAWNS - 1):
             bench.core.decide(now)
-            ordered = bench.orders(core_worker_set.SPAWN)
+            ordered = bench.orders(outbox.SPAWN)
             assert len(ordered) == 2 * FAILED_SPAWNS
             for _, worker, _ in ordered:
                 bench.core.not_spawned(worker, OSError(11, "no"), now)

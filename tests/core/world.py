@@ -1068,8 +1068,9 @@ class World:
         for number, job in worker.inflight.items():
             if job.touched.get(process.ident) != number:
                 job.deaths_held += 1  # type: ignore[attr-defined]  # of this world's jobs
-        if worker.suspect is not None and worker.suspect not in worker.inflight.values():
-            worker.suspect.deaths_held += 1  # type: ignore[attr-defined]  # of this world's jobs
+        suspect = self.core.dispatch.suspects.get(worker)
+        if suspect is not None and suspect not in worker.inflight.values():
+            suspect.deaths_held += 1  # type: ignore[attr-defined]  # of this world's jobs
 
     def ended(self, job: SimJob, state: int) -> None:
         if self.log is not None:

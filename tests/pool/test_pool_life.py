@@ -232,6 +232,17 @@ def test_forgotten_pool_ends_though_a_callback_was_the_last_it_did():
     wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
 
 
+def test_forgotten_pool_ends_though_the_last_thing_a_worker_did_was_slow():
+    """What waited behind that was taken back from it, and run elsewhere."""
+    pool = Pool(2)
+    pids = set(pool.map(t.pid, range(8), 1))
+    pool.map(t.nap, [0] * 100, 1)
+    assert pool.map(t.nap, [0.1] + [0] * 20, 1) == [None] * 21
+    del pool
+    gc.collect()
+    wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_forgotten_pool_without_a_thread_ends(method, lasting_helpers):
     """And leaves no descriptor: the fixture `nothing_left` counts them."""

@@ -48,6 +48,8 @@ class Core:
 
     def decide(self, now: float) -> None:
         """Bring the number of workers to what it should be, and give out jobs."""
+        if self.dispatch.suspects:
+            self.dispatch.drop_suspects()
         self._reconcile(now)
         if self.dispatch.backlog or self.dispatch.limited or self.dispatch.unwritten:
             self.assign(now)

@@ -41,6 +41,7 @@ class Dispatch:
         self.settled: deque[Job] = deque()  # watched jobs that reached their end, whose waiters are to be notified
         self.unwritten: dict[Worker, None] = {}  # given calls that the driver has not written yet
         self.limited: dict[Worker, float] = {}  # ... some of them limited: the least limit
+        self.suspects: dict[Worker, Job] = {}  # by a worker's last recall taken back, but perhaps being read by it
         self._run_us: dict[int, float] = {}  # measured run time by function id
         self._window: dict[int, int] = {}
         self._picks = 0
@@ -160,7 +161,8 @@ class Dispatch:
         full = False
         # before anything is given: interrupted in between, what was given must be written, and its worker looked after
         self.unwritten[worker] = None
-        worker.suspect = None
+        if self.suspects:
+            self.suspects.pop(worker, None)
         while backlog and given < share:
             job = backlog[0]
             if job.holder is not None or job.state:
@@ -204,6 +206,13 @@ class Dispatch:
             elif not job.state:
                 job.holder = None
                 self.backlog.appendleft(job)
+
+    def drop_suspects(self) -> None:
+        """Forget those that have ended elsewhere. Their worker may be given nothing for long, and a job keeps its result, that
+        of a map its pool: forgotten by its owner it would never end."""
+        for worker, job in list(self.suspects.items()):
+            if job.state:
+                self.suspects.pop(worker, None)
 
     # -- endings that are no result
 

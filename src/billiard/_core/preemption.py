@@ -213,7 +213,7 @@ class Preemption:
         # FATE: settled here before, and an exception came before it was out of flight; the worker may have reached it since
         behind = [(number, job) for number, job in worker.inflight.items() if number > current or job.state == FATE]
         if behind:
-            worker.suspect = behind[0][1]
+            self._dispatch.suspects[worker] = behind[0][1]
         # first into the backlog, then out of flight: interrupted in between, a job is found in both, and dropped from one
         self._dispatch.requeue(job for _, job in behind if job.holder is worker or job.holder is None)
         inflight = worker.inflight

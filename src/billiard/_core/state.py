@@ -178,7 +178,6 @@ class Worker:
         "soft_sent",
         "stalled_at",
         "status",
-        "suspect",
         "told_up",
     )
 
@@ -207,7 +206,6 @@ class Worker:
         self.leaving_from: int | None = None  # it said that it runs nothing after this number
         self.retire_status = 0
         self.due: dict[str, float] = {}
-        self.suspect: Job | None = None  # taken back by the last recall, the call that it may be reading all the same
         self.mute = False  # all that it held was taken back, since it began nothing: it gets nothing until it is heard of
         self.told_up = False  # its owner knows of it
         self.blamed = False  # its death is counted against the call that it may have been reading

@@ -210,6 +210,7 @@ class WorkerSet:
         self.dirty = True
         worker.status = status
         self._settle_calls(worker, status, now)
+        self._dispatch.suspects.pop(worker, None)
         self._dispatch.idle.pop(worker, None)
         self._dispatch.open.pop(worker, None)
         ordered = worker.phase in (Phase.RETIRING, Phase.KILLED) or worker.leaving_from is not None
@@ -258,7 +259,8 @@ class WorkerSet:
         # told to leave by the call's own quota it may still die of reading it
         left = worker.leaving_from is not None or (worker.phase is Phase.RETIRING and status == worker.retire_status)
         # what it let be, it had read
-        suspect = next((job for number, job in unstarted.items() if number > read), None) if unstarted else worker.suspect
+        taken_back = self._dispatch.suspects.get(worker)
+        suspect = next((job for number, job in unstarted.items() if number > read), None) if unstarted else taken_back
         if suspect is not None and not suspect.state and not (died_on_one or left or worker.struck_by is not None):
             # it may have been reading this one when it died
             if not worker.blamed:  # one death counts once, however often this is cut short and repeated
