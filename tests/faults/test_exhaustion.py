@@ -197,6 +197,20 @@ def limit_memory(more):
     resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_worker_without_descriptors_tells_its_first_error_as_it_is(method):
+    """What its traceback takes is not imported only then."""
+    out = run(f"""
+        import billiard, fault_tasks as t
+        with billiard.get_context({method!r}).Pool(1, threads=False) as pool:
+            try:
+                pool.apply(t.take_all_descriptors)
+            except OSError as error:
+                print(error.errno, "take_all_descriptors" in str(error.__cause__))
+        """)
+    assert out.split() == [str(errno.EMFILE), "True"]
+
+
 def test_a_result_for_which_a_worker_has_no_memory(make_pool):
     pool = make_pool(1, limit_memory, (60 << 20,))
     with pytest.raises(MemoryError):

@@ -5,5 +5,7 @@ thread of its own does, it would inherit the mask, and never tell anybody of an 
 """
 
 import signal
+import tokenize  # noqa: F401 - what a worker needs for its first error, here once
+import traceback  # noqa: F401 - the same
 
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])

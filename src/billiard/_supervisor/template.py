@@ -143,8 +143,6 @@ class Template:
             time.sleep(_HEAD_START_S)
 
     def _prepare(self) -> int:
-        import traceback  # noqa: F401 - here once, and not in each worker at its first error
-
         self._inherited = {**_ignore_all(), int(signal.SIGCHLD): signals.DEFAULT}
         wake_read, self._wake_write = os.pipe()
         os.set_blocking(wake_read, False)

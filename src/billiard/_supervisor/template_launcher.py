@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 
 from .._core.state import Worker
+from .._wire import errors
 from .._wire.descriptors import NO_SIGNAL
 from .._wire.far_end import FarEnd
 from .._wire.pickling import MainSnapshot
@@ -31,6 +32,7 @@ class TemplateLauncher:
 
     def __init__(self, settings: WorkerSettings, name_prefix: str, serial: Callable[[], int], poll_set: PollSet) -> None:
         refuse_green_fork()
+        errors.prepare()  # here once, and not in each worker
         self._settings = settings
         self._name_prefix = name_prefix
         self._serial = serial

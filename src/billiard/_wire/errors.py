@@ -31,6 +31,12 @@ def safe_repr(obj: Any) -> str:
         return f"<{type(obj).__name__} object whose repr raised {type(exc).__name__}>"
 
 
+def prepare() -> None:
+    """Import what `encode` needs, in good time: the first error may be that no descriptor or no memory is left."""
+    import tokenize  # noqa: F401 - from Python 3.13 on `traceback` imports it only when it needs it
+    import traceback  # noqa: F401
+
+
 def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
     """The body for an exception that was raised in this process. Raises nothing for what the exception is, but
     what is no Exception itself: a repr that wants to leave the process."""

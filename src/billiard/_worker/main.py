@@ -95,6 +95,7 @@ def serve_spawned(
     """`serve` for a process that multiprocessing started: everything came as arguments."""
     from multiprocessing import current_process
 
+    errors.prepare()
     # daemonic for its parent, which then does not wait for it at exit; its tasks may start processes all the same
     current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # not published
     scoreboard = Scoreboard(scoreboard_fd)
