@@ -3,12 +3,14 @@
 import atexit
 import ctypes
 import faulthandler
+import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -181,6 +183,13 @@ def child_and_nap(path, seconds):
 def child_and_leave(path, status):
     spawn_child(path)
     os._exit(status)
+
+
+def leave_executor():
+    """Returns the pid of a process that waits for this executor's next call."""
+    global _executor
+    _executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    return _executor.submit(os.getpid).result()
 
 
 def allocate(megabytes):

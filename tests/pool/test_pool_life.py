@@ -73,6 +73,16 @@ def test_a_thread_that_a_task_left_has_a_while_to_end(make_pool, tmp_path, metho
     assert ends[brief] == ends[endless] == billiard.pool.EX_RECYCLE
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_executor_that_a_task_left_ends_with_its_worker(make_pool, method):
+    """Its processes end when it tells them to: joined before that, they would never, and go on without the worker."""
+    pool = make_pool(1, context=billiard.get_context(method))
+    pid = pool.apply(t.leave_executor)
+    pool.close()
+    pool.join()
+    wait_until(lambda: not is_running(pid))
+
+
 def test_no_main_guard_is_needed_with_fork(script):
     code, out = run(script, """
         from billiard import Pool

@@ -20,6 +20,7 @@ from .fork_hooks import ForkHooks
 from .loop import Loop
 from .settings import WorkerSettings
 
+_CHILDREN_FIRST: Final = sys.version_info < (3, 13)  # a child of multiprocessing joins its children before its threads
 LEAVE_GRACE_S: Final = 1.0  # for the threads and processes of its tasks, once a worker has nothing else to do
 
 
@@ -64,6 +65,8 @@ def serve(
                 settings.on_process_exit(os.getpid(), -TERM_SIGNAL if terminated else status)
         finally:
             _leave_in_time(status, terminated)
+        if _CHILDREN_FIRST and not terminated:
+            _end_executors()
         if terminated and loop is not None:
             util._exit_function()  # type: ignore[attr-defined]  # what BaseProcess._bootstrap would do next
             util._flush_std_streams()  # type: ignore[attr-defined]  # not published
@@ -78,6 +81,13 @@ def _leave_in_time(status: int, terminated: bool) -> None:
         last_act = threading.Timer(LEAVE_GRACE_S, _leave_at_once, (status, terminated))
         last_act.daemon = True
         last_act.start()
+
+
+def _end_executors() -> None:
+    """What multiprocessing does next is to join the processes that are left. Those of an executor (of `concurrent.futures`, of
+    joblib) end only when that is told to, which would be after it."""
+    for tell in reversed(threading._threading_atexits):  # type: ignore[attr-defined]  # not published
+        tell()
 
 
 def _leave_at_once(status: int, terminated: bool) -> None:
