@@ -1200,6 +1200,15 @@ class TestTerminate:
         bench.fence(now)
         assert bench.orders(core_preemption.KILL) == [(core_preemption.KILL, worker, 9)]
 
+    def test_only_a_call_that_has_begun_can_be_interrupted(self):
+        bench = Bench()
+        bench.warm()
+        running, held, waiting = *bench.submit(*jobs(2)), job()
+        bench.scoreboard.on(1)
+        assert [bench.core.preemption.interrupt(each) for each in (waiting, held, running)] == [False, False, True]
+        assert bench.scoreboard.aims == [(1, -1)]
+        assert bench.orders(core_preemption.INTERRUPT) == [(core_preemption.INTERRUPT, bench.worker, 1)]
+
     def test_ended_already(self):
         bench = Bench()
         done = bench.submit(job())

@@ -290,9 +290,10 @@ class Preemption:
         self._send_kill(worker, request, now)
 
     def interrupt(self, job: Job) -> bool:
-        """Have the soft limit's signal delivered to `job`, as its limit would. False when no worker holds it."""
+        """Have the soft limit's signal delivered to `job`, as its limit would. False when no worker is on it: one that is held
+        may be taken back, and whoever got it next would know nothing of it."""
         worker = job.holder
-        if worker is None or worker.scoreboard is None:
+        if worker is None or worker.scoreboard is None or worker.current != job.number:
             return False
         worker.scoreboard.aim(job.number)  # the one that runs now may be over when the signal comes
         self.orders.append((INTERRUPT, worker, job.number))
