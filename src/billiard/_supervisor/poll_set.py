@@ -79,9 +79,11 @@ class PollSet:
         """What is ready within `timeout` seconds (-1: whenever it is), letting others have the GIL meanwhile. Raises
         ValueError when the set is closed."""
         wake_up = self._wake_up  # stays open until this thread has woken: see `close`
-        events: Events = self._poll.poll(min(timeout, LONGEST_S))
-        del wake_up
-        return events
+        try:
+            events: Events = self._poll.poll(min(timeout, LONGEST_S))
+            return events
+        finally:
+            del wake_up  # the traceback of a Ctrl-C would keep it open
 
     def wake(self) -> None:
         """Make whoever polls look again."""
