@@ -112,7 +112,7 @@ FAULTS = [
     Fault("preemption", "moved_on = request.number and (progress.current != request.number or request.number not in worker.inflight)", "moved_on = False"),
     Fault("preemption", "(progress.current != request.number or request.number not in worker.inflight)", "progress.current != request.number"),
     Fault("preemption", "in_time = request.limit_s is not None and self.run_time(progress, now) < request.limit_s", "in_time = False"),
-    Fault("preemption", "        worker.kill_request = None\n        self._reset_limit_timer(worker, now)", "        worker.kill_request = None"),
+    Fault("preemption", "        self._reset_limit_timer(worker, now)\n        for job", "        for job"),
     Fault("preemption", "            if job.terminate_signal and not job.state:", "            if False:"),
     Fault("preemption", "        worker.phase = Phase.KILLED\n", ""),
     Fault("preemption", "        self.on_kill()\n", ""),

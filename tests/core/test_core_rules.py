@@ -1230,6 +1230,40 @@ class TestTerminate:
         bench.fence(now)
         assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 9)]
 
+    def test_a_withdrawal_that_was_cut_short_forgets_nobody(self, monkeypatch):
+        bench = Bench()
+        preemption = bench.core.preemption
+        first = bench.submit(job())
+        worker, scoreboard = bench.worker, bench.scoreboard
+        preemption.terminate(first, 15, 0.0)
+        scoreboard.on(1)
+        bench.result(worker, 1)
+        second = bench.submit(job())
+        preemption.terminate(second, 9, 0.0)
+
+        def cut_short(*_):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(preemption, "reset_limit_timer", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            bench.fence(0.0)
+        now = 1e-6 + FENCE_S
+        assert bench.run_timers(now) == [FENCE]  # again
+        scoreboard.on(second.number)
+        assert bench.run_timers(now + FENCE_S) == [FENCE]
+        bench.fence(now + FENCE_S)
+        assert bench.orders(outbox.KILL) == [(outbox.KILL, worker, 9)]
+
+    def test_only_a_call_that_has_begun_can_be_interrupted(self):
+        bench = Bench()
+        bench.warm()
+        running, held, waiting = *bench.submit(*jobs(2)), job()
+        bench.scoreboard.on(1)
+        assert [bench.core.preemption.interrupt(each) for each in (waiting, held, running)] == [False, False, True]
+        assert bench.scoreboard.aims == [(1, -1)]
+        assert bench.orders(outbox.INTERRUPT) == [(outbox.INTERRUPT, bench.worker, 1)]
+
     def test_ended_already(self):
         bench = Bench()
         done = bench.submit(job())

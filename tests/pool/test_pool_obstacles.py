@@ -21,7 +21,7 @@ import pytest
 import billiard
 from billiard import SoftTimeLimitExceeded, WorkerLostError
 from billiard._wire.channel import _PIPE_BUFFER as PIPE_BUFFER
-from billiard.exceptions import PayloadError, TimeLimitExceeded
+from billiard.exceptions import PayloadError, Terminated, TimeLimitExceeded
 from billiard.pool import Pool
 from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
@@ -198,6 +198,18 @@ def test_a_call_can_be_interrupted_more_than_once(make_pool, tmp_path):
     wait_until(lambda: "begun 1" in t.noted(log))
     assert handle.get(WITHIN_S) == "went on"  # by its own limit, which that has not used up
     assert t.noted(log) == ["begun 0", "struck 0", "begun 1", "struck 1"]
+
+
+def test_a_call_that_waits_in_a_worker_never_starts_if_it_is_interrupted(make_pool):
+    """The signal was kept for it in that worker, from which it was taken back, and another one ran it to its end."""
+    pool = make_pool(1)
+    pool.map(t.nap, [0] * 100, 1)
+    running, held = pool.apply_async(t.nap, (1, "mine")), pool.apply_async(t.nap, (0, "not mine"))
+    wait_until(running._running, turn=pool.turn)  # from then on it is held, for ten milliseconds
+    held.terminate(signal.SIGUSR1)
+    with pytest.raises(Terminated):
+        held.get(WITHIN_S)
+    assert running.get(WITHIN_S) == "mine"
 
 
 def test_a_map_of_short_items_can_be_interrupted(make_pool):

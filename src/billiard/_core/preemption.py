@@ -239,19 +239,20 @@ class Preemption:
         # another item of the chunk may run by now, or the wait for a verdict may just have ended
         in_time = request.limit_s is not None and self.run_time(progress, now) < request.limit_s
         if moved_on or in_time:
-            self._withdraw_kill(worker, now)
+            self._withdraw_kill(worker, progress.current, now)
         else:
             self._send_kill(worker, request, now)
 
-    def _withdraw_kill(self, worker: Worker, now: float) -> None:
+    def _withdraw_kill(self, worker: Worker, current: int, now: float) -> None:
         # it finished in time after all, and has been kept from starting another: nothing was harmed
-        worker.kill_request = None
         self._reset_limit_timer(worker, now)
         for job in worker.inflight.values():
             if job.terminate_signal and not job.state:
                 # wanted while the other kill was under way; any others are taken back with it
-                self.terminate(job, job.terminate_signal, now)
+                worker.kill_request = KillRequest(job.number, 0, job.terminate_signal, Cause.TERMINATED)
+                self.recall(worker, min(current, job.number) + 1, now)
                 return
+        worker.kill_request = None
 
     # -- kills
 
@@ -284,9 +285,10 @@ class Preemption:
         self._send_kill(worker, request, now)
 
     def interrupt(self, job: Job) -> bool:
-        """Have the soft limit's signal delivered to `job`, as its limit would. False when no worker holds it."""
+        """Have the soft limit's signal delivered to `job`, as its limit would. False when no worker is on it: one that is held
+        may be taken back, and whoever got it next would know nothing of it."""
         worker = job.holder
-        if worker is None or worker.scoreboard is None:
+        if worker is None or worker.scoreboard is None or worker.current != job.number:
             return False
         worker.scoreboard.aim(job.number)  # the one that runs now may be over when the signal comes
         self._outbox.signals.append((INTERRUPT, worker, job.number))

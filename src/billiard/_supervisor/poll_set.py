@@ -85,9 +85,9 @@ class PollSet:
         wake_up = self._wake_up  # stays open until this thread has woken: see `close`
         try:
             events: Events = self._poll.poll(min(timeout, LONGEST_S))
+            return events
         finally:
             del wake_up  # or it would stay open for as long as somebody keeps the traceback of an exception
-        return events
 
     def wake(self) -> None:
         """Make whoever polls look again."""
