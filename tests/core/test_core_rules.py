@@ -1245,7 +1245,7 @@ class TestTerminate:
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(preemption, "reset_limit_timer", cut_short)
+        monkeypatch.setattr(preemption, "_reset_limit_timer", cut_short)
         with pytest.raises(KeyboardInterrupt):
             bench.fence(0.0)
         now = 1e-6 + FENCE_S
