@@ -29,6 +29,7 @@ from .poll_set import PollSet
 from .processes import Processes
 
 _TURN_WAIT_S: Final = 1.0
+_ORPHANS_WAIT_S: Final = 1.0  # they were sent SIGKILL, and nobody would reap them later
 
 
 class _End(Waitable):
@@ -127,7 +128,7 @@ class Ending:
                 if self.core.worker_set.workers:
                     self._give_up_workers()
                 self.processes.launcher.close()
-                self.processes.reap_orphans()
+                self.processes.reap_orphans(_ORPHANS_WAIT_S)
                 self.closed = True
             self.poll_set.close()
         self._settle_late(patience_s)
