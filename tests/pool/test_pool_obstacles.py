@@ -594,6 +594,20 @@ def test_who_adopts_a_dead_templates_workers_reaps_them(program):
         """).endswith("\n[]\n")  # fmt: skip
 
 
+def test_an_adopted_worker_is_reaped_that_ends_late(make_pool):
+    """On a loaded machine it may take a while to die, and the pool's end was the last look."""
+    pool = make_pool(1)
+    orphan = os.fork()
+    if orphan == 0:
+        time.sleep(0.3)
+        os._exit(0)
+    pool._engine.processes._orphans.append(orphan)
+    pool.close()
+    pool.join()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(orphan, os.WNOHANG)
+
+
 def test_green_programs_are_told_which_context_works(monkeypatch):
     def fork():
         raise AssertionError("its greenlets would run in the template")

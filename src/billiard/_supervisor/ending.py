@@ -25,6 +25,7 @@ from .target import Waitable
 from .turning import Turning
 
 _TURN_WAIT_S: Final = 1.0  # for another thread's turn, when all is given up
+_ORPHANS_WAIT_S: Final = 1.0  # they were sent SIGKILL, and nobody would reap them later
 
 
 class _End(Waitable):
@@ -82,7 +83,7 @@ class Ending(Turning):
                 if self.core.worker_set.workers:
                     self._give_up_workers()
                 self.processes.launcher.close()
-                self.processes.reap_orphans()
+                self.processes.reap_orphans(_ORPHANS_WAIT_S)
                 self.closed = True
             self.poll_set.close()
         self._settle_late(patience_s)

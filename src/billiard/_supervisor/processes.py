@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 
 from .._core import outbox
 from .._core.core import Core
@@ -160,11 +161,13 @@ class Processes:
         self._channels.functions.renew(self.launcher.snapshot)
         self.launcher.lost()
 
-    def reap_orphans(self) -> None:
-        """Of those that were adopted, the ones that have ended by now."""
+    def reap_orphans(self, patience_s: float = 0.0) -> None:
+        """Of those that were adopted, the ones that have ended by now, or do within `patience_s` seconds."""
+        until = time.monotonic() + patience_s
         for pid in list(self._orphans):
             try:
-                ended = os.waitpid(pid, os.WNOHANG) != (0, 0)
+                while not (ended := os.waitpid(pid, os.WNOHANG) != (0, 0)) and time.monotonic() < until:
+                    time.sleep(0.001)
             except ChildProcessError:
                 ended = True  # somebody else's
             if ended:
