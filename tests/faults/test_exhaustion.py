@@ -229,7 +229,7 @@ def eat_everything():
             hoard[at] = bytes(size)
             at += 1
         except MemoryError:
-            if size < 32:
+            if size < 4096:
                 raise
             size //= 2
 
