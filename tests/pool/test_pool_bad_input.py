@@ -273,6 +273,13 @@ def send_bad_result_on():
         pool.apply(t.make, ("WontPickle",))
 
 
+@pytest.mark.parametrize("name", ["apply", "apply_async", "map", "starmap_async", "imap", "send_ack", "grow"])
+def test_an_unknown_argument_is_an_error_of_the_pool_s_method(standing, name):
+    with pytest.raises(TypeError, match=rf"^Pool\.{name}\(\) got an unexpected keyword argument 'nonsense'"):
+        getattr(standing, name)(nonsense=1)
+    assert pickle.loads(pickle.dumps(getattr(Pool, name))) is getattr(Pool, name)
+
+
 def test_the_handle_has_both_names(standing):
     assert isinstance(standing.apply_async(t.pid), AsyncResult)
     assert AsyncResult is ApplyResult
