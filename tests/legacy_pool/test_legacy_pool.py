@@ -338,11 +338,13 @@ class TestDeaths:
 
     def test_a_terminated_job_says_so(self, make_pool, errors):
         pool = make_pool(1)
+        (worker,) = pool._pool
         result = pool.apply_async(tasks.nap, (20,))
         pool.terminate_job(pool.run_until_started(result))
         pool.run_until(result.ready)
         with pytest.raises(Terminated, match="15"):
             result.get()
+        assert worker._job_terminated
         assert errors() == []
 
     def test_a_job_after_one_that_outlived_its_termination_is_lost_like_any_other(self, make_pool):

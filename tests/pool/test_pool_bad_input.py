@@ -1,5 +1,6 @@
 """Every refusal comes at the call, and names its argument; what only a worker can find wrong names the call and the cause."""
 
+import pickle
 from math import inf
 
 import pool_tasks as t
@@ -238,10 +239,45 @@ def send_bad_argument_on():
         pool.apply(t.pid, (t.WontUnpickle(),))
 
 
-def test_the_error_of_a_result_that_does_not_pickle_can_be_imported(standing):
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool: pool.apply(t.make, ("WontPickle",)),
+        lambda pool: pool.map(t.make, ["WontPickle"] * 3, 1),
+        lambda pool: pool.map(t.make, ["WontPickle"] * 3, 3),
+        lambda pool: next(pool.imap(t.make, ["WontPickle"])),
+    ],
+    ids=["apply", "map", "chunk", "imap"],
+)
+def test_the_error_of_a_result_that_does_not_pickle_names_the_call(standing, call):
     with pytest.raises(MaybeEncodingError) as caught:
-        standing.apply(t.make, ("WontPickle",))
-    assert type(caught.value).__module__ == "billiard.pool"
+        call(standing)
+    error = caught.value
+    assert type(error).__module__ == "billiard.pool"
+    assert (error.function, type(error.job)) == ("pool_tasks.make", int)
+    assert error.args == (error.exc, error.value)
+    assert str(error).startswith(f"Error sending result: '{error.value!r}'. Reason: '{error.exc!r}'.")
+    assert str(error).endswith(f" The call: pool_tasks.make, job {error.job}.")
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), vars(copied)) == (str(error), vars(error))
+
+
+def test_the_encoding_error_of_a_pool_inside_a_task_keeps_its_own_call(standing):
+    with pytest.raises(MaybeEncodingError) as caught:
+        standing.apply(send_bad_result_on)
+    assert caught.value.function == "pool_tasks.make"
+
+
+def send_bad_result_on():
+    with Pool(1) as pool:
+        pool.apply(t.make, ("WontPickle",))
+
+
+@pytest.mark.parametrize("name", ["apply", "apply_async", "map", "starmap_async", "imap", "send_ack", "grow"])
+def test_an_unknown_argument_is_an_error_of_the_pool_s_method(standing, name):
+    with pytest.raises(TypeError, match=rf"^Pool\.{name}\(\) got an unexpected keyword argument 'nonsense'"):
+        getattr(standing, name)(nonsense=1)
+    assert pickle.loads(pickle.dumps(getattr(Pool, name))) is getattr(Pool, name)
 
 
 def test_the_handle_has_both_names(standing):

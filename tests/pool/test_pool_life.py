@@ -212,6 +212,26 @@ def test_with_ends_everything(method, lasting_helpers):
     assert not any(is_running(pid) for pid in pids)
 
 
+@pytest.mark.parametrize("package", ["billiard", "multiprocessing"])
+def test_the_fork_server_imports_for_its_workers(script, package):
+    """Each of them imported it anew, which was most of its start. And one module it must have itself: see there."""
+    code, out = run(script, f"""
+        import multiprocessing, sys
+        import billiard
+
+        # in a worker: when it runs the program, before it has its arguments
+        there = [f"billiard.{{name}}" in sys.modules for name in ("_worker.main", "_stdlib.fork_server")]
+
+        def tell():
+            return there
+
+        if __name__ == "__main__":
+            with billiard.Pool(1, context={package}.get_context("forkserver")) as pool:
+                print(there, pool.apply(tell))
+        """)  # fmt: skip
+    assert (code, out) == (0, "[False, False] [True, True]\n")
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_who_has_a_worker_s_process_may_join_it_after_its_end(make_pool, method):
     """`multiprocessing` joins all children when the program exits, while a forgotten pool is ending."""

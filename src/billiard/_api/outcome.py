@@ -9,6 +9,7 @@ from collections.abc import Callable
 from .._core.state import FATE, PENDING, Job
 from .._typing import TYPE_CHECKING, Any, Final
 from .._wire import errors, frames, pickling
+from .._wire.unsendable import MaybeEncodingError
 from ..einfo import ExceptionInfo
 from ..exceptions import PayloadError
 from . import job_errors
@@ -94,6 +95,8 @@ def _failure(job: Awaited, body: Any, func: Any, number: int) -> ExceptionInfo:
         del error._sent_cause
         error.function, error.job = job_errors.name_of(func), number
         error.args = (f"{error.function}, job {number}: {error}",)
+    elif isinstance(error, MaybeEncodingError) and error.function is None:  # else of a call that a task made, in its own pool
+        error.function, error.job = job_errors.name_of(func), number
     return info
 
 

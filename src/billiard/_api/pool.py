@@ -7,6 +7,7 @@ import itertools
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterable
 from multiprocessing import util
 
@@ -380,6 +381,13 @@ class Pool(MapSubmitting, Notifying):
     def __repr__(self) -> str:
         state = self._state_names[self._engine.pool_state]
         return f"<{type(self).__name__} state={state} pool_size={self._processes}>"
+
+
+# What it inherits has its name: a TypeError for a wrong argument would else tell of `Submitting.apply_async()`.
+for _part in Pool.__mro__[1:-1]:
+    for _name, _method in vars(_part).items():
+        if isinstance(_method, types.FunctionType):
+            _method.__module__, _method.__qualname__ = __name__, f"Pool.{_name}"
 
 
 class NotClosedError(ValueError, AssertionError):

@@ -88,7 +88,7 @@ class Submitting:
         soft_timeout: float | None = None,
         timeout: float | None = None,
         lost_worker_timeout: float | None = None,
-        callbacks_propagate: Iterable[type[BaseException]] | None = None,
+        callbacks_propagate: type[BaseException] | Iterable[type[BaseException]] | None = None,
         correlation_id: Any = None,
     ) -> ApplyResult:
         """Have ``func(*args, **kwds)`` called in a worker; returns its handle at once.

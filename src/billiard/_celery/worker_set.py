@@ -261,9 +261,10 @@ class WorkerSet(Reaping):
         except ProcessLookupError:
             return
         if signum != SIG_SOFT_TIMEOUT:  # that one only interrupts the task
-            process._controlled_termination = True
-            # Not the worker as such: a task may catch the signal, and a later one must not be told that it was revoked
-            # when its worker is killed for another reason. With acks_late it would then not be delivered again.
+            process._controlled_termination = process._job_terminated = True
+            # That mark is billiard 4's, and nobody here goes by it: a task may catch the signal, and a later one must not be
+            # told that it was revoked when its worker is killed for another reason. With acks_late it would then not be
+            # delivered again.
             process._terminated_jobs = {job._job for job in self._cache.values() if pid in job.worker_pids()}
 
     def restart(self) -> None:

@@ -227,16 +227,17 @@ class ForkServerProcess(process.BaseProcess, mp_context.ForkServerProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802 - the hook's name
-        _preload()
+        preload()
         return mp_context.ForkServerProcess._Popen(process_obj)
 
 
-def _preload() -> None:
-    """Have the server import what every child needs: otherwise each child imports it anew (20 ms)."""
+def preload(*modules: str) -> None:
+    """Have the fork server, unless it runs already, import what every child needs, and `modules`: otherwise each child imports
+    them anew."""
     from multiprocessing import forkserver
 
     server: Any = forkserver._forkserver
-    server._preload_modules = [*dict.fromkeys([*server._preload_modules, *_CHILD_MODULES])]
+    server._preload_modules = [*dict.fromkeys([*server._preload_modules, *_CHILD_MODULES, *modules])]
 
 
 _CHILD_MODULES = ("billiard._stdlib.fork_server", "billiard._stdlib.context", "billiard._stdlib.connection")

@@ -1,4 +1,4 @@
-"""Closing and asking descriptors."""
+"""Descriptors: closing them, asking them, keeping ours off the standard numbers."""
 
 from __future__ import annotations
 

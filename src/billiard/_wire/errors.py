@@ -42,7 +42,7 @@ def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
     what is no Exception itself: a repr that wants to leave the process."""
     _free_memory(exc)
     try:
-        import traceback  # a tenth of what the package's import takes; a pool's process has it with `logging`
+        import traceback  # a tenth of what the package's import takes; a worker has it from `prepare`
 
         text = "".join(traceback.format_exception(exc))
     except Exception:
@@ -58,7 +58,7 @@ def encode(exc: BaseException, snapshot: MainSnapshot) -> bytes:
 
 def _free_memory(exc: BaseException | None) -> None:
     """Empty the frames of a MemoryError, or of one that it comes from. They mostly hold what has taken all the memory: there is
-    none then to tell of the error, and its worker would be lost."""
+    none then to tell of the error, and its worker would be lost. By hand, as an import (of `traceback`) takes some itself."""
     for _ in range(_LONGEST_CHAIN):
         if exc is None:
             return

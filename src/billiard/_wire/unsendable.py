@@ -8,10 +8,13 @@ from .._typing import Any
 class MaybeEncodingError(Exception):
     """A result could not be sent: it does not pickle, or cannot be rebuilt. Holds texts, which always travel.
 
-    ``exc``: repr of what pickling raised; ``value``: repr of the result.
+    ``exc``: repr of what pickling raised; ``value``: repr of the result; ``function`` and ``job``: whose it is (the
+    legacy pool does not say).
     """
 
     __module__ = "billiard.pool"  # where users know it from
+    function: str | None = None
+    job: int | None = None
 
     def __init__(self, exc: object, value: object) -> None:
         self.exc = _text(exc)
@@ -22,10 +25,11 @@ class MaybeEncodingError(Exception):
         return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
-        return f"Error sending result: '{self.value!r}'. Reason: '{self.exc!r}'."
+        whose = f" The call: {self.function}, job {self.job}." if self.function is not None else ""
+        return f"Error sending result: '{self.value!r}'. Reason: '{self.exc!r}'.{whose}"
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self.exc, self.value)
+        return _rebuild, (type(self), self.exc, self.value), self.__dict__
 
 
 class Shown:
