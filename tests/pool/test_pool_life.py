@@ -538,6 +538,35 @@ def test_at_exit_nobody_waits_for_a_pool_that_has_ended(script, threads):
     assert (code, out) == (0, "the pool was terminated\njoined\n")
 
 
+@pytest.mark.parametrize(
+    ("call", "ask"),
+    [
+        ("map_async(time.sleep, [60], callback=print)", "get"),
+        ("map_async(lambda seconds: time.sleep(seconds), [60])", "get"),
+        ("imap_unordered(time.sleep, [60])", "next"),
+    ],
+    ids=["callback", "lambda", "unordered"],
+)
+def test_at_exit_a_map_that_has_to_be_told_is_told_of_the_end(script, call, ask):
+    """It does not look by itself whether its calls have ended, and turned for ever."""
+    code, out = run(script, f"""
+        import atexit, time
+
+        def at_exit():
+            try:
+                result.{ask}()
+            except billiard.WorkerLostError as exc:
+                print("the pool was terminated" in str(exc))
+
+        atexit.register(at_exit)
+        import billiard
+        if __name__ == "__main__":
+            pool = billiard.Pool(2, threads=False)
+            result = pool.{call}
+        """)  # fmt: skip
+    assert (code, out) == (0, "True\n")
+
+
 def test_callbacks_are_handed_over_by_one_thread_at_a_time(make_pool):
     """Two that see the end at once handed the same ones over, and one of them then struck off what it had not."""
     pool, told, others = make_pool(1), [], []

@@ -127,6 +127,7 @@ class Ending(Turning):
                 self.driver.wake_supervisor()
                 self.closed = True
                 self._give_up_workers()
+                self._notify_settled()  # a map that has a callback, or an unordered iterator, knows its end by that alone
                 self.processes.launcher.close()
                 self.poll_set.close()
         finally:
