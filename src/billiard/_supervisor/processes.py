@@ -16,6 +16,7 @@ from .._core.core import Core
 from .._core.state import Phase, Worker
 from .._core.worker_set import PoolState
 from .._typing import Final
+from .._wire.errors import clear_frames
 from .._wire.exit_status import spends_restart
 from . import log
 from .channels import Channels
@@ -206,12 +207,10 @@ class Processes:
 
 def _let_go(error: BaseException | None) -> None:
     """Of what the calls held that led to `error`: it may become the cause of an error that somebody keeps, and with them
-    descriptors would stay open."""
-    import traceback  # it is rarely needed, and takes a tenth of the package's import
-
+    descriptors would stay open. Not of its context: that may be what the caller, who drives, was just handling."""
     while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+        clear_frames(error)
+        error = error.__cause__
 
 
 def _left_a_task(worker: Worker, status: int | None) -> bool:
