@@ -129,6 +129,7 @@ class Ending(Turning):
                 self._give_up_workers()
                 self._notify_settled()  # a map that has a callback, or an unordered iterator, knows its end by that alone
                 self.processes.launcher.close()
+                self.processes.reap_orphans(_ORPHANS_WAIT_S)
                 self.poll_set.close()
         finally:
             if held and held[0]:

@@ -37,7 +37,7 @@ class Processes:
         self._poll_set = poll_set
         self._channels = channels
         self.exits: dict[Worker, None] = {}  # ended, and not reaped yet
-        self._orphans: list[int] = []  # pids of a dead template's workers: where we adopt them (PID 1), we have to reap them
+        self._orphans: list[int] = []  # pids of workers that outlive the template: where we adopt them (PID 1), we reap them
         self._warn_at = 0.0  # not before then, that a worker cannot be started
 
     # -- orders
@@ -193,6 +193,8 @@ class Processes:
         link: WorkerLink | None = worker.link
         if link is not None and not link.channel.closed_by_peer:
             self._channels.drain(worker)
+        if worker.pid is not None:
+            self._orphans.append(worker.pid)
         self._core.worker_set.exited(worker, -signal.SIGKILL, now)
         if link is not None:
             self._discard_reaped(worker, link)
