@@ -21,7 +21,7 @@ import billiard
 from billiard._api.map_results import MapResult
 from billiard._supervisor.poll_set import IN, PollSet
 from billiard.pool import Pool
-from pool_helpers import WITHIN_S, is_running, wait_until
+from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
 METHODS = ("fork", "forkserver", "spawn")
 
@@ -261,6 +261,20 @@ def test_forgotten_pool_without_a_thread_ends(method, lasting_helpers):
     del pool
     gc.collect()
     wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_forgotten_pool_without_a_thread_ends_though_a_task_left_a_child(method, lasting_helpers):
+    """That holds what multiprocessing tells the worker's end by, and the worker stayed a zombie."""
+    pool = Pool(1, threads=False, context=billiard.get_context(method))
+    pid, heir = pool.apply(t.pid), pool.apply(t.leave_heir)
+    try:
+        del pool
+        gc.collect()
+        assert pid not in [process.pid for process in multiprocessing.process._children]
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5)
+    finally:
+        kill(heir)
 
 
 def test_a_handle_outlives_its_pool():

@@ -102,12 +102,12 @@ class ContextLauncher:
     def events(self, fd: int) -> list[Event]:
         return [*self._early, *self._exits(fd)]
 
-    def _exits(self, fd: int) -> list[Event]:
+    def _exits(self, fd: int, patience_s: float = 0.0) -> list[Event]:
         ident = self._fds.get(fd)
         if ident is None:
             return []
         process = self._processes[ident]
-        if not is_readable(fd):
+        if not is_readable(fd, patience_s):
             # polled before another thread reaped that worker, and its descriptor's number is this one's now
             return []
         # Not `wait(timeout)`: for a spawned process that looks at the sentinel first, which a surviving grandchild keeps
@@ -159,8 +159,10 @@ class ContextLauncher:
     def close(self) -> None:
         self._cut_lifelines()
         # what follows is of a pool that was abandoned: its workers were killed, and nobody looked at their ends
+        for fd in self._fds:
+            self._exits(fd, _KILLED_WITHIN_S)
         for ident, process in self._processes.items():
-            process.join(_KILLED_WITHIN_S)
+            process.is_alive()  # multiprocessing forgets it if it is not; not by `join`, which waits for the sentinel
             self._close_pidfd(ident)
         self._processes.clear()
 
