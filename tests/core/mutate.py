@@ -119,6 +119,8 @@ FAULTS = [
     Fault("preemption", "            worker.kill_request = request  # its death", "            pass  # its death"),
     Fault("preemption", "        if current < job.number:\n", "        if False:\n"),
     Fault("preemption", "        job.terminate_signal = signum\n", ""),
+    Fault("preemption", "elif job is not None and request.signum == self.soft_signal:", "elif False:"),
+    Fault("preemption", "        if signum == self.soft_signal and worker is not None and worker.current == job.number:", "        if False:"),
     Fault("preemption", "            del worker.inflight[number]\n        self._dispatch.released(worker)", "            del worker.inflight[number]"),
     Fault("preemption", "            self._dispatch.settle(job, None)\n            del worker", "            del worker"),
     Fault("preemption", "        if not worker.inflight:\n            self.kill_now", "        if False:\n            self.kill_now"),

@@ -1260,9 +1260,42 @@ class TestTerminate:
         bench.warm()
         running, held, waiting = *bench.submit(*jobs(2)), job()
         bench.scoreboard.on(1)
-        assert [bench.core.preemption.interrupt(each) for each in (waiting, held, running)] == [False, False, True]
+        bench.core.preemption.soft_signal = 10
+        for each in (waiting, held, running):
+            bench.core.preemption.terminate(each, 10, 0.0)
         assert bench.scoreboard.aims == [(1, -1)]
         assert bench.orders(outbox.INTERRUPT) == [(outbox.INTERRUPT, bench.worker, 1)]
+        bench.fence(0.0)
+        assert [each.state for each in (waiting, held, running)] == [FATE, FATE, 0]
+        assert not bench.orders(outbox.KILL)
+
+    @pytest.mark.parametrize("by", ["call", "worker"])
+    def test_a_call_that_begins_as_it_is_to_be_interrupted_is_not_killed(self, by):
+        bench = Bench()
+        preemption, worker = bench.core.preemption, bench.worker
+        preemption.soft_signal = 10
+        begun = bench.submit(job())
+        if by == "call":
+            preemption.terminate(begun, 10, 0.0)
+        else:
+            preemption.terminate_worker(worker, 10, 0.0)
+        bench.scoreboard.on(1)  # it had read the scoreboard before the recall
+        bench.fence(0.0)
+        assert bench.scoreboard.aims == [(1, -1)]
+        assert bench.orders(outbox.INTERRUPT) == [(outbox.INTERRUPT, worker, 1)]
+        assert not bench.orders(outbox.KILL)
+        assert (worker.phase, worker.kill_request) == (Phase.UP, None)
+
+    def test_a_call_that_is_let_be_only_after_it_was_interrupted_never_starts(self):
+        bench = Bench()
+        preemption, worker = bench.core.preemption, bench.worker
+        preemption.soft_signal = 10
+        late = bench.submit(job())
+        preemption.terminate(late, 10, 0.0)
+        bench.scoreboard.on(1)  # and then it stood still
+        bench.fence(0.0)
+        preemption.skipped(worker, 1)
+        assert (late.body.cause, late.body.started) == (Cause.TERMINATED, False)
 
     def test_ended_already(self):
         bench = Bench()

@@ -96,6 +96,35 @@ def test_what_keeps_a_pool_from_starting_is_the_cause_of_its_error(make_pool, mo
         assert traceback.extract_tb(cause.__traceback__)[-1].name == "refuse"
 
 
+def test_what_its_caller_was_handling_keeps_its_locals(make_pool, monkeypatch):
+    """An error's frames are emptied, lest it keep descriptors; its context is not the pool's."""
+    from billiard._supervisor import worker_link
+
+    real, refused = worker_link.open_channel, []
+
+    def refuse_once(gil_waiters):
+        if not refused:
+            refused.append(gil_waiters)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(gil_waiters)
+
+    def fail():
+        told = "in a report of this error"
+        raise LookupError(told)
+
+    pool = make_pool(1, threads=False)
+    pool.apply(t.identify)
+    monkeypatch.setattr(worker_link, "open_channel", refuse_once)
+    try:
+        fail()
+    except LookupError as error:
+        with pytest.raises(WorkerLostError):
+            pool.apply(t.strike, ("SIGKILL",))
+        assert pool.apply(t.add, (1, 2)) == 3
+        assert refused
+        assert "told" in error.__traceback__.tb_next.tb_frame.f_locals
+
+
 def run(text, *, prefix=(), within_s=40, **env):
     """Run a program of its own; returns what it printed."""
     path = os.pathsep.join([str(Path(billiard.__file__).parents[1]), str(Path(__file__).parent)])

@@ -21,9 +21,13 @@ from billiard._api.results import ResultHandle
 from billiard._core.core import Core
 from billiard._supervisor.channels import Channels
 from billiard._supervisor.engine import Engine
-from billiard._supervisor.poll_set import IN, OUT, PollSet
+from billiard._supervisor.poll_set import IN, OUT, PollSet, _WakeUp
+from billiard._supervisor.spawn_arguments import InMemory
 from billiard._supervisor.target import Waitable
+from billiard._supervisor.worker_link import Sentinel
 from billiard._wire.channel import Channel
+from billiard._wire.far_end import FarEnd
+from billiard._wire.scoreboard import Scoreboard
 from pool_helpers import wait_until
 
 SEED = int(os.environ.get("BILLIARD_FAULT_SEED", "1"))
@@ -43,6 +47,12 @@ def nothing_left():
 def test_an_exception_at_random_points(scene):
     """`python -m tests.faults.strikes` strikes them all."""
     assert strikes.sample(scene, SEED, SECONDS / len(strikes.SCENES)), "nothing was struck"
+
+
+@pytest.mark.parametrize("kind", [Channel, FarEnd, InMemory, Scoreboard, Sentinel, _WakeUp])
+def test_what_an_exception_kept_from_being_made_dies_in_silence(kind):
+    """It came as the constructor was entered. What a finalizer raises is an error here, and noise on stderr elsewhere."""
+    kind.__new__(kind)
 
 
 def test_every_kind_of_point_is_found():

@@ -145,7 +145,6 @@ class TestWhileItsCallerWaits:
             thread.join(WITHIN_S)
         wait_until(lambda: len(values) == 3)
 
-
     def test_an_outer_loop_that_was_interrupted_comes_in_time_for_a_limit_of_the_handlers_call(self, make_pool, on_alarm):
         """It had gone to sleep without a deadline, and what told it of one was read by the handler's own wait."""
         pool, handles = make_pool(2, threads=False), []

@@ -21,7 +21,7 @@ import billiard
 from billiard._api.map_results import MapResult
 from billiard._supervisor.poll_set import IN, PollSet
 from billiard.pool import Pool
-from pool_helpers import WITHIN_S, is_running, wait_until
+from pool_helpers import WITHIN_S, is_running, kill, wait_until
 
 METHODS = ("fork", "forkserver", "spawn")
 
@@ -281,6 +281,20 @@ def test_forgotten_pool_without_a_thread_ends(method, lasting_helpers):
     del pool
     gc.collect()
     wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_forgotten_pool_without_a_thread_ends_though_a_task_left_a_child(method, lasting_helpers):
+    """That holds what multiprocessing tells the worker's end by, and the worker stayed a zombie."""
+    pool = Pool(1, threads=False, context=billiard.get_context(method))
+    pid, heir = pool.apply(t.pid), pool.apply(t.leave_heir)
+    try:
+        del pool
+        gc.collect()
+        assert pid not in [process.pid for process in multiprocessing.process._children]
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5)
+    finally:
+        kill(heir)
 
 
 def test_a_handle_outlives_its_pool():
@@ -556,6 +570,35 @@ def test_at_exit_nobody_waits_for_a_pool_that_has_ended(script, threads):
             result = pool.apply_async(time.sleep, (60,))
         """)  # fmt: skip
     assert (code, out) == (0, "the pool was terminated\njoined\n")
+
+
+@pytest.mark.parametrize(
+    ("call", "ask"),
+    [
+        ("map_async(time.sleep, [60], callback=print)", "get"),
+        ("map_async(lambda seconds: time.sleep(seconds), [60])", "get"),
+        ("imap_unordered(time.sleep, [60])", "next"),
+    ],
+    ids=["callback", "lambda", "unordered"],
+)
+def test_at_exit_a_map_that_has_to_be_told_is_told_of_the_end(script, call, ask):
+    """It does not look by itself whether its calls have ended, and turned for ever."""
+    code, out = run(script, f"""
+        import atexit, time
+
+        def at_exit():
+            try:
+                result.{ask}()
+            except billiard.WorkerLostError as exc:
+                print("the pool was terminated" in str(exc))
+
+        atexit.register(at_exit)
+        import billiard
+        if __name__ == "__main__":
+            pool = billiard.Pool(2, threads=False)
+            result = pool.{call}
+        """)  # fmt: skip
+    assert (code, out) == (0, "True\n")
 
 
 def test_callbacks_are_handed_over_by_one_thread_at_a_time(make_pool):

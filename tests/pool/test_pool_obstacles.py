@@ -594,6 +594,21 @@ def test_who_adopts_a_dead_templates_workers_reaps_them(program):
         """).endswith("\n[]\n")  # fmt: skip
 
 
+def test_who_adopts_the_workers_of_an_abandoned_pool_reaps_them(program):
+    assert program("""
+        import ctypes, gc
+        from pathlib import Path
+        from billiard import Pool
+        PR_SET_CHILD_SUBREAPER = 36
+        assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        pool = Pool(3, threads=False)
+        pids = [worker.pid for worker in pool._pool]
+        del pool
+        gc.collect()
+        print([pid for pid in pids if Path(f"/proc/{pid}").exists()])
+        """) == "[]\n"  # fmt: skip
+
+
 def test_an_adopted_worker_is_reaped_that_ends_late(make_pool):
     """On a loaded machine it may take a while to die, and the pool's end was the last look."""
     pool = make_pool(1)

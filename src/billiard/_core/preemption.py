@@ -49,6 +49,8 @@ def _nothing() -> None: ...
 class Preemption:
     """Recalls, limits and terminations of one pool's workers."""
 
+    soft_signal = 0  # the number of the soft limit's signal, which the driver knows
+
     def __init__(self, dispatch: Dispatch, timers: Timers, outbox: Outbox) -> None:
         self._dispatch = dispatch
         self._timers = timers
@@ -238,8 +240,14 @@ class Preemption:
         moved_on = request.number and (progress.current != request.number or request.number not in worker.inflight)
         # another item of the chunk may run by now, or the wait for a verdict may just have ended
         in_time = request.limit_s is not None and self.run_time(progress, now) < request.limit_s
+        job = worker.inflight.get(request.number or progress.current)
         if moved_on or in_time:
             self._withdraw_kill(worker, progress.current, now)
+        elif job is not None and request.signum == self.soft_signal:
+            # It has begun just before it was kept from that. Or it will be let be yet: then it ends, as it is wanted to.
+            self._interrupt(worker, job)
+            self._reset_limit_timer(worker, now)
+            worker.kill_request = None
         else:
             self._send_kill(worker, request, now)
 
@@ -284,20 +292,20 @@ class Preemption:
             worker.kill_request = request  # its death is told by this one; an earlier one, to a single call, was never sent
         self._send_kill(worker, request, now)
 
-    def interrupt(self, job: Job) -> bool:
-        """Have the soft limit's signal delivered to `job`, as its limit would. False when no worker is on it: one that is held
-        may be taken back, and whoever got it next would know nothing of it."""
-        worker = job.holder
-        if worker is None or worker.scoreboard is None or worker.current != job.number:
-            return False
-        worker.scoreboard.aim(job.number)  # the one that runs now may be over when the signal comes
+    def _interrupt(self, worker: Worker, job: Job) -> None:
+        """Have the soft limit's signal delivered to `job`, which `worker` is on, as its limit would."""
+        if worker.scoreboard is not None:
+            worker.scoreboard.aim(job.number)  # the one that runs now may be over when the signal comes
         self._outbox.signals.append((INTERRUPT, worker, job.number))
-        return True
 
     def terminate(self, job: Job, signum: int, now: float) -> None:
-        """End this job and no other: before it starts if it has not, with `signum` if it has."""
+        """End this job and no other: before it starts if it has not, with `signum` if it has. The soft limit's signal only
+        interrupts one that has; one that a worker holds may be taken back, and who got it next would know nothing of that."""
         worker = job.holder
         if job.state:
+            return
+        if signum == self.soft_signal and worker is not None and worker.current == job.number:
+            self._interrupt(worker, job)
             return
         job.terminate_signal = signum
         if worker is None:

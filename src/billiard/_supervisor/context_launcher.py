@@ -104,12 +104,12 @@ class ContextLauncher:
     def events(self, fd: int) -> list[Event]:
         return [*self._early, *self._exits(fd)]
 
-    def _exits(self, fd: int) -> list[Event]:
+    def _exits(self, fd: int, patience_s: float = 0.0) -> list[Event]:
         ident = self._fds.get(fd)
         if ident is None:
             return []
         process = self._processes[ident]
-        if not is_readable(fd):
+        if not is_readable(fd, patience_s):
             # polled before another thread reaped that worker, and its descriptor's number is this one's now
             return []
         # Not `wait(timeout)`: for a spawned process that looks at the sentinel first, which a surviving grandchild keeps
@@ -135,14 +135,8 @@ class ContextLauncher:
         pass
 
     def reap(self, worker: Worker) -> None:
+        self._close_pidfd(worker.ident)
         process = self._processes.get(worker.ident)
-        sentinel = process.sentinel if process is not None else None
-        for fd, ident in list(self._fds.items()):
-            if ident == worker.ident:
-                self._poll_set.unwatch(fd)
-                del self._fds[fd]
-                if fd != sentinel:
-                    os.close(fd)
         if process is not None:
             popen = process._popen
             if popen.returncode is None:  # someone else has reaped it
@@ -153,28 +147,30 @@ class ContextLauncher:
         self._cut_lifeline(worker.ident)
         self._processes.pop(worker.ident, None)
 
+    def _close_pidfd(self, ident: int) -> None:
+        for fd, owner in list(self._fds.items()):
+            if owner == ident:
+                self._poll_set.unwatch(fd)
+                del self._fds[fd]
+                if fd != self._processes[ident].sentinel:
+                    os.close(fd)
+
     def _cut_lifeline(self, ident: int) -> None:
         close_all(self._lifelines.pop(ident, []))
 
     def close(self) -> None:
         self._cut_lifelines()
         # what follows is of a pool that was abandoned: its workers were killed, and nobody looked at their ends
-        for process in self._processes.values():
-            if process._popen is not None:
-                process.join(_KILLED_WITHIN_S)
-        self._close_pidfds()
+        for fd in self._fds:
+            self._exits(fd, _KILLED_WITHIN_S)
+        for ident, process in self._processes.items():
+            process.is_alive()  # multiprocessing forgets it if it is not; not by `join`, which waits for the sentinel
+            self._close_pidfd(ident)
         self._processes.clear()
 
     def _cut_lifelines(self) -> None:
         for ident in list(self._lifelines):  # of a start that failed
             self._cut_lifeline(ident)
-
-    def _close_pidfds(self) -> None:
-        for fd, ident in list(self._fds.items()):
-            popen = self._processes[ident]._popen
-            del self._fds[fd]
-            if popen is None or fd != popen.sentinel:
-                os.close(fd)
 
     def close_in_forked_child(self) -> None:
         for fd in self._fds:

@@ -4,7 +4,7 @@
     terminate    every worker is struck, and what has no result has none
     broken       the same, with SIGKILL: no worker can be kept alive
     release      all workers are gone: threads, template and descriptors go
-    abandon      all at once, waiting for nothing
+    abandon      all at once, with SIGKILL, waiting for no call, callback or thread
 
 In the last two, whatever a worker still holds ends too: nobody waits for what nobody will hear of.
 
@@ -113,7 +113,7 @@ class Ending(Turning):
             )
 
     def abandon(self) -> None:
-        """End at once without waiting for anything: the template's end is the end of its workers."""
+        """End at once, waiting for nothing but the processes that are killed."""
         if self.closed or self.in_forked_copy():
             return
         held: list[bool] = []  # see billiard._supervisor
@@ -127,7 +127,9 @@ class Ending(Turning):
                 self.driver.wake_supervisor()
                 self.closed = True
                 self._give_up_workers()
+                self._notify_settled()  # a map that has a callback, or an unordered iterator, knows its end by that alone
                 self.processes.launcher.close()
+                self.processes.reap_orphans(_ORPHANS_WAIT_S)
                 self.poll_set.close()
         finally:
             if held and held[0]:

@@ -52,6 +52,7 @@ class Engine(Ending):
     ) -> None:  # fmt: skip
         super().__init__(core, notify, threaded, name)
         self.waiting = Waiting(core, self.poll_set, self._lock)
+        core.preemption.soft_signal = signal.SIGUSR1
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
         self._since_look = 0
         if threaded:
@@ -301,13 +302,7 @@ class Engine(Ending):
         """End one job, queued or running, and no other. SIGUSR1 is delivered to one that is running like its soft limit."""
         signum = _checked_signal(signum)
         self.refuse_in_forked_copy()
-        preemption = self.core.preemption
-
-        def decide() -> None:
-            if not (signum == signal.SIGUSR1 and preemption.interrupt(job)):
-                preemption.terminate(job, signum, time.monotonic())
-
-        self.change(decide)
+        self.change(lambda: self.core.preemption.terminate(job, signum, time.monotonic()))
 
     def terminate_worker(self, worker: Worker, signum: int) -> None:
         """End the job that `worker` is on; if it is on none, the worker."""

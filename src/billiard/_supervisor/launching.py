@@ -51,4 +51,4 @@ class Launcher(Protocol):
         """Everything about this worker is settled: its pid may be reused."""
 
     def close(self) -> None:
-        """All workers are reaped: give up whatever is left."""
+        """All workers are reaped, or were sent SIGKILL: give up whatever is left."""

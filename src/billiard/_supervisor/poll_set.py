@@ -170,8 +170,10 @@ class _PlainPoll:
 class _WakeUp:
     """The descriptors by which whoever polls is woken; closed with the last reference."""
 
+    _fds: list[int] = []  # of one whose making did not get that far
+
     def __init__(self) -> None:
-        self._fds: list[int] = []
+        self._fds = []
         if hasattr(os, "eventfd"):
             self._fds.extend(map(os.eventfd, (0,), (os.EFD_CLOEXEC | os.EFD_NONBLOCK,)))
         else:

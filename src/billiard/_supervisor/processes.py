@@ -16,6 +16,7 @@ from .._core.core import Core
 from .._core.state import Phase, Worker
 from .._core.worker_set import PoolState
 from .._typing import Final
+from .._wire.errors import clear_frames
 from .._wire.exit_status import spends_restart
 from . import log
 from .channels import Channels
@@ -36,7 +37,7 @@ class Processes:
         self._poll_set = poll_set
         self._channels = channels
         self.exits: dict[Worker, None] = {}  # ended, and not reaped yet
-        self._orphans: list[int] = []  # pids of a dead template's workers: where we adopt them (PID 1), we have to reap them
+        self._orphans: list[int] = []  # pids of workers that outlive the template: where we adopt them (PID 1), we reap them
         self._warn_at = 0.0  # not before then, that a worker cannot be started
 
     # -- orders
@@ -192,6 +193,8 @@ class Processes:
         link: WorkerLink | None = worker.link
         if link is not None and not link.channel.closed_by_peer:
             self._channels.drain(worker)
+        if worker.pid is not None:
+            self._orphans.append(worker.pid)
         self._core.worker_set.exited(worker, -signal.SIGKILL, now)
         if link is not None:
             self._discard_reaped(worker, link)
@@ -206,12 +209,10 @@ class Processes:
 
 def _let_go(error: BaseException | None) -> None:
     """Of what the calls held that led to `error`: it may become the cause of an error that somebody keeps, and with them
-    descriptors would stay open."""
-    import traceback  # it is rarely needed, and takes a tenth of the package's import
-
+    descriptors would stay open. Not of its context: that may be what the caller, who drives, was just handling."""
     while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+        clear_frames(error)
+        error = error.__cause__
 
 
 def _left_a_task(worker: Worker, status: int | None) -> bool:

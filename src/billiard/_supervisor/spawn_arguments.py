@@ -21,9 +21,11 @@ class InMemory:
     """An argument that may be large. In `Process.start` it would go through a pipe, and from 64 KB on wait there until the new
     interpreter has imported `__main__`: the pool would stand still for so long, and its limits with it."""
 
+    _fds: list[int] = []  # of one whose making did not get that far
+
     def __init__(self, value: Any) -> None:
         self._value = value
-        self._fds: list[int] = []  # kept open until the process has been started
+        self._fds = []  # kept open until the process has been started
 
     def __reduce__(self) -> Any:
         open_memory(self._fds, "billiard-settings")

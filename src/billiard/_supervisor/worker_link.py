@@ -26,11 +26,11 @@ class Sentinel:
     about to, would then wait for a process that lives: the kernel, too, looks the number up once more as it wakes them.
     """
 
-    __slots__ = ("_fds",)
+    _fds: list[int] = []  # of one whose making did not get that far
 
     def __init__(self, pid: int) -> None:
         """Raises ProcessLookupError when there is no such process."""
-        self._fds: list[int] = []
+        self._fds = []
         self._fds.extend(map(os.pidfd_open, (pid,)))
 
     def fileno(self) -> int:

@@ -63,8 +63,9 @@ def fill_standard() -> None:
         pass
 
 
-def is_readable(fd: int) -> bool:
-    """Whether there is something to read, or the far end is closed."""
+def is_readable(fd: int, within_s: float = 0.0) -> bool:
+    """Whether there is something to read, or the far end is closed, within so many seconds."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    return any(event & (select.POLLIN | select.POLLHUP) for _fd, event in poller.poll(0))  # not: no such descriptor
+    found = poller.poll(1e3 * within_s)
+    return any(event & (select.POLLIN | select.POLLHUP) for _fd, event in found)  # not: no such descriptor

@@ -63,12 +63,17 @@ def _free_memory(exc: BaseException | None) -> None:
         if exc is None:
             return
         if isinstance(exc, MemoryError):
-            tb = exc.__traceback__
-            while tb is not None:
-                with contextlib.suppress(RuntimeError):  # it still runs
-                    tb.tb_frame.clear()
-                tb = tb.tb_next
+            clear_frames(exc)
         exc = exc.__cause__ if exc.__cause__ is not None else exc.__context__
+
+
+def clear_frames(exc: BaseException) -> None:
+    """Let go of what the calls that led to `exc` held. As `traceback` has it, which may be more than can be imported by now."""
+    tb = exc.__traceback__
+    while tb is not None:
+        with contextlib.suppress(RuntimeError):  # it still runs
+            tb.tb_frame.clear()
+        tb = tb.tb_next
 
 
 def decode(body: bytes, own_error: Callable[..., BaseException] = confirm_error) -> ExceptionInfo:
