@@ -731,6 +731,8 @@ class TestEnd:
         assert time.monotonic() - start < PROMPT_S
         assert [worker.exitcode for worker in workers] == [-signal.SIGTERM] * 2
         assert errors() == []
+        with pytest.raises(WorkerLostError, match="SIGTERM"):
+            result.get(0)
 
     def test_terminate_ends_the_deaf(self, make_pool, monkeypatch):
         monkeypatch.setattr("billiard._celery.pool.TERMINATE_GRACE_S", 0.2)

@@ -118,7 +118,7 @@ class TimeoutHandler(PoolThread):
         """Look once for jobs over their limit."""
         if self._scan is None:
             self._scan = self.handle_timeouts()
-        next(self._scan)
+        next(self._scan, None)  # at its end once this handler was terminated, and the last results are still to be taken in
 
     def handle_timeouts(self) -> Iterator[None]:
         """A generator that looks once for jobs over their limit each time it is advanced."""

@@ -255,8 +255,10 @@ class LegacyPoolBody(Submitting, WorkerSet):
         log.debug("terminating pool")
         self._state = TERMINATE
         self._worker_handler.terminate()
-        self._terminate()
-        gc_freeze.unfreeze(self)
+        try:
+            self._terminate()
+        finally:
+            gc_freeze.unfreeze(self)
 
     @staticmethod
     def _stop_task_handler(task_handler: Any) -> None:
