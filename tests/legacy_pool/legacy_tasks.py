@@ -24,6 +24,11 @@ def nap(seconds: float) -> str:
     return "rested"
 
 
+def write_pid_and_nap(path: str, seconds: float) -> str:
+    Path(path).write_text(str(os.getpid()))
+    return nap(seconds)
+
+
 def catch_soft(seconds: float) -> str:
     try:
         time.sleep(seconds)

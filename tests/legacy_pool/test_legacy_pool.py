@@ -696,6 +696,18 @@ class TestSize:
             pool.shrink(1)
         assert pool._processes == 1
 
+    def test_nor_is_one_whose_acceptance_has_not_been_read(self, make_pool, tmp_path):
+        pool = make_pool(2)
+        pool.run_until(lambda: len(pool.up) == 2)
+        begun = tmp_path / "begun"
+        result = pool.apply_async(tasks.write_pid_and_nap, (str(begun), 0.2))
+        pool.write_jobs()
+        wait_until(lambda: begun.exists() and begun.read_text())
+        pool.shrink(1)
+        pool.run_until(result.ready)
+        assert result.get() == "rested"
+        assert pids(pool) == {int(begun.read_text())}
+
 
 class TestEnd:
     def test_warm(self, make_pool):

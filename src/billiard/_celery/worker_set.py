@@ -245,7 +245,8 @@ class WorkerSet(Reaping):
         return (process for process in self._staying() if not self._worker_active(process))
 
     def _worker_active(self, worker: Any) -> bool:
-        return any(worker.pid in job.worker_pids() for job in self._cache.values())
+        # Also one that was written a job and has not been heard of: it may have begun, and would be lost.
+        return any(job._write_to is worker or worker.pid in job.worker_pids() for job in self._cache.values())
 
     def _process_by_pid(self, pid: int) -> tuple[Any, int | None]:
         return next(((p, i) for i, p in enumerate(self._pool) if p.pid == pid), (None, None))
