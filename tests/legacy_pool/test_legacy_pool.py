@@ -322,6 +322,33 @@ class TestDeaths:
             pool.apply_async(tasks.take, (lambda: None,))
         assert pool._putlock._value == 2
 
+    def test_a_slot_comes_back_though_no_replacement_can_be_started(self, make_pool, monkeypatch):
+        pool = make_pool(1, putlocks=True)
+        lost = pool.apply_async(os._exit, (1,))
+        (worker,) = pool._pool
+        pool.run_until(lambda: pool.up)
+        pool.write_jobs()
+        assert wait([worker._popen.sentinel], 10)
+        with monkeypatch.context() as patch, pytest.raises(BlockingIOError):
+            patch.setattr(type(worker), "start", lambda self: (_ for _ in ()).throw(BlockingIOError(11, "no")))
+            pool.maintain_pool()
+        assert lost.ready()
+        pool.run_until(lambda: len(pool._pool) == 1)
+        assert pool._putlock._value == 1
+
+    def test_a_slot_s_next_user_that_fails_costs_no_result(self, make_pool):
+        """Celery's semaphore starts the next job in its `release`, and that may raise: its result backend is down."""
+
+        class Semaphore:
+            def release(self):
+                raise ConnectionError("of the next job")
+
+        pool = make_pool(1, semaphore=Semaphore())
+        result = pool.apply_async(tasks.double, (1,))
+        with pytest.raises(ConnectionError):
+            pool.run_until(result.ready)
+        assert result.get(0) == 2
+
     def test_a_fork_in_the_midst_of_the_parent_s_end_is_a_worker_like_any_other(self, make_pool, monkeypatch):
         monkeypatch.setattr(common, "_should_have_exited", [True])
         pool = make_pool(1)

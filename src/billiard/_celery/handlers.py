@@ -269,9 +269,11 @@ class ResultHandler(PoolThread):
         item = self.cache.get(job)
         if item is not None and not item.ready():
             # Before the job is set, as ever: Celery's semaphore may start the next job from in here.
-            if self.putlock is not None:
-                self.putlock.release()
-            item._set(i, obj)
+            try:
+                if self.putlock is not None:
+                    self.putlock.release()
+            finally:  # what that job's start raises must not cost this one its result, which comes only once
+                item._set(i, obj)
         # Last, because it forks: whoever waits for the result has it by now.
         if leaving is not None and self.on_leaving is not None:
             self.on_leaving(leaving)

@@ -156,11 +156,13 @@ class WorkerSet(Reaping):
         if time.monotonic() < self._replace_after:
             return
         exitcodes, self._unreplaced[:] = self._unreplaced[:], []
-        self._repopulate_pool(exitcodes)
-        # A dead worker will not send the result that would have given back its slot.
-        if self._putlock is not None:
-            for _exitcode in exitcodes:
-                self._putlock.release()
+        try:
+            self._repopulate_pool(exitcodes)
+        finally:  # a replacement that cannot be forked now comes later, and asks for no slot
+            # A dead worker will not send the result that would have given back its slot.
+            if self._putlock is not None:
+                for _exitcode in exitcodes:
+                    self._putlock.release()
 
     def _repopulate_pool(self, exitcodes: list[int | None]) -> None:
         """Start workers until the pool is complete. Replacing failed ones is limited; growing is not."""
