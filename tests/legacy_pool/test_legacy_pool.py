@@ -349,6 +349,37 @@ class TestDeaths:
             pool.run_until(result.ready)
         assert result.get(0) == 2
 
+    def test_an_exception_in_the_midst_of_reaping_leaves_no_job_behind(self, make_pool, loop_pool_class):
+        class Interrupted(loop_pool_class):
+            strikes = 0
+
+            def on_job_process_down(self, job, pid_gone):
+                if self.strikes:
+                    self.strikes -= 1
+                    raise KeyboardInterrupt  # of a signal's handler, or what a callback lets out
+                super().on_job_process_down(job, pid_gone)
+
+        pool = make_pool(2, Interrupted)
+        results = [pool.apply_async(tasks.nap, (20,)) for _ in range(2)]
+        for result in results:
+            pool.run_until_started(result)
+        pool.strikes = 1
+        workers = pool._pool[:]
+        pool.terminate_job(results[0].worker_pids()[0])
+        os.kill(results[1].worker_pids()[0], signal.SIGKILL)
+        for worker in workers:
+            assert wait([worker._popen.sentinel], 10)
+        with pytest.raises(KeyboardInterrupt):
+            pool._join_exited_workers(shutdown=True)
+        assert pool._pool == []
+        pool._join_exited_workers(shutdown=True)
+        with pytest.raises(Terminated, match="15"):
+            results[0].get(0)
+        with pytest.raises(WorkerLostError, match="SIGKILL"):
+            results[1].get(0)
+        with pytest.raises(billiard.pool.WorkersJoined):
+            pool._join_exited_workers(shutdown=True)
+
     def test_a_fork_in_the_midst_of_the_parent_s_end_is_a_worker_like_any_other(self, make_pool, monkeypatch):
         monkeypatch.setattr(common, "_should_have_exited", [True])
         pool = make_pool(1)

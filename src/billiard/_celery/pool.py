@@ -119,7 +119,7 @@ class LegacyPoolBody(Submitting, WorkerSet):
         self.restart_state = restart_state(max_restarts, max_restart_freq or 1)
         self._Process = self._ctx.Process
         self._pool, self._poolctrl, self._on_ready_counters = [], {}, {}
-        self._unreplaced, self._born_first = [], self._processes
+        self._reaped, self._unreplaced, self._born_first = {}, [], self._processes
         self.putlocks = putlocks
         self._putlock = LaxBoundedSemaphore(self._processes) if semaphore is None else semaphore
         for i in range(self._processes):
