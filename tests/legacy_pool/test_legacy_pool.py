@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,22 @@ def errors(caplog):
     propagate, logger.propagate = logger.propagate, True
     yield lambda: [record.getMessage() for record in caplog.records]
     logger.propagate = propagate
+
+
+@contextmanager
+def within(limit_s):
+    """A deadline for a main thread that waits in a system call."""
+
+    def fail(signum, frame):
+        raise AssertionError(f"not done after {limit_s} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pids(pool):
@@ -813,6 +830,57 @@ class TestEnd:
         pool.run_until(lambda: "\t0000000000004000\n" in _blocked(worker.pid))
         pool.terminate()
         assert worker.exitcode == -signal.SIGKILL
+
+    def test_joined_by_a_signal_s_handler_while_a_worker_is_being_started(self, make_pool, loop_pool_class):
+        """As Celery does in its handler of SIGQUIT."""
+
+        class Interrupted(loop_pool_class):
+            joins = False
+
+            def _process_register_queues(self, worker, queues):
+                if self.joins:
+                    self.close()
+                    self.join()
+
+        pool = make_pool(1, Interrupted)
+        pool.run(os.getpid)
+        pool.joins = True
+        pool.grow(1)
+        pool.maintain_pool()
+        (told, late) = pool._pool
+        late.join(10)
+        assert (told.exitcode, late.exitcode) == (0, 0)
+
+    def test_a_full_pipe_of_a_dead_worker_holds_up_nothing(self, make_pool):
+        pool = make_pool(1)
+        pool.run(os.getpid)
+        (worker,) = pool._pool
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(worker.inqW_fd, bytes(1 << 12))
+        os.kill(worker.pid, signal.SIGKILL)
+        assert wait([worker._popen.sentinel], 10)
+        with within(20):
+            pool.close()
+            pool.join()
+        assert worker.exitcode == -signal.SIGKILL
+
+    def test_half_a_job_holds_up_nothing(self, make_pool):
+        pool = make_pool(1)
+        pool.run(os.getpid)
+        (worker,) = pool._pool
+        os.kill(worker.pid, signal.SIGSTOP)
+        result = pool.apply_async(tasks.take, (bytes(1 << 20),))
+        pool.write_jobs()
+        assert pool.writing
+        result.discard()  # as Celery does: its broker delivers it again
+        os.kill(worker.pid, signal.SIGCONT)
+        with within(20):
+            pool.close()
+            pool.join()
+        assert worker.exitcode == -signal.SIGTERM
+        assert not result.ready()
 
     def test_join_wants_close_first(self, make_pool):
         with pytest.raises(AssertionError):

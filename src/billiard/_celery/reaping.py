@@ -76,7 +76,9 @@ class Reaping:
         task closed every fd looks the same; it is waited for once, not at each call.
         """
         popen = process._popen
-        if popen is None or popen.poll() is not None:
+        if popen is None:  # being started: a signal's handler that joins the pool has interrupted that
+            return False
+        if popen.poll() is not None:
             return True
         if getattr(process, "_sentinel_lied", False) or popen.sentinel is None or not is_readable(popen.sentinel):
             return False
@@ -90,8 +92,7 @@ class Reaping:
 
     def _reap(self, process: Any) -> None:
         process._leaves = True
-        if process._popen is not None:
-            process.join()
+        process.join()
         log_exit(process, process._controlled_termination)
         # First what it had sent: a result that arrived is a result, whatever its sender's end.
         self._mark_end(process)
