@@ -203,6 +203,22 @@ class TestLimits:
         assert pool.run(tasks.double, 1) == 2
         assert pool.statuses == [-signal.SIGKILL]
 
+    def test_hard_spares_a_job_that_has_ended(self, make_pool):
+        """As in an event loop that is late, and comes to its timers before it comes to what its workers sent."""
+        gate = os.pipe()
+        pool = make_pool(2)
+        result = pool.apply_async(os.read, (gate[0], 1), timeout=20)
+        pid = pool.run_until_started(result)
+        os.write(gate[1], b"x")
+        (worker,) = (process for process in pool._pool if process.pid == pid)
+        assert worker.outq._reader.poll(10)
+        pool._timeout_handler.on_hard_timeout(result)
+        pool.run_until(result.ready)
+        assert result.get() == b"x"
+        assert pid in pids(pool)
+        for fd in gate:
+            os.close(fd)
+
     def test_a_limit_given_with_the_job_holds_without_any_on_the_pool(self, make_pool):
         pool = make_pool(1, enable_timeouts=False)
         assert pool.run(tasks.catch_soft, 20, soft_timeout=0.1, timeout=10) == "caught"

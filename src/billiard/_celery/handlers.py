@@ -157,12 +157,24 @@ class TimeoutHandler(PoolThread):
         """Fail the job, and end its worker."""
         if job.ready():
             return
-        log.debug("hard time limit exceeded for %r", job)
         process, _index = self._process_by_pid(job._worker_pid)
+        if process is not None and self._has_answered(process):
+            return
+        log.debug("hard time limit exceeded for %r", job)
         job._set(job._job, (False, failure(TimeLimitExceeded(job._timeout or self.t_hard))))
         job.handle_timeout(soft=False)
         if process is not None:
             self._trywaitkill(process)
+
+    def _has_answered(self, process: Any) -> bool:
+        """Whether the worker has sent what was not read yet: the result of the job that it has accepted, for between these two
+        it sends nothing. An event loop that is late comes to its timers first."""
+        if any(other is not process and other.outq is process.outq for other in self.processes):
+            return False  # a pipe for all of them: it may be anybody's, and there may always be something
+        try:
+            return process.outq._reader.poll(0) is True
+        except OSError:
+            return False
 
     def _process_by_pid(self, pid: int | None) -> tuple[Any, int | None]:
         for index, process in enumerate(self.processes):
