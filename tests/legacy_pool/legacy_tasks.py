@@ -37,6 +37,14 @@ def catch_soft(seconds: float) -> str:
     return "not limited"
 
 
+def catch_soft_and_nap(seconds: float) -> str:
+    try:
+        time.sleep(20)
+    except SoftTimeLimitExceeded:
+        return nap(seconds)
+    return "not limited"
+
+
 class Swallower:
     """What a signal raises while this is deleted goes no further."""
 

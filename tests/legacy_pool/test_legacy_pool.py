@@ -185,6 +185,18 @@ class TestLimits:
         assert pool.run(tasks.catch_soft, 20, soft_timeout=0.2) == "caught"
         assert pids(pool) == before
 
+    def test_soft_is_told_once(self, make_pool):
+        """By the event loop's timer, and not again by the scan at shutdown."""
+        pool = make_pool(1)
+        seen = []
+        result = pool.apply_async(
+            tasks.catch_soft_and_nap, (0.3,), soft_timeout=0.1, timeout_callback=lambda **kwargs: seen.append(kwargs)
+        )
+        pool.run_until(lambda: seen)
+        pool.check_timeouts()
+        pool.run_until(result.ready)
+        assert seen == [{"soft": True, "timeout": 0.1}]
+
     def test_hard_ends_the_worker(self, make_pool):
         pool = make_pool(1)
         seen = []

@@ -110,7 +110,6 @@ class TimeoutHandler(PoolThread):
     def __init__(self, processes: list[Any], cache: dict[int, Any], t_soft: float | None, t_hard: float | None) -> None:
         self.processes, self.cache = processes, cache
         self.t_soft, self.t_hard = t_soft, t_hard
-        self._soft_struck: set[int] = set()
         self._scan: Iterator[None] | None = None
         super().__init__()
 
@@ -123,7 +122,6 @@ class TimeoutHandler(PoolThread):
     def handle_timeouts(self) -> Iterator[None]:
         """A generator that looks once for jobs over their limit each time it is advanced."""
         while self._state != TERMINATE:
-            self._soft_struck &= self.cache.keys()
             for job in list(self.cache.values()):
                 accepted_at = getattr(job, "_time_accepted", None)
                 if not accepted_at or job.ready():
@@ -132,13 +130,14 @@ class TimeoutHandler(PoolThread):
                 soft, hard = job._soft_timeout or self.t_soft, job._timeout or self.t_hard
                 if hard and running_s >= hard:
                     self.on_hard_timeout(job)
-                elif soft and running_s >= soft and job._job not in self._soft_struck:
-                    self._soft_struck.add(job._job)
+                elif soft and running_s >= soft and not job._soft_struck:
+                    job._soft_struck = True
                     self.on_soft_timeout(job)
             yield
 
     def on_soft_timeout(self, job: Any) -> None:
         """Interrupt the job's task with SoftTimeLimitExceeded."""
+        job._soft_struck = True  # also where an event loop's timer calls: at shutdown a scan looks at the same jobs
         log.debug("soft time limit exceeded for %r", job)
         process, _index = self._process_by_pid(job._worker_pid)
         if process is None:
