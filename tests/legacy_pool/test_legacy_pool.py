@@ -10,6 +10,7 @@ import signal
 import time
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -479,6 +480,35 @@ class TestDeaths:
             process.terminate_controlled()
             pool.run_until(lambda process=process: process not in pool._pool)
         assert set(pool.statuses) == {-signal.SIGTERM}
+
+    def test_term_before_a_worker_is_itself(self, make_pool):
+        """A fork has at first the handlers of its parent, which say nothing of a worker's end."""
+        begun, gate = os.pipe(), os.pipe()
+        parent = os.getpid()
+
+        class Held:
+            def hold(self):
+                if os.getpid() != parent:
+                    os.write(begun[1], b"x")
+                    os.read(gate[0], 1)
+
+        held = Held()
+        before = signal.signal(signal.SIGTERM, lambda signum, frame: None)
+        register_after_fork(held, Held.hold)
+        try:
+            pool = make_pool(1)
+            (worker,) = pool._pool
+            os.read(begun[0], 1)
+            worker.terminate_controlled()
+            del held
+            gc.collect()
+            os.write(gate[1], b"x")
+            assert wait([worker._popen.sentinel], 10)
+            assert worker.exitcode == -signal.SIGTERM
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            for fd in (*begun, *gate):
+                os.close(fd)
 
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
     def test_term_gets_out_of_a_del(self, make_pool, signum):

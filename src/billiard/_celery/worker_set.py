@@ -30,7 +30,7 @@ from . import gc_freeze, log, seams
 from .handlers import RUN
 from .reaping import Reaping
 from .worker import Worker
-from .worker_signals import SIG_SOFT_TIMEOUT
+from .worker_signals import SIG_SOFT_TIMEOUT, blocked
 
 
 class WorkerSet(Reaping):
@@ -110,7 +110,10 @@ class WorkerSet(Reaping):
             process.daemon = True
             process.index = i
             process._born_at = time.monotonic()
-            process.start()
+            # A fork has the parent's handlers at first, and Celery's would note a SIGTERM and go on. So one that comes this
+            # early waits until the worker has done away with them (`Worker.after_fork`).
+            with blocked(common.TERM_SIGNAL):
+                process.start()
             _watch_the_process_itself(process)
         except BaseException:
             # A process that was never started would be taken for one that has exited, at each maintenance anew.
