@@ -940,6 +940,32 @@ class TestEnd:
         assert worker.exitcode == -signal.SIGTERM
         assert not result.ready()
 
+    def test_nor_does_it_where_it_is_taken_back(self, make_pool, loop_pool_class):
+        class TakingBack(loop_pool_class):
+            def _help_stuff_finish_args(self):
+                return (self._pool,)
+
+            @classmethod
+            def _help_stuff_finish(cls, pool):
+                """AsynPool's way."""
+                for worker in pool:
+                    while worker.inq._reader.poll(0.1):
+                        try:
+                            worker.inq._reader.recv()
+                        except (EOFError, OSError):
+                            break
+
+        pool = make_pool(1, TakingBack)
+        pool.run_until_started(pool.apply_async(tasks.nap, (20,)))
+        (worker,) = pool._pool
+        pool.busy.clear()  # as with -O fast, which gives a busy worker its next job
+        pool.apply_async(tasks.take, (bytes(1 << 20),))
+        pool.write_jobs()
+        assert pool.writing
+        with within(20):
+            pool.terminate()
+        assert worker.exitcode == -signal.SIGTERM
+
     def test_join_wants_close_first(self, make_pool):
         with pytest.raises(AssertionError):
             make_pool(1).join()

@@ -311,6 +311,7 @@ class LegacyPoolBody(Submitting, WorkerSet):
         worker_handler.terminate()
         task_handler.terminate()
         taskqueue.put(None)
+        _expect_no_more(pool)
         cls._help_stuff_finish(*help_stuff_finish_args)
         cls._set_result_sentinel(outqueue, pool)
         if timeout_handler is not None:
@@ -347,6 +348,14 @@ def _check(given: dict[str, Any], others: dict[str, Any]) -> None:
     limit = given["maxtasksperchild"]
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"maxtasksperchild must be a positive integer, not {limit!r}")
+
+
+def _expect_no_more(workers: list[Any]) -> None:
+    """Have nobody wait for the rest of a half-written job: the subclass, which takes back what no worker will read, would do
+    so for ever. A worker that comes to it first leaves, as it has to anyway."""
+    for worker in workers:
+        if getattr(getattr(worker, "send_job_offset", None), "unfinished", False) is True and not worker.inq._reader.closed:
+            os.set_blocking(worker.inq._reader.fileno(), False)
 
 
 def _make_room(workers: list[Any]) -> None:
