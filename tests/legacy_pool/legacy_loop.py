@@ -32,6 +32,7 @@ class LoopResultHandler(pool_module.ResultHandler):
 
     def on_stop_not_started(self) -> None:
         while self.cache and self._state != pool_module.TERMINATE:
+            self.check_timeouts()
             self.read_all()
             try:
                 self.join_exited_workers(shutdown=True)

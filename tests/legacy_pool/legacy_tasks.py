@@ -24,11 +24,24 @@ def nap(seconds: float) -> str:
     return "rested"
 
 
+def write_pid_and_nap(path: str, seconds: float) -> str:
+    Path(path).write_text(str(os.getpid()))
+    return nap(seconds)
+
+
 def catch_soft(seconds: float) -> str:
     try:
         time.sleep(seconds)
     except SoftTimeLimitExceeded:
         return "caught"
+    return "not limited"
+
+
+def catch_soft_and_nap(seconds: float) -> str:
+    try:
+        time.sleep(20)
+    except SoftTimeLimitExceeded:
+        return nap(seconds)
     return "not limited"
 
 

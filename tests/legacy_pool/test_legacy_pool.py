@@ -8,7 +8,9 @@ import os
 import re
 import signal
 import time
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -43,6 +45,22 @@ def errors(caplog):
     propagate, logger.propagate = logger.propagate, True
     yield lambda: [record.getMessage() for record in caplog.records]
     logger.propagate = propagate
+
+
+@contextmanager
+def within(limit_s):
+    """A deadline for a main thread that waits in a system call."""
+
+    def fail(signum, frame):
+        raise AssertionError(f"not done after {limit_s} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pids(pool):
@@ -168,6 +186,18 @@ class TestLimits:
         assert pool.run(tasks.catch_soft, 20, soft_timeout=0.2) == "caught"
         assert pids(pool) == before
 
+    def test_soft_is_told_once(self, make_pool):
+        """By the event loop's timer, and not again by the scan at shutdown."""
+        pool = make_pool(1)
+        seen = []
+        result = pool.apply_async(
+            tasks.catch_soft_and_nap, (0.3,), soft_timeout=0.1, timeout_callback=lambda **kwargs: seen.append(kwargs)
+        )
+        pool.run_until(lambda: seen)
+        pool.check_timeouts()
+        pool.run_until(result.ready)
+        assert seen == [{"soft": True, "timeout": 0.1}]
+
     def test_hard_ends_the_worker(self, make_pool):
         pool = make_pool(1)
         seen = []
@@ -185,6 +215,22 @@ class TestLimits:
             pool.run(tasks.deaf_nap, 20, timeout=0.2)
         assert pool.run(tasks.double, 1) == 2
         assert pool.statuses == [-signal.SIGKILL]
+
+    def test_hard_spares_a_job_that_has_ended(self, make_pool):
+        """As in an event loop that is late, and comes to its timers before it comes to what its workers sent."""
+        gate = os.pipe()
+        pool = make_pool(2)
+        result = pool.apply_async(os.read, (gate[0], 1), timeout=20)
+        pid = pool.run_until_started(result)
+        os.write(gate[1], b"x")
+        (worker,) = (process for process in pool._pool if process.pid == pid)
+        assert worker.outq._reader.poll(10)
+        pool._timeout_handler.on_hard_timeout(result)
+        pool.run_until(result.ready)
+        assert result.get() == b"x"
+        assert pid in pids(pool)
+        for fd in gate:
+            os.close(fd)
 
     def test_a_limit_given_with_the_job_holds_without_any_on_the_pool(self, make_pool):
         pool = make_pool(1, enable_timeouts=False)
@@ -322,6 +368,64 @@ class TestDeaths:
             pool.apply_async(tasks.take, (lambda: None,))
         assert pool._putlock._value == 2
 
+    def test_a_slot_comes_back_though_no_replacement_can_be_started(self, make_pool, monkeypatch):
+        pool = make_pool(1, putlocks=True)
+        lost = pool.apply_async(os._exit, (1,))
+        (worker,) = pool._pool
+        pool.run_until(lambda: pool.up)
+        pool.write_jobs()
+        assert wait([worker._popen.sentinel], 10)
+        with monkeypatch.context() as patch, pytest.raises(BlockingIOError):
+            patch.setattr(type(worker), "start", lambda self: (_ for _ in ()).throw(BlockingIOError(11, "no")))
+            pool.maintain_pool()
+        assert lost.ready()
+        pool.run_until(lambda: len(pool._pool) == 1)
+        assert pool._putlock._value == 1
+
+    def test_a_slot_s_next_user_that_fails_costs_no_result(self, make_pool):
+        """Celery's semaphore starts the next job in its `release`, and that may raise: its result backend is down."""
+
+        class Semaphore:
+            def release(self):
+                raise ConnectionError("of the next job")
+
+        pool = make_pool(1, semaphore=Semaphore())
+        result = pool.apply_async(tasks.double, (1,))
+        with pytest.raises(ConnectionError):
+            pool.run_until(result.ready)
+        assert result.get(0) == 2
+
+    def test_an_exception_in_the_midst_of_reaping_leaves_no_job_behind(self, make_pool, loop_pool_class):
+        class Interrupted(loop_pool_class):
+            strikes = 0
+
+            def on_job_process_down(self, job, pid_gone):
+                if self.strikes:
+                    self.strikes -= 1
+                    raise KeyboardInterrupt  # of a signal's handler, or what a callback lets out
+                super().on_job_process_down(job, pid_gone)
+
+        pool = make_pool(2, Interrupted)
+        results = [pool.apply_async(tasks.nap, (20,)) for _ in range(2)]
+        for result in results:
+            pool.run_until_started(result)
+        pool.strikes = 1
+        workers = pool._pool[:]
+        pool.terminate_job(results[0].worker_pids()[0])
+        os.kill(results[1].worker_pids()[0], signal.SIGKILL)
+        for worker in workers:
+            assert wait([worker._popen.sentinel], 10)
+        with pytest.raises(KeyboardInterrupt):
+            pool._join_exited_workers(shutdown=True)
+        assert pool._pool == []
+        pool._join_exited_workers(shutdown=True)
+        with pytest.raises(Terminated, match="15"):
+            results[0].get(0)
+        with pytest.raises(WorkerLostError, match="SIGKILL"):
+            results[1].get(0)
+        with pytest.raises(billiard.pool.WorkersJoined):
+            pool._join_exited_workers(shutdown=True)
+
     def test_a_fork_in_the_midst_of_the_parent_s_end_is_a_worker_like_any_other(self, make_pool, monkeypatch):
         monkeypatch.setattr(common, "_should_have_exited", [True])
         pool = make_pool(1)
@@ -378,6 +482,35 @@ class TestDeaths:
             process.terminate_controlled()
             pool.run_until(lambda process=process: process not in pool._pool)
         assert set(pool.statuses) == {-signal.SIGTERM}
+
+    def test_term_before_a_worker_is_itself(self, make_pool):
+        """A fork has at first the handlers of its parent, which say nothing of a worker's end."""
+        begun, gate = os.pipe(), os.pipe()
+        parent = os.getpid()
+
+        class Held:
+            def hold(self):
+                if os.getpid() != parent:
+                    os.write(begun[1], b"x")
+                    os.read(gate[0], 1)
+
+        held = Held()
+        before = signal.signal(signal.SIGTERM, lambda signum, frame: None)
+        register_after_fork(held, Held.hold)
+        try:
+            pool = make_pool(1)
+            (worker,) = pool._pool
+            os.read(begun[0], 1)
+            worker.terminate_controlled()
+            del held
+            gc.collect()
+            os.write(gate[1], b"x")
+            assert wait([worker._popen.sentinel], 10)
+            assert worker.exitcode == -signal.SIGTERM
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            for fd in (*begun, *gate):
+                os.close(fd)
 
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
     def test_term_gets_out_of_a_del(self, make_pool, signum):
@@ -698,6 +831,18 @@ class TestSize:
             pool.shrink(1)
         assert pool._processes == 1
 
+    def test_nor_is_one_whose_acceptance_has_not_been_read(self, make_pool, tmp_path):
+        pool = make_pool(2)
+        pool.run_until(lambda: len(pool.up) == 2)
+        begun = tmp_path / "begun"
+        result = pool.apply_async(tasks.write_pid_and_nap, (str(begun), 0.2))
+        pool.write_jobs()
+        wait_until(lambda: begun.exists() and begun.read_text())
+        pool.shrink(1)
+        pool.run_until(result.ready)
+        assert result.get() == "rested"
+        assert pids(pool) == {int(begun.read_text())}
+
 
 class TestEnd:
     def test_warm(self, make_pool):
@@ -733,6 +878,8 @@ class TestEnd:
         assert time.monotonic() - start < PROMPT_S
         assert [worker.exitcode for worker in workers] == [-signal.SIGTERM] * 2
         assert errors() == []
+        with pytest.raises(WorkerLostError, match="SIGTERM"):
+            result.get(0)
 
     def test_terminate_ends_the_deaf(self, make_pool, monkeypatch):
         monkeypatch.setattr("billiard._celery.pool.TERMINATE_GRACE_S", 0.2)
@@ -743,6 +890,83 @@ class TestEnd:
         pool.run_until(lambda: "\t0000000000004000\n" in _blocked(worker.pid))
         pool.terminate()
         assert worker.exitcode == -signal.SIGKILL
+
+    def test_joined_by_a_signal_s_handler_while_a_worker_is_being_started(self, make_pool, loop_pool_class):
+        """As Celery does in its handler of SIGQUIT."""
+
+        class Interrupted(loop_pool_class):
+            joins = False
+
+            def _process_register_queues(self, worker, queues):
+                if self.joins:
+                    self.close()
+                    self.join()
+
+        pool = make_pool(1, Interrupted)
+        pool.run(os.getpid)
+        pool.joins = True
+        pool.grow(1)
+        pool.maintain_pool()
+        (told, late) = pool._pool
+        late.join(10)
+        assert (told.exitcode, late.exitcode) == (0, 0)
+
+    def test_a_full_pipe_of_a_dead_worker_holds_up_nothing(self, make_pool):
+        pool = make_pool(1)
+        pool.run(os.getpid)
+        (worker,) = pool._pool
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(worker.inqW_fd, bytes(1 << 12))
+        os.kill(worker.pid, signal.SIGKILL)
+        assert wait([worker._popen.sentinel], 10)
+        with within(20):
+            pool.close()
+            pool.join()
+        assert worker.exitcode == -signal.SIGKILL
+
+    def test_half_a_job_holds_up_nothing(self, make_pool):
+        pool = make_pool(1)
+        pool.run(os.getpid)
+        (worker,) = pool._pool
+        os.kill(worker.pid, signal.SIGSTOP)
+        result = pool.apply_async(tasks.take, (bytes(1 << 20),))
+        pool.write_jobs()
+        assert pool.writing
+        result.discard()  # as Celery does: its broker delivers it again
+        os.kill(worker.pid, signal.SIGCONT)
+        with within(20):
+            pool.close()
+            pool.join()
+        assert worker.exitcode == -signal.SIGTERM
+        assert not result.ready()
+
+    def test_nor_does_it_where_it_is_taken_back(self, make_pool, loop_pool_class):
+        class TakingBack(loop_pool_class):
+            def _help_stuff_finish_args(self):
+                return (self._pool,)
+
+            @classmethod
+            def _help_stuff_finish(cls, pool):
+                """AsynPool's way."""
+                for worker in pool:
+                    while worker.inq._reader.poll(0.1):
+                        try:
+                            worker.inq._reader.recv()
+                        except (EOFError, OSError):
+                            break
+
+        pool = make_pool(1, TakingBack)
+        pool.run_until_started(pool.apply_async(tasks.nap, (20,)))
+        (worker,) = pool._pool
+        pool.busy.clear()  # as with -O fast, which gives a busy worker its next job
+        pool.apply_async(tasks.take, (bytes(1 << 20),))
+        pool.write_jobs()
+        assert pool.writing
+        with within(20):
+            pool.terminate()
+        assert worker.exitcode == -signal.SIGTERM
 
     def test_join_wants_close_first(self, make_pool):
         with pytest.raises(AssertionError):

@@ -110,7 +110,6 @@ class TimeoutHandler(PoolThread):
     def __init__(self, processes: list[Any], cache: dict[int, Any], t_soft: float | None, t_hard: float | None) -> None:
         self.processes, self.cache = processes, cache
         self.t_soft, self.t_hard = t_soft, t_hard
-        self._soft_struck: set[int] = set()
         self._scan: Iterator[None] | None = None
         super().__init__()
 
@@ -118,12 +117,11 @@ class TimeoutHandler(PoolThread):
         """Look once for jobs over their limit."""
         if self._scan is None:
             self._scan = self.handle_timeouts()
-        next(self._scan)
+        next(self._scan, None)  # at its end once this handler was terminated, and the last results are still to be taken in
 
     def handle_timeouts(self) -> Iterator[None]:
         """A generator that looks once for jobs over their limit each time it is advanced."""
         while self._state != TERMINATE:
-            self._soft_struck &= self.cache.keys()
             for job in list(self.cache.values()):
                 accepted_at = getattr(job, "_time_accepted", None)
                 if not accepted_at or job.ready():
@@ -132,13 +130,14 @@ class TimeoutHandler(PoolThread):
                 soft, hard = job._soft_timeout or self.t_soft, job._timeout or self.t_hard
                 if hard and running_s >= hard:
                     self.on_hard_timeout(job)
-                elif soft and running_s >= soft and job._job not in self._soft_struck:
-                    self._soft_struck.add(job._job)
+                elif soft and running_s >= soft and not job._soft_struck:
+                    job._soft_struck = True
                     self.on_soft_timeout(job)
             yield
 
     def on_soft_timeout(self, job: Any) -> None:
         """Interrupt the job's task with SoftTimeLimitExceeded."""
+        job._soft_struck = True  # also where an event loop's timer calls: at shutdown a scan looks at the same jobs
         log.debug("soft time limit exceeded for %r", job)
         process, _index = self._process_by_pid(job._worker_pid)
         if process is None:
@@ -157,12 +156,24 @@ class TimeoutHandler(PoolThread):
         """Fail the job, and end its worker."""
         if job.ready():
             return
-        log.debug("hard time limit exceeded for %r", job)
         process, _index = self._process_by_pid(job._worker_pid)
+        if process is not None and self._has_answered(process):
+            return
+        log.debug("hard time limit exceeded for %r", job)
         job._set(job._job, (False, failure(TimeLimitExceeded(job._timeout or self.t_hard))))
         job.handle_timeout(soft=False)
         if process is not None:
             self._trywaitkill(process)
+
+    def _has_answered(self, process: Any) -> bool:
+        """Whether the worker has sent what was not read yet: the result of the job that it has accepted, for between these two
+        it sends nothing. An event loop that is late comes to its timers first."""
+        if any(other is not process and other.outq is process.outq for other in self.processes):
+            return False  # a pipe for all of them: it may be anybody's, and there may always be something
+        try:
+            return process.outq._reader.poll(0) is True
+        except OSError:
+            return False
 
     def _process_by_pid(self, pid: int | None) -> tuple[Any, int | None]:
         for index, process in enumerate(self.processes):
@@ -269,9 +280,11 @@ class ResultHandler(PoolThread):
         item = self.cache.get(job)
         if item is not None and not item.ready():
             # Before the job is set, as ever: Celery's semaphore may start the next job from in here.
-            if self.putlock is not None:
-                self.putlock.release()
-            item._set(i, obj)
+            try:
+                if self.putlock is not None:
+                    self.putlock.release()
+            finally:  # what that job's start raises must not cost this one its result, which comes only once
+                item._set(i, obj)
         # Last, because it forks: whoever waits for the result has it by now.
         if leaving is not None and self.on_leaving is not None:
             self.on_leaving(leaving)

@@ -8,11 +8,13 @@ Attributes that AsynPool assigns after construction (`on_process_up`, `_quick_pu
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
+import select
 import time
 from collections.abc import Callable, Iterable
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 
 from .._stdlib.context import _default_context
@@ -32,6 +34,9 @@ TERMINATE_GRACE_S = 5.0
 
 #: Satisfies every worker that waits for its results to be counted.
 COUNTED_ALL = 0x7FFFFFFF
+
+_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+_F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", 1032)
 
 #: Known to Celery only, which passes them to whatever pool it makes.
 _CELERYS_OWN = frozenset({"proc_alive_timeout", "sched_strategy"})
@@ -119,7 +124,7 @@ class LegacyPoolBody(Submitting, WorkerSet):
         self.restart_state = restart_state(max_restarts, max_restart_freq or 1)
         self._Process = self._ctx.Process
         self._pool, self._poolctrl, self._on_ready_counters = [], {}, {}
-        self._unreplaced, self._born_first = [], self._processes
+        self._reaped, self._unreplaced, self._born_first = {}, [], self._processes
         self.putlocks = putlocks
         self._putlock = LaxBoundedSemaphore(self._processes) if semaphore is None else semaphore
         for i in range(self._processes):
@@ -230,10 +235,20 @@ class LegacyPoolBody(Submitting, WorkerSet):
         """Let every worker finish and leave, taking in their results."""
         assert self._state in (CLOSE, TERMINATE), "close or terminate the pool first"
         self._worker_handler.stop()
+        _make_room(self._pool)
         self._stop_task_handler(self._task_handler)
+        self._end_deaf_workers()
         self._result_handler.stop()
         self._let_leave()
         gc_freeze.unfreeze(self)
+
+    def _end_deaf_workers(self) -> None:
+        """End the workers that wait for the rest of a message, which nobody writes any more. What tells them to leave they
+        would take for a part of it, and wait for ever. The message's job never starts; its broker delivers it again."""
+        running = {pid for job in self._cache.values() for pid in job.worker_pids()}
+        for process in self._pool:
+            if process._is_alive() and process.send_job_offset.unfinished and process.pid not in running:
+                process.terminate_controlled()
 
     def _let_leave(self) -> None:
         """Wait for workers that were told to stop. Nobody reads results any more: what they still send is thrown away.
@@ -242,21 +257,26 @@ class LegacyPoolBody(Submitting, WorkerSet):
         """
         for counter in self._on_ready_counters.values():
             counter.value = COUNTED_ALL
-        while left := [process for process in self._pool if process.exitcode is None]:
+        self._end_deaf_workers()  # of those that were busy
+        # Not one that is being started, where a signal's handler has interrupted that: it finds that it is told to stop.
+        while left := [process for process in self._pool if process._popen is not None and process.exitcode is None]:
             results: set[Any] = {process.outqR_fd for process in left if not process.outq._reader.closed}
             sentinels = {process._popen.sentinel for process in left}
             for fd in results.intersection(wait([*results, *sentinels], timeout=0.5)):
                 os.read(fd, 1 << 16)
         for process in self._pool:
-            process.join()
+            if process._popen is not None:
+                process.join()
 
     def terminate(self) -> None:
         """End every worker, whatever it is doing."""
         log.debug("terminating pool")
         self._state = TERMINATE
         self._worker_handler.terminate()
-        self._terminate()
-        gc_freeze.unfreeze(self)
+        try:
+            self._terminate()
+        finally:
+            gc_freeze.unfreeze(self)
 
     @staticmethod
     def _stop_task_handler(task_handler: Any) -> None:
@@ -291,6 +311,7 @@ class LegacyPoolBody(Submitting, WorkerSet):
         worker_handler.terminate()
         task_handler.terminate()
         taskqueue.put(None)
+        _expect_no_more(pool)
         cls._help_stuff_finish(*help_stuff_finish_args)
         cls._set_result_sentinel(outqueue, pool)
         if timeout_handler is not None:
@@ -301,6 +322,7 @@ class LegacyPoolBody(Submitting, WorkerSet):
         for process in alive:
             process._controlled_termination = True  # an exit that was ordered is not worth a line in the log
             process.terminate()
+        _make_room(pool)
         cls._stop_task_handler(task_handler)
         # Before the last results are taken in: the subclass does that until no worker is left, for ever if need be.
         _see_off(alive)
@@ -326,6 +348,30 @@ def _check(given: dict[str, Any], others: dict[str, Any]) -> None:
     limit = given["maxtasksperchild"]
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"maxtasksperchild must be a positive integer, not {limit!r}")
+
+
+def _expect_no_more(workers: list[Any]) -> None:
+    """Have nobody wait for the rest of a half-written job: the subclass, which takes back what no worker will read, would do
+    so for ever. A worker that comes to it first leaves, as it has to anyway."""
+    for worker in workers:
+        if getattr(getattr(worker, "send_job_offset", None), "unfinished", False) is True and not worker.inq._reader.closed:
+            os.set_blocking(worker.inq._reader.fileno(), False)
+
+
+def _make_room(workers: list[Any]) -> None:
+    """Have the message that tells a worker to stop find room in its pipe, which jobs may have filled. Its writer waits for
+    room, and nobody makes any if the worker is dead, or itself waits for room for a result."""
+    for worker in workers:
+        writer = getattr(getattr(worker, "inq", None), "_writer", None)
+        if not isinstance(writer, Connection) or writer.closed:
+            continue
+        poller = select.poll()
+        poller.register(writer, select.POLLOUT)
+        try:
+            if not poller.poll(0):
+                fcntl.fcntl(writer, _F_SETPIPE_SZ, 2 * fcntl.fcntl(writer, _F_GETPIPE_SZ))
+        except OSError as exc:  # more than this user may have
+            log.debug("no room to tell %s to stop: %r", worker, exc)
 
 
 def _see_off(workers: list[Any]) -> None:

@@ -40,6 +40,8 @@ class Reaping:
     _outqueue: Any
     on_process_down: Any
     _replace_after = 0.0
+    #: By pid: who is no longer in `_pool`, and not yet settled with.
+    _reaped: dict[int, Any]
 
     def _join_exited_workers(self, shutdown: bool = False) -> list[int | None]:
         """Reap every worker that has exited, settle its jobs, and return the exit statuses."""
@@ -47,23 +49,23 @@ class Reaping:
             lost = job._worker_lost
             if lost and not job.ready() and time.monotonic() - lost[0] > job._lost_worker_timeout:
                 self.mark_as_worker_lost(job, lost[1])
-        if shutdown and not self._pool:
+        if shutdown and not self._pool and not self._reaped:
             raise WorkersJoined
-        reaped = {}
         for process in reversed(self._pool[:]):
-            if not self._has_exited(process):
-                continue
-            self._reap(process)
-            reaped[process.pid] = process
+            if self._has_exited(process):
+                self._reap(process)
+        # They are kept until all is done. A callback or a signal's handler may raise in here, and jobs of a worker that
+        # nobody knows any more would never be settled, nor its pipes and its slot come back.
+        reaped = dict(self._reaped)
         self._settle_jobs(reaped)
-        if self.on_process_down is not None:
-            for process in reaped.values():
+        for process in reaped.values():
+            if self.on_process_down is not None:
                 if not shutdown:
                     self._process_cleanup_queues(process)
                 self._mark_end(process)
                 self.on_process_down(process)
-        for process in reaped.values():
             _release(process)  # last: until it was told, the subclass watches the sentinel
+            self._reaped.pop(process.pid, None)
         return [process.exitcode for process in reaped.values()]
 
     @staticmethod
@@ -74,7 +76,9 @@ class Reaping:
         task closed every fd looks the same; it is waited for once, not at each call.
         """
         popen = process._popen
-        if popen is None or popen.poll() is not None:
+        if popen is None:  # being started: a signal's handler that joins the pool has interrupted that
+            return False
+        if popen.poll() is not None:
             return True
         if getattr(process, "_sentinel_lied", False) or popen.sentinel is None or not is_readable(popen.sentinel):
             return False
@@ -88,14 +92,14 @@ class Reaping:
 
     def _reap(self, process: Any) -> None:
         process._leaves = True
-        if process._popen is not None:
-            process.join()
+        process.join()
         log_exit(process, process._controlled_termination)
         # First what it had sent: a result that arrived is a result, whatever its sender's end.
         self._mark_end(process)
         self.process_flush_queues(process)
         if self._is_stillborn(process):
             self._replace_after = time.monotonic() + STILLBORN_S
+        self._reaped[process.pid] = process
         if process in self._pool:
             self._pool.remove(process)
         self._poolctrl.pop(process.pid, None)

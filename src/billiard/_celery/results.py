@@ -44,6 +44,8 @@ class ApplyResult(metaclass=ABCMeta):
     _worker_lost: Any = None
     _write_to: Any = None
     _scheduled_for: Any = None
+    #: Whether its soft limit was enforced, which is done once.
+    _soft_struck = False
     #: Workers that died with this job in their pipe, before accepting it.
     _deaths_at_receipt = 0
 

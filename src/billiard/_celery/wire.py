@@ -128,6 +128,8 @@ class OffsetSender:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self._length = b""  # taken, not written
+        #: Whether a part of a message has been written, and not all of it.
+        self.unfinished = False
 
     def __call__(self, buf: Any, offset: int) -> int:
         if self.connection.closed:
@@ -139,8 +141,11 @@ class OffsetSender:
         data = memoryview(buf)[offset:]
         fd = self.connection.fileno()
         if not self._length:
-            return os.write(fd, data)
+            written = os.write(fd, data)
+            self.unfinished = written < len(data)
+            return written
         written = os.writev(fd, (self._length, data))
+        self.unfinished = written < len(self._length) + len(data)
         self._length, unwritten = self._length[written:], len(self._length) - written
         if unwritten > 0:  # the pipe was all but full
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

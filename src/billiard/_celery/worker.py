@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 
 from .. import common
 from .._typing import Any
@@ -28,7 +27,7 @@ from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded
 from . import log
 from .wire import ACK, DEATH, NACK, READY, MaybeEncodingError, OffsetSender, Sealed, failure, is_plain, salvage_head
-from .worker_signals import WorkerSignals
+from .worker_signals import WorkerSignals, blocked
 
 MAXMEM_USED_FMT = "child process exiting after exceeding memory limit ({0}KiB / {1}KiB)"
 
@@ -153,6 +152,7 @@ class Worker(WorkerSignals):
         """Make this process a worker: own ends of its own pipes only, initializer, then signals."""
         # A fork made while the parent was being terminated inherits its flag, and would drop every result.
         common.clear_terminate_handler_fired()
+        self._leave_parents_handler()
         # Else the parent's death would never be seen as an end of file.
         for end in (getattr(self.inq, "_writer", None), getattr(self.outq, "_reader", None)):
             if end is not None:
@@ -306,7 +306,7 @@ class Worker(WorkerSignals):
                 on_exit(pid, exitcode)
             except Exception as error:
                 log.error("Pool process %r: on_process_exit raised %r", pid, error, exc_info=True)
-        with _blocked(common.TERM_SIGNAL):
+        with blocked(common.TERM_SIGNAL):
             try:
                 if not self._torn:
                     self.outq.put((DEATH, (pid, exitcode)))
@@ -331,15 +331,6 @@ class _Call:
 
     def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.fun, self.args, self.kwargs = fun, args, kwargs
-
-
-@contextmanager
-def _blocked(signum: int) -> Any:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _status_of(exc: SystemExit) -> int:

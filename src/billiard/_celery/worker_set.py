@@ -30,7 +30,7 @@ from . import gc_freeze, log, seams
 from .handlers import RUN
 from .reaping import Reaping
 from .worker import Worker
-from .worker_signals import SIG_SOFT_TIMEOUT
+from .worker_signals import SIG_SOFT_TIMEOUT, blocked
 
 
 class WorkerSet(Reaping):
@@ -110,7 +110,10 @@ class WorkerSet(Reaping):
             process.daemon = True
             process.index = i
             process._born_at = time.monotonic()
-            process.start()
+            # A fork has the parent's handlers at first, and Celery's would note a SIGTERM and go on. So one that comes this
+            # early waits until the worker has done away with them (`Worker.after_fork`).
+            with blocked(common.TERM_SIGNAL):
+                process.start()
             _watch_the_process_itself(process)
         except BaseException:
             # A process that was never started would be taken for one that has exited, at each maintenance anew.
@@ -156,11 +159,13 @@ class WorkerSet(Reaping):
         if time.monotonic() < self._replace_after:
             return
         exitcodes, self._unreplaced[:] = self._unreplaced[:], []
-        self._repopulate_pool(exitcodes)
-        # A dead worker will not send the result that would have given back its slot.
-        if self._putlock is not None:
-            for _exitcode in exitcodes:
-                self._putlock.release()
+        try:
+            self._repopulate_pool(exitcodes)
+        finally:  # a replacement that cannot be forked now comes later, and asks for no slot
+            # A dead worker will not send the result that would have given back its slot.
+            if self._putlock is not None:
+                for _exitcode in exitcodes:
+                    self._putlock.release()
 
     def _repopulate_pool(self, exitcodes: list[int | None]) -> None:
         """Start workers until the pool is complete. Replacing failed ones is limited; growing is not."""
@@ -245,7 +250,8 @@ class WorkerSet(Reaping):
         return (process for process in self._staying() if not self._worker_active(process))
 
     def _worker_active(self, worker: Any) -> bool:
-        return any(worker.pid in job.worker_pids() for job in self._cache.values())
+        # Also one that was written a job and has not been heard of: it may have begun, and would be lost.
+        return any(job._write_to is worker or worker.pid in job.worker_pids() for job in self._cache.values())
 
     def _process_by_pid(self, pid: int) -> tuple[Any, int | None]:
         return next(((p, i) for i, p in enumerate(self._pool) if p.pid == pid), (None, None))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from types import FrameType
 
 from .. import common
@@ -22,6 +23,16 @@ SIG_SOFT_TIMEOUT = signal.SIGUSR1
 def soft_timeout_sighandler(signum: int, frame: FrameType | None) -> None:
     """Raise the soft time limit where the process stands. A worker's own handler first asks whether a task runs."""
     raise SoftTimeLimitExceeded()
+
+
+@contextmanager
+def blocked(signum: int) -> Any:
+    """Have this thread not disturbed by a signal: it comes afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class WorkerSignals:
@@ -43,6 +54,12 @@ class WorkerSignals:
 
     #: A number shared with the parent (see `_on_soft_signal`), set by the pool before the process starts.
     soft_target: Any = None
+
+    def _leave_parents_handler(self) -> None:
+        """From now on the terminating signal, which was blocked for the start, ends this process."""
+        if callable(signal.getsignal(common.TERM_SIGNAL)):
+            common.maybe_setsignal(common.TERM_SIGNAL, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {common.TERM_SIGNAL})
 
     def _install_signals(self, full: bool) -> None:
         """Take the terminating signals (`full`: all of them) and the soft limit's, and ignore SIGINT."""
