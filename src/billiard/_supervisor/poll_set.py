@@ -13,7 +13,7 @@ import select
 from .._core.state import Worker
 from .._typing import Any, Final
 from .._wire import gil_held
-from .._wire.descriptors import close_all
+from .._wire.descriptors import Holder, close_all
 
 IN: Final = select.POLLIN  # epoll's are the same numbers
 OUT: Final = select.POLLOUT
@@ -167,10 +167,8 @@ class _PlainPoll:
         self._closed = True
 
 
-class _WakeUp:
+class _WakeUp(Holder):
     """The descriptors by which whoever polls is woken; closed with the last reference."""
-
-    _fds: list[int] = []  # of one whose making did not get that far
 
     def __init__(self) -> None:
         self._fds = []
@@ -183,7 +181,4 @@ class _WakeUp:
         self.read_fd, self.write_fd = self._fds[0], self._fds[-1]
 
     def close(self) -> None:
-        close_all(self._fds)
-
-    def __del__(self) -> None:
         close_all(self._fds)

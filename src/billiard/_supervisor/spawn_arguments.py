@@ -10,18 +10,16 @@ import socket
 from multiprocessing.reduction import DupFd, ForkingPickler
 
 from .._typing import Any
-from .._wire.descriptors import beyond_standard, close_all, fill_standard, open_memory
+from .._wire.descriptors import Holder, beyond_standard, fill_standard, open_memory
 from .._wire.far_end import FarEnd
 from .._wire.pickling import PROTOCOL
 from .._worker.main import serve_spawned
 from .._worker.settings import WorkerSettings
 
 
-class InMemory:
+class InMemory(Holder):
     """An argument that may be large. In `Process.start` it would go through a pipe, and from 64 KB on wait there until the new
     interpreter has imported `__main__`: the pool would stand still for so long, and its limits with it."""
-
-    _fds: list[int] = []  # of one whose making did not get that far
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -33,9 +31,6 @@ class InMemory:
             # pickled here and now: locks and queues let themselves be pickled only while a process is being started
             ForkingPickler(file, PROTOCOL).dump(self._value)
         return _loaded, (DupFd(self._fds[-1]),)
-
-    def __del__(self) -> None:
-        close_all(self._fds)
 
 
 def _loaded(dup: Any) -> Any:

@@ -9,7 +9,7 @@ from .._core.state import Phase, Worker
 from .._typing import Any
 from .._wire import frames
 from .._wire.channel import open_channel
-from .._wire.descriptors import close_all
+from .._wire.descriptors import Holder
 from .._wire.far_end import FarEnd
 from .._wire.frames import HEADER, HEADER_SIZE
 from .._wire.scoreboard import Scoreboard
@@ -19,14 +19,12 @@ from .function_table import FunctionTable
 _WRITE_AT_ONCE = 60 << 10
 
 
-class Sentinel:
+class Sentinel(Holder):
     """A descriptor that is readable when a process has ended: open for as long as anybody who was told its number keeps this.
 
     Closed when the worker is reaped, its number would soon be that of the replacement's. Who waits for it, and who is just
     about to, would then wait for a process that lives: the kernel, too, looks the number up once more as it wakes them.
     """
-
-    _fds: list[int] = []  # of one whose making did not get that far
 
     def __init__(self, pid: int) -> None:
         """Raises ProcessLookupError when there is no such process."""
@@ -35,9 +33,6 @@ class Sentinel:
 
     def fileno(self) -> int:
         return self._fds[0]
-
-    def __del__(self) -> None:
-        close_all(self._fds)
 
 
 class WorkerLink:

@@ -26,7 +26,7 @@ from collections.abc import Collection
 
 from .._typing import Final, NamedTuple
 from . import gil_held, malloc
-from .descriptors import MAX_PARTS, NO_SIGNAL, close_all
+from .descriptors import MAX_PARTS, NO_SIGNAL, Holder, close_all
 from .far_end import FarEnd
 from .frames import (
     ABOUT_SIZE,
@@ -167,14 +167,12 @@ def _total(tally: list[int]) -> int:
     return tally[0] if tally else 0
 
 
-class Channel:
+class Channel(Holder):
     """One end, the parent's. `closed_by_peer` is final."""
-
-    _fds: list[int] = []  # of one whose making did not get that far
 
     def __init__(self, sock: socket.socket, fds: list[int], gil_waiters: Collection[object] = ()) -> None:
         """Takes the pipe's descriptor, the only entry of `fds`, over. Raises OSError when memory runs out."""
-        self._fds: list[int] = []
+        self._fds = []
         self.sock = sock
         self.sock_fd = sock.fileno()
         self._sock_fds = [self.sock_fd]  # until it is closed: the number may be somebody else's then
@@ -385,7 +383,4 @@ class Channel:
     def close(self) -> None:
         self._sock_fds.clear()
         self.sock.close()
-        close_all(self._fds)
-
-    def __del__(self) -> None:
         close_all(self._fds)

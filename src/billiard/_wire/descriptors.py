@@ -30,6 +30,15 @@ def close_last(fds: list[int]) -> None:
     deque(map(os.close, map(fds.pop, (-1,))), 0)
 
 
+class Holder:
+    """What holds descriptors, and closes them with its last reference at the latest."""
+
+    _fds: list[int] = []  # of one whose making did not get that far
+
+    def __del__(self) -> None:
+        close_all(self._fds)
+
+
 def open_memory(fds: list[int], name: str) -> None:
     """Put the descriptor of a new file into `fds` that has no place in any directory: memory that may be sealed, or where there
     is no such thing (macOS) an unlinked file."""

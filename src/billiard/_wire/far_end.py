@@ -16,25 +16,23 @@ from collections.abc import Sequence
 
 from .._typing import Final
 from . import malloc
-from .descriptors import MAX_PARTS, close_all
+from .descriptors import MAX_PARTS, Holder, close_all
 from .frames import BY_SOCKET, HEADER, HEADER_SIZE, IN_PIPE, LARGE, Buffer
 
 #: A body that the pipe takes together with its header, at once or not at all: `write` is enough for it.
 ATOMIC_BODY: Final = select.PIPE_BUF - HEADER_SIZE
 
 
-class FarEnd:
+class FarEnd(Holder):
     """A blocking socket and a blocking pipe. Takes over the pipe's descriptor, the only entry of `fds`.
 
     `write` writes the bytes of a whole small frame into the pipe; `send` takes a body of any size.
     """
 
-    _fds: list[int] = []  # of one whose making did not get that far
-
     def __init__(self, sock: socket.socket, fds: list[int]) -> None:
         sock.settimeout(None)  # whatever `socket.setdefaulttimeout` says: a worker may be idle for long
         self.sock = sock
-        self._fds: list[int] = []
+        self._fds = []
         self._fds.extend(map(fds.pop, (-1,)))  # whose it is must never be in doubt, see billiard._wire.channel
         self.write = functools.partial(os.write, self._fds[0])
 
@@ -64,7 +62,4 @@ class FarEnd:
 
     def close(self) -> None:
         self.sock.close()
-        close_all(self._fds)
-
-    def __del__(self) -> None:
         close_all(self._fds)

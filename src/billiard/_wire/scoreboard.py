@@ -31,7 +31,7 @@ import os
 import sys
 
 from .._typing import Any, Final, NamedTuple
-from .descriptors import close_all, open_memory
+from .descriptors import Holder, close_all, open_memory
 
 CURRENT: Final = 0
 STARTED: Final = 1
@@ -57,10 +57,9 @@ class Progress(NamedTuple):
     skipped_from: int
 
 
-class Scoreboard:
+class Scoreboard(Holder):
     """A scoreboard by its file descriptor; `cells` is the shared page as unsigned 64-bit words."""
 
-    _fds: list[int] = []  # of one whose making did not get that far
     _aims = 0
 
     def __init__(self, fd: int | None = None) -> None:
@@ -113,9 +112,6 @@ class Scoreboard:
         self.close_fd()
         self.cells.release()
         self._map.close()
-
-    def __del__(self) -> None:
-        close_all(self._fds)
 
 
 def _open_sealed(fds: list[int]) -> None:
