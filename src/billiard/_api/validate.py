@@ -25,9 +25,7 @@ def number(name: str, value: Any, *, positive: bool = False) -> float | None:
         return None
     if type(value) in (int, float) and 0 < value < _SURELY_A_FLOAT:
         return value  # type: ignore[no-any-return]  # the usual case, for each limit of each call: a quarter of a microsecond
-    real = value if isinstance(value, float) else _whole(value)
-    if real is None:
-        real = _real(value)
+    real = _real(value)
     if real is None:
         raise TypeError(f"{name} must be a number or None, not {type(value).__name__}: {value!r}")
     try:
@@ -49,7 +47,13 @@ def _whole(value: Any) -> int | None:
 
 
 def _real(value: Any) -> float | None:
-    """A float for what else is a real number, as numpy's and fractions are; None for anything else, and for a bool."""
+    """A real number: an int or a float as it is, a float for what else is one, as numpy's and fractions are; None for anything
+    else, and for a bool."""
+    if isinstance(value, float):
+        return value
+    whole = _whole(value)
+    if whole is not None:
+        return whole
     from numbers import Real  # here, since hardly anybody needs it
 
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
@@ -135,7 +139,7 @@ def _sent_limit(name: str, value: Any) -> float | None:
     try:
         return number(name, value) or None
     except (TypeError, ValueError) as exc:
-        real = value if isinstance(value, float) else _whole(value)
+        real = _real(value)
         if real is not None and real < 0:  # the time until a deadline that has passed
             return _AT_ONCE_S
         log.error("a task's limit is not kept: %s", exc)
