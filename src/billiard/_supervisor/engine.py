@@ -24,6 +24,7 @@ from .._core.core import Core
 from .._core.state import NEVER_S, Job, Worker
 from .._core.worker_set import PoolState
 from .._typing import Any, Final
+from .._worker.signals import SOFT_SIGNAL
 from . import log
 from .driver import Driver
 from .ending import Ending
@@ -52,7 +53,7 @@ class Engine(Ending):
     ) -> None:  # fmt: skip
         super().__init__(core, notify, threaded, name)
         self.waiting = Waiting(core, self.poll_set, self._lock)
-        core.preemption.soft_signal = signal.SIGUSR1
+        core.preemption.soft_signal = SOFT_SIGNAL
         core.dispatch.rescues = threaded  # or an outer loop that asks for deadlines: see `next_deadline`
         self._since_look = 0
         if threaded:

@@ -18,6 +18,7 @@ from .._core.worker_set import PoolState
 from .._typing import Final
 from .._wire.errors import clear_frames
 from .._wire.exit_status import spends_restart
+from .._worker.signals import SOFT_SIGNAL
 from . import log
 from .channels import Channels
 from .launching import ALL_LOST, EXITED, NO_FD, NOT_STARTED, STARTED, Launcher
@@ -54,7 +55,7 @@ class Processes:
             self.kill(worker, number)
         elif order == outbox.INTERRUPT and worker.pid is not None and worker.phase <= Phase.KILLED:
             # without a pid it holds no call: its READY does not count before its pid is known
-            send_signal(worker.pid, signal.SIGUSR1, group=False)
+            send_signal(worker.pid, SOFT_SIGNAL, group=False)
 
     def kill(self, worker: Worker, signum: int) -> None:
         """Send a worker a lethal signal; one whose pid is not known yet gets it as soon as that is."""
