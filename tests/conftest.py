@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from pool_helpers import descriptors
+
 # These need Celery and a redis-server beside the package: `python downstream/run.py celery-live` sets both up.
 collect_ignore = ["celery"]
 
@@ -56,17 +58,6 @@ def descendants() -> dict[int, str]:
 # A descriptor that all forked children inherit, and that those keep who lost their parent.
 _mark = os.memfd_create(f"billiard-tests-{os.getpid()}", 0) if hasattr(os, "memfd_create") else -1
 _mark_link = Path(f"/proc/self/fd/{_mark}").readlink() if _mark >= 0 else None
-
-
-def descriptors() -> Counter:
-    """Open descriptors by what they are. The number of an inode says nothing, and changes when a worker is replaced."""
-    kinds: Counter = Counter()
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            target = str(entry.readlink())
-            if not target.startswith("/proc/") and "/pym-" not in target:
-                kinds[re.sub(r"\d+", "N", target)] += 1
-    return kinds
 
 
 def _counts() -> tuple[int, Counter, Counter]:

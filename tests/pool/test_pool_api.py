@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from multiprocessing import resource_sharer
-from pathlib import Path
 
 import pool_tasks as t
 import pytest
@@ -19,7 +18,7 @@ import billiard.pool
 from billiard import TimeLimitExceeded, WorkerLostError
 from billiard.exceptions import Terminated
 from billiard.pool import Pool
-from pool_helpers import WITHIN_S, wait_until
+from pool_helpers import WITHIN_S, descriptors, wait_until
 
 PARAMETERS = {
     "__init__": (
@@ -293,11 +292,7 @@ def test_a_sentinel_tells_of_a_death_that_was_seen_to(pool):
 
 
 def pidfds():
-    links = []
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            links.append(str(entry.readlink()))
-    return sum("pidfd" in link for link in links)
+    return sum(count for kind, count in descriptors().items() if "pidfd" in kind)
 
 
 def test_sentinels_leave_no_descriptor_behind(make_pool):

@@ -99,9 +99,9 @@ def test_no_main_guard_is_needed_with_fork(script):
     assert (code, out) == (0, "[0, 2, 4, 6] 5 True\n")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_with_a_main_guard(script, method):
-    code, out = run(script, f"""
+def main_file(method):
+    """A program whose workers must find what it defines."""
+    return textwrap.dedent(f"""
         import billiard
         def double(x): return 2 * x
         class Point:
@@ -111,6 +111,11 @@ def test_with_a_main_guard(script, method):
             with billiard.get_context("{method}").Pool(2) as pool:
                 print(pool.map(double, range(4)), type(pool.apply(same, (Point(1),))) is Point)
         """)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_a_main_guard(script, method):
+    code, out = run(script, main_file(method))
     assert (code, out) == (0, "[0, 2, 4, 6] True\n")
 
 
@@ -119,16 +124,7 @@ def test_with_a_main_guard(script, method):
 def test_what_a_main_file_of_a_package_or_directory_defines(script, tmp_path, method, how):
     """Of these `multiprocessing` has its children import no `__main__`."""
     (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "__main__.py").write_text(textwrap.dedent(f"""
-        import billiard
-        def double(x): return 2 * x
-        class Point:
-            def __init__(self, x): self.x = x
-        def same(p): return type(p) is Point and p
-        if __name__ == "__main__":
-            with billiard.get_context("{method}").Pool(2) as pool:
-                print(pool.map(double, range(4)), type(pool.apply(same, (Point(1),))) is Point)
-        """))  # fmt: skip
+    (tmp_path / "package" / "__main__.py").write_text(main_file(method))
     given = ["-m", "package"] if how == "package" else ["package"]
     code, out = run(script, f"""
         import os, sys
