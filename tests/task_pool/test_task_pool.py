@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import time
+from fractions import Fraction
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_soft_limit_above_the_hard_one(make_pool, hub, told):
     assert isinstance(told.value("late", "failure").exception, TimeLimitExceeded)
 
 
-@pytest.mark.parametrize("past", [-1, -0.5, float("-inf")])
+@pytest.mark.parametrize("past", [-1, -0.5, float("-inf"), Fraction(-1, 2)])
 @pytest.mark.parametrize(("name", "error"), [("timeout", TimeLimitExceeded), ("soft_timeout", SoftTimeLimitExceeded)])
 def test_a_messages_limit_that_has_passed_hits_its_task_alone(make_pool, hub, told, name, error, past):
     pool = make_pool(1)
